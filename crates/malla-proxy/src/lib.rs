@@ -1,1 +1,18 @@
-//! placeholder
+//! The data plane: accepts connections, decides, forwards, records.
+//!
+//! ```text
+//! accept → sniff → filter chain → TLS → http::serve  → upstream → endpoint
+//!   listener/              tls/      tcp::serve        balance/, upstream/
+//! ```
+//!
+//! Worker model: one single-threaded tokio runtime for each worker, each with its own listening sockets
+//! (`SO_REUSEPORT`), its own upstream pools and its own statistics. Nothing on the request path takes a lock or crosses
+//! threads, so request state is `Rc`/`Cell` and futures need not be `Send` (they run on the worker's `LocalSet`).
+//! What workers share is immutable or atomic: the current [`Snapshot`](malla_proxy_config::Snapshot), its endpoint and
+//! secret cells, and counters that are written by one worker and summed by the admin endpoint.
+
+pub mod connection;
+pub mod http;
+pub mod live;
+pub mod telemetry;
+pub mod upstream;

@@ -1,0 +1,5 @@
+//! Role-based access control rules.
+
+/// `envoy.config.rbac.v3.RBAC`.
+#[derive(Debug, Clone)]
+pub struct Rbac {}

@@ -1,0 +1,3 @@
+//! Requests: from a decoded head to a finished answer and its record.
+
+pub mod body;

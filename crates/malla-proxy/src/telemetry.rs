@@ -1,0 +1,3 @@
+//! What is recorded: counters and access logs.
+
+pub mod stats;

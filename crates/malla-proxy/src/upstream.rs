@@ -1,0 +1,190 @@
+//! The seam between handling a request and getting it to an endpoint.
+//!
+//! `http` and `tcp` ask through [`Upstreams`] and [`ClusterHandle`]; the implementation owns balancing, pools,
+//! connections, circuit breakers and passive health. One implementation value belongs to one worker and never leaves
+//! its thread: pools are plain `Rc<RefCell<…>>`, nothing here is `Send`, no call takes a lock.
+//!
+//! Duties of an implementation:
+//! - [`ClusterHandle::send`] picks a host, takes or opens a connection and returns when the response head is there. It
+//!   fills [`Attempt`] as soon as each fact is known, because the caller may drop the future at a timeout and still
+//!   writes the log line.
+//! - Dropping the future or the response body early cancels the stream (HTTP/2 reset, HTTP/1 close) and releases every
+//!   slot it held.
+//! - Circuit breakers count here: pending, connections, requests. Retries are admitted by [`ClusterHandle::admit_retry`].
+//! - Passive health learns from `send` (connect failures, resets, status) on its own; timeouts that the caller imposes
+//!   are reported through [`ClusterHandle::report_timeout`].
+//! - Cluster statistics of requests (`upstream_rq_*`) are counted by the caller, those of connections and pools
+//!   (`upstream_cx_*`, `upstream_rq_pending_*`, `upstream_rq_active`, `lb_*`, `outlier_detection.*`) by the implementation.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use malla_proxy_config::Snapshot;
+use malla_proxy_config::cluster::Cluster;
+use malla_proxy_config::endpoints::Endpoint;
+use malla_proxy_config::metadata::Metadata;
+use smallvec::SmallVec;
+use tokio::time::Instant;
+
+use crate::connection::Connection;
+use crate::http::body::RequestBody;
+use crate::telemetry::stats::ClusterStats;
+
+/// All clusters, as one worker sees them.
+pub trait Upstreams: 'static {
+    /// One cluster of this worker.
+    type Handle: ClusterHandle;
+
+    /// The cluster of this name in `snapshot`; `None` if there is none (`NC`).
+    fn cluster(&self, snapshot: &Arc<Snapshot>, name: &str) -> Option<Self::Handle>;
+}
+
+/// One cluster of one worker; cheap to clone (an `Rc`).
+pub trait ClusterHandle: Clone + 'static {
+    /// The body of a response. Its `Drop` ends the stream; its end returns the connection to the pool.
+    type Body: http_body::Body<Data = Bytes, Error = StreamError> + 'static;
+    /// Held by a retry in flight; its `Drop` frees the slot.
+    type RetryGuard: 'static;
+
+    /// The cluster's configuration, as in the snapshot the handle was taken from.
+    fn config(&self) -> &Arc<Cluster>;
+
+    /// This worker's counters of the cluster.
+    fn stats(&self) -> &Arc<ClusterStats>;
+
+    /// Admits one more retry, or refuses by the `max_retries` breaker or the retry budget.
+    fn admit_retry(&self, high_priority: bool) -> Option<Self::RetryGuard>;
+
+    /// Sends `request` to one host and waits for the response head.
+    ///
+    /// `request` has the final path, host and headers, no hop-by-hop fields, and the version the client spoke; the
+    /// implementation sets the version and the framing for the connection it picks. A request with `Upgrade` and
+    /// `Connection: upgrade` (HTTP/1), or with method CONNECT, is sent so that `hyper::upgrade::on` works on the
+    /// returned response. `response.version()` says which protocol was spoken upstream.
+    fn send(
+        &self,
+        request: Request<RequestBody>,
+        choice: &Choice<'_>,
+        attempt: &mut Attempt,
+    ) -> impl Future<Output = Result<Response<Self::Body>, SendError>>;
+
+    /// Tells passive health that `endpoint` let a timeout of the caller pass; `global` is the whole route's timeout,
+    /// else it was one try's.
+    fn report_timeout(&self, attempt: &Attempt, global: bool);
+}
+
+/// What a host is chosen by.
+#[derive(Debug)]
+pub struct Choice<'a> {
+    /// The downstream connection: original destination, source address, SNI, ALPN.
+    pub connection: &'a Connection,
+    /// Hash for ring hash and Maglev; `None` if no policy gave one (then any host).
+    pub hash: Option<u64>,
+    /// Hosts tried before by this request; with `host_selection_attempts` > 1 they are avoided.
+    pub tried: &'a [Arc<Endpoint>],
+    /// Avoid `tried` (the route has `previous_hosts`).
+    pub avoid_tried: bool,
+    /// Prefer priorities not tried yet; `Some(n)` updates after every `n` tries (`previous_priorities`).
+    pub avoid_priorities: Option<u32>,
+    /// How often a host may be drawn again to avoid `tried`; at least 1.
+    pub host_selection_attempts: u32,
+    /// Only endpoints with this `envoy.lb` metadata.
+    pub metadata_match: Option<&'a Metadata>,
+    /// Priority class of the circuit breaker.
+    pub high_priority: bool,
+}
+
+/// Facts about one try, filled by the implementation while it goes.
+#[derive(Debug, Clone, Default)]
+pub struct Attempt {
+    /// The chosen endpoint (`%UPSTREAM_HOST%`); for DNS clusters with the resolved address.
+    pub endpoint: Option<Arc<Endpoint>>,
+    /// The address actually dialled.
+    pub remote: Option<SocketAddr>,
+    /// Own address of the connection (`%UPSTREAM_LOCAL_ADDRESS%`).
+    pub local: Option<SocketAddr>,
+    /// When the connection was ready for the request.
+    pub connected: Option<Instant>,
+    /// When the last byte of the request went out; set for bodiless requests when the head did.
+    pub request_sent: Option<Instant>,
+    /// When the response head came.
+    pub first_byte: Option<Instant>,
+    /// TLS or socket error text (`%UPSTREAM_TRANSPORT_FAILURE_REASON%`).
+    pub transport_failure: Option<Arc<str>>,
+    /// True if the connection had served a request before.
+    pub reused: bool,
+    /// TLS facts of the upstream connection.
+    pub tls: Option<Rc<UpstreamTlsInfo>>,
+    /// Number of the upstream connection (`%UPSTREAM_CONNECTION_ID%`).
+    pub connection_id: Option<u64>,
+}
+
+/// A finished upstream handshake.
+#[derive(Debug, Clone, Default)]
+pub struct UpstreamTlsInfo {
+    /// URI SANs of the server's certificate.
+    pub peer_uri_sans: SmallVec<[Arc<str>; 1]>,
+    /// Negotiated ALPN protocol.
+    pub alpn: Option<Arc<str>>,
+    /// `TLSv1.2` or `TLSv1.3`.
+    pub version: &'static str,
+    /// Suite name as OpenSSL writes it.
+    pub cipher: &'static str,
+}
+
+/// Why no response head came.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SendError {
+    /// No host may be used: flag `UH`.
+    #[error("no healthy host")]
+    NoHealthyHost,
+    /// A circuit breaker is open: flag `UO`.
+    #[error("circuit breaker open")]
+    Overflow,
+    /// The load assignment says to drop this request: flag `DO`.
+    #[error("dropped by the load assignment's overload policy")]
+    DropOverload,
+    /// No connection: refused, unreachable, handshake failed. Flag `UF`. `reason` is Envoy's wording, such as
+    /// `delayed connect error: Connection refused` or `TLS_error:…`, without any `transport failure reason:` prefix.
+    #[error("connect failed: {reason}")]
+    Connect {
+        /// Details after Envoy's `transport failure reason:`; empty if there are none.
+        reason: String,
+        /// The connect timeout passed (`reset reason: connection timeout`).
+        timeout: bool,
+    },
+    /// The stream ended before the response head.
+    #[error("stream reset: {0}")]
+    Reset(#[from] StreamError),
+}
+
+/// How a stream to an endpoint ended before its time.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{kind:?}")]
+pub struct StreamError {
+    /// What happened.
+    pub kind: ResetKind,
+    /// Nothing of the request went out: safe to send again whatever the method.
+    pub before_request: bool,
+}
+
+/// `Http::StreamResetReason`, as far as it can happen here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ResetKind {
+    /// RST_STREAM from the endpoint: flag `UR`.
+    Remote,
+    /// RST_STREAM REFUSED_STREAM, or GOAWAY below this stream: flag `UR`, retried under `refused-stream`.
+    RemoteRefused,
+    /// We reset it: flag `LR`.
+    Local,
+    /// The connection closed: flag `UC`.
+    ConnectionTermination,
+    /// The endpoint broke the protocol: flag `UPE`.
+    ProtocolError,
+    /// The request body failed on the downstream side: the client is gone.
+    Downstream,
+}
