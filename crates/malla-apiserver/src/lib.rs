@@ -1,1 +1,24 @@
-//! placeholder
+//! The embedded Kubernetes-style API server that stock `kubectl` and `kube-rs` use.
+//!
+//! [`Server::open`] opens one crash-safe file; [`Server::serve`] serves TLS on listeners the caller bound;
+//! [`Server::client`] gives controllers in the same process the same path without HTTP. What the server needs from the
+//! world (webhook connections, pods) it asks through [`outside::Dial`] and [`outside::NodeRuntime`].
+//!
+//! What objects mean (schemas, defaults, patches, tables) is `malla-apimachinery`'s; running them is `malla-local`'s.
+
+pub mod client;
+pub mod config;
+pub mod error;
+pub mod kinds;
+pub mod outside;
+pub mod server;
+
+pub use client::{
+    BoundObject, Client, DeleteParams, ListParams, Listed, Patch, Propagation, Token, TokenParams,
+    Watch, WatchEvent,
+};
+pub use config::{Config, Limits};
+pub use error::{ApiError, Reason};
+pub use kinds::Resource;
+pub use outside::{Dial, NodeRuntime};
+pub use server::{OpenError, Server};
