@@ -28,14 +28,13 @@ use crate::wire::Place;
 #[derive(Debug, Parser)]
 #[command(
     name = "malla-shop",
-    version,
     about,
-    after_help = "Example: malla-shop order --version-of-service v2 --port 7000"
+    after_help = "Example: malla-shop order --version v2 --port 7000"
 )]
 struct Args {
     service: Service,
     /// Which version to be; order and product have two.
-    #[arg(long = "version-of-service", default_value = "v1")]
+    #[arg(long, default_value = "v1")]
     version: Version,
     /// Port to listen on; 80 for the frontend and 7000 for the others unless given.
     #[arg(long)]
@@ -136,5 +135,15 @@ async fn run(args: Args) -> anyhow::Result<()> {
             };
             client::run(listener, shop, pace).await
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        super::Args::command().debug_assert();
     }
 }
