@@ -32,7 +32,10 @@ pub fn add_proxy(
         Map::new()
     };
     let users = take_container(&mut pod, PROXY_CONTAINER);
-    let proxy = merge(proxy_container(&pod, namespace, options, settings, &probers), users);
+    let proxy = merge(
+        proxy_container(&pod, namespace, options, settings, &probers),
+        users,
+    );
     let mut init_names = Vec::new();
 
     let mut init = Vec::new();
@@ -334,7 +337,7 @@ fn owner(pod: &Value, namespace: &str) -> (String, String) {
     )
 }
 
-fn volumes() -> Vec<Value> {
+pub(crate) fn volumes() -> Vec<Value> {
     vec![
         json!({"name": "istio-envoy", "emptyDir": {"medium": "Memory"}}),
         json!({"name": "istio-data", "emptyDir": {}}),
