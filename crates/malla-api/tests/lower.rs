@@ -1,0 +1,283 @@
+//! What users write becomes what they mean: YAML in, model out.
+
+mod support;
+
+use std::time::Duration;
+
+use malla_api::{Config, Kind, lower};
+use malla_model::MeshSettings;
+use malla_model::matching::StringMatch;
+use malla_model::policy::{Glob, MtlsMode, PolicyAction};
+use malla_model::route::{HttpAction, PerMillion};
+use malla_model::service::{Resolution, Visibility};
+use malla_model::traffic::{Balance, HashKey};
+use malla_model::workload::Address;
+use support::{metadata, yaml};
+
+#[track_caller]
+fn lowered(kind: Kind, spec: &str) -> (Config, Vec<String>) {
+    let lowered = lower(
+        kind,
+        &metadata("shop", "web"),
+        &yaml(spec),
+        &MeshSettings::default(),
+    )
+    .unwrap();
+    let notes = lowered
+        .not_honoured
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    (lowered.value, notes)
+}
+
+#[track_caller]
+fn virtual_service(spec: &str) -> (std::sync::Arc<malla_model::VirtualService>, Vec<String>) {
+    match lowered(Kind::VirtualService, spec) {
+        (Config::VirtualService(value), notes) => (value, notes),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_cookie_chooses_the_version() {
+    let (service, notes) = virtual_service(
+        "
+hosts: [order]
+http:
+- match: [{headers: {Cookie: {exact: vip=true}}}]
+  route: [{destination: {host: order, subset: v2}}]
+  timeout: 3000ms
+- fault: {delay: {fixedDelay: 7000ms, percentage: {value: 12.5}}}
+  route: [{destination: {host: order.shop.svc.cluster.local, subset: v1, port: {number: 7000}}}]
+",
+    );
+    assert!(notes.is_empty(), "{notes:?}");
+    assert_eq!(service.hosts[0].as_str(), "order.shop.svc.cluster.local");
+    assert_eq!(&*service.gateways[0], "mesh");
+    let [first, second] = &service.http[..] else {
+        panic!("{:?}", service.http)
+    };
+    assert_eq!(
+        first.matches[0].headers["cookie"],
+        StringMatch::Exact("vip=true".into())
+    );
+    assert_eq!(first.timeout, Some(Duration::from_secs(3)));
+    assert_eq!(
+        second.fault.as_ref().unwrap().delay,
+        Some((Duration::from_secs(7), PerMillion(125_000)))
+    );
+    let HttpAction::Forward(to) = &second.action else {
+        panic!("{:?}", second.action)
+    };
+    assert_eq!(to[0].destination.port, Some(7000));
+    assert_eq!(to[0].destination.subset.as_deref(), Some("v1"));
+}
+
+#[test]
+fn a_broken_match_never_becomes_a_match_of_everything() {
+    let (service, notes) = virtual_service(
+        "
+hosts: [order]
+http:
+- match: [{uri: {regex: '('}}]
+  route: [{destination: {host: canary}}]
+- match: [{headers: {'@request.auth.claims.group': {exact: admin}}}]
+  route: [{destination: {host: admin}}]
+- match: [{port: 70000}]
+  route: [{destination: {host: canary}}]
+- route: [{destination: {host: order}}]
+",
+    );
+    assert_eq!(service.http.len(), 1, "{:?}", service.http);
+    assert_eq!(notes.len(), 3, "{notes:?}");
+}
+
+#[test]
+fn gateways_are_named_with_their_namespace() {
+    let (service, _) = virtual_service("{hosts: ['*'], gateways: [front, infra/edge, mesh]}");
+    let names: Vec<&str> = service.gateways.iter().map(|name| &**name).collect();
+    assert_eq!(names, ["shop/front", "infra/edge", "mesh"]);
+}
+
+#[test]
+fn what_has_no_effect_is_reported() {
+    let (_, notes) = lowered(
+        Kind::DestinationRule,
+        "
+host: order
+trafficPolicy:
+  tunnel: {targetHost: a, targetPort: 1}
+subsets:
+- name: v1
+  trafficPolicy: {connectionPool: {http: {http2KeepAlive: {interval: 1s}}}}
+- name: v1
+",
+    );
+    assert_eq!(
+        notes,
+        [
+            "spec.subsets[0].trafficPolicy.connectionPool.http.http2KeepAlive: Malla does not act on it yet",
+            "spec.subsets[1]: a subset of this name stands above, so this one is ignored",
+            "spec.trafficPolicy.tunnel: Malla does not act on it yet",
+        ]
+    );
+}
+
+#[test]
+fn a_destination_rule_keeps_istios_meaning_of_zero_and_of_old_names() {
+    let (config, notes) = lowered(
+        Kind::DestinationRule,
+        "
+host: cart
+exportTo: ['.']
+trafficPolicy:
+  loadBalancer: {consistentHash: {httpHeaderName: UserID}}
+  connectionPool: {http: {http1MaxPendingRequests: 1, http2MaxRequests: 0}}
+  outlierDetection: {consecutiveErrors: 5, interval: 10000ms, minHealthPercent: 50}
+",
+    );
+    let Config::DestinationRule(rule) = config else {
+        panic!()
+    };
+    assert!(notes.is_empty(), "{notes:?}");
+    let algorithm = &rule.policy.load_balancer.as_ref().unwrap().algorithm;
+    assert!(
+        matches!(algorithm, Balance::Hash { key: HashKey::Header(name), .. } if &**name == "userid")
+    );
+    let pool = rule.policy.connection_pool.as_ref().unwrap();
+    assert_eq!(
+        (pool.http1_max_pending_requests, pool.http2_max_requests),
+        (Some(1), None)
+    );
+    let outlier = rule.policy.outlier.as_ref().unwrap();
+    assert_eq!(outlier.consecutive_gateway_errors, Some(5));
+    assert_eq!(outlier.consecutive_5xx, None);
+    assert!(matches!(&rule.visibility, Visibility::Namespaces(names) if names.contains("shop")));
+}
+
+#[test]
+fn a_gateway_server_says_whose_services_may_bind() {
+    let (config, notes) = lowered(
+        Kind::Gateway,
+        "
+selector: {istio: ingressgateway}
+servers:
+- {port: {number: 80, name: http, protocol: HTTP}, hosts: ['*', ./a.example.com, ops/b.example.com]}
+- {port: {number: 0, name: x, protocol: HTTP}, hosts: ['*']}
+- {port: {number: 81, name: x, protocol: GOPHER}, hosts: ['*']}
+",
+    );
+    let Config::Gateway(gateway) = config else {
+        panic!()
+    };
+    assert_eq!(gateway.servers.len(), 1);
+    let hosts = &gateway.servers[0].hosts;
+    let namespaces: Vec<Option<&str>> = hosts.iter().map(|h| h.namespace.as_deref()).collect();
+    assert_eq!(namespaces, [None, Some("shop"), Some("ops")]);
+    assert_eq!(notes.len(), 2, "{notes:?}");
+}
+
+#[test]
+fn a_service_entry_becomes_one_service_for_each_host() {
+    let (config, notes) = lowered(
+        Kind::ServiceEntry,
+        "
+hosts: [a.example.com, b.example.com]
+ports: [{number: 443, name: tls, protocol: TLS}]
+resolution: DNS
+",
+    );
+    let Config::ServiceEntry(services) = config else {
+        panic!()
+    };
+    assert!(notes.is_empty(), "{notes:?}");
+    assert_eq!(services.len(), 2);
+    assert!(services[1].external);
+    assert_eq!(services[1].resolution, Resolution::Dns);
+    let endpoint = &services[1].endpoints[0];
+    assert_eq!(endpoint.address, Address::Dns("b.example.com".into()));
+    assert_eq!(endpoint.port, 443);
+}
+
+#[test]
+fn peer_authentication_ports_need_a_selector() {
+    let spec = "{mtls: {mode: STRICT}, portLevelMtls: {8080: {mode: DISABLE}}}";
+    let (config, notes) = lowered(Kind::PeerAuthentication, spec);
+    let Config::PeerAuthentication(policy) = config else {
+        panic!()
+    };
+    assert_eq!(policy.mode, Some(MtlsMode::Strict));
+    assert!(policy.ports.is_empty());
+    assert_eq!(notes.len(), 1, "{notes:?}");
+}
+
+#[test]
+fn what_a_policy_cannot_say_opens_nothing() {
+    let rules = "
+rules:
+- from: [{source: {ipBlocks: [nonsense], namespaces: [test]}}]
+- from: [{source: {namespaces: [test]}}]
+  when: [{key: source.trustDomain, values: [x]}]
+- to: [{operation: {methods: [GET]}}]
+";
+    let (allow, notes) = lowered(Kind::AuthorizationPolicy, rules);
+    let Config::AuthorizationPolicy(allow) = allow else {
+        panic!()
+    };
+    assert_eq!(allow.rules.len(), 1, "{:?}", allow.rules);
+    assert_eq!(notes.len(), 4, "{notes:?}");
+
+    let (deny, _) = lowered(Kind::AuthorizationPolicy, &format!("action: DENY\n{rules}"));
+    let Config::AuthorizationPolicy(deny) = deny else {
+        panic!()
+    };
+    assert_eq!(deny.action, PolicyAction::Deny);
+    assert_eq!(deny.rules.len(), 3);
+    assert!(deny.rules[0].from[0].ip_blocks.is_empty());
+    assert_eq!(
+        deny.rules[0].from[0].namespaces.any,
+        [Glob::Exact("test".into())]
+    );
+    assert!(deny.rules[1].when.is_empty());
+}
+
+#[test]
+fn a_malformed_object_is_refused_with_its_field() {
+    let spec = yaml("{hosts: [a], http: [{timeout: soon}]}");
+    let error = lower(
+        Kind::VirtualService,
+        &metadata("shop", "web"),
+        &spec,
+        &MeshSettings::default(),
+    )
+    .unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .starts_with("VirtualService shop/web has no effect: "),
+        "{error}"
+    );
+    assert!(
+        error.to_string().contains("\"soon\" is not a duration"),
+        "{error}"
+    );
+    let spec = yaml("{hosts: a}");
+    let error = lower(
+        Kind::VirtualService,
+        &metadata("shop", "web"),
+        &spec,
+        &MeshSettings::default(),
+    )
+    .unwrap_err();
+    assert_eq!(error.path, "spec.hosts");
+}
+
+#[test]
+fn nulls_are_absent_fields() {
+    let (service, notes) = virtual_service(
+        "{hosts: [a], gateways: null, http: [{route: [{destination: {host: a}}], timeout: null, match: null}]}",
+    );
+    assert_eq!(service.http.len(), 1);
+    assert!(notes.is_empty());
+}
