@@ -5,6 +5,7 @@
 //! to the mesh model ([`lower`]), which reports every field it does not act on. All of it is pure:
 //! no IO, no time, no Kubernetes client.
 
+pub mod crd;
 pub mod duration;
 pub mod istio;
 pub mod kind;
@@ -13,6 +14,7 @@ pub mod report;
 pub mod schema;
 pub mod validate;
 
+pub use crd::crds;
 pub use kind::Kind;
 pub use lower::{Config, Lowered, NotHonoured, Refused, lower};
 pub use report::{Problem, Report};

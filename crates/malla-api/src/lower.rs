@@ -11,6 +11,8 @@ pub mod destination_rule;
 pub mod gaps;
 pub mod gateway;
 mod http;
+pub mod kubernetes;
+pub mod mesh_config;
 pub mod meta;
 pub mod peer_authentication;
 pub mod service_entry;

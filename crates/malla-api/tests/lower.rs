@@ -1,5 +1,7 @@
 //! What users write becomes what they mean: YAML in, model out.
 
+#![allow(clippy::unwrap_used)] // a test says what went wrong by failing
+
 mod support;
 
 use std::time::Duration;

@@ -92,11 +92,14 @@ impl Default for HashTable {
     }
 }
 
+/// Percents by locality.
+pub type Shares = Vec<(Arc<str>, u32)>;
+
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LocalityBalancing {
     pub enabled: Option<bool>,
     /// (from, [(to, percent)])
-    pub distribute: Vec<(Arc<str>, Vec<(Arc<str>, u32)>)>,
+    pub distribute: Vec<(Arc<str>, Shares)>,
     /// (from region, to region)
     pub failover: Vec<(Arc<str>, Arc<str>)>,
     pub failover_priority: Vec<Arc<str>>,

@@ -57,7 +57,6 @@ pub struct Port {
 #[serde(default, rename_all = "camelCase")]
 #[schemars(transform = rule("(has(self.tlsCertificates) ? 1 : 0) + (has(self.credentialNames) ? 1 : 0) <= 1", "only one of credentialNames or tlsCertificates can be set"))]
 #[schemars(transform = rule("(has(self.credentialName) ? 1 : 0) + (has(self.credentialNames) ? 1 : 0) <= 1", "only one of credentialName or credentialNames can be set"))]
-#[schemars(transform = rule("(has(self.credentialName) ? 1 : 0) + (has(self.tlsCertificates) ? 1 : 0) <= 1", "only one of credentialName or tlsCertificates can be set"))]
 pub struct ServerTlsSettings {
     /// Answer plain HTTP with a redirect to HTTPS.
     pub https_redirect: bool,

@@ -1,0 +1,176 @@
+//! MeshConfig: the mesh-wide settings, from the ConfigMap's `mesh` key.
+//!
+//! A broken document changes nothing: the caller keeps the settings it has. A field with a value
+//! that cannot be read keeps its default and is reported, like every field that is not acted on.
+
+use serde_json::Value;
+
+use malla_model::mesh::OutboundPolicy;
+use malla_model::{MeshSettings, TrustDomain};
+
+use super::{Lowered, NotHonoured};
+use crate::duration;
+
+/// Why a document is no MeshConfig.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the mesh configuration cannot be read: {reason} (expected YAML of Istio's MeshConfig)")]
+pub struct NotAMeshConfig {
+    pub reason: String,
+}
+
+/// Reads MeshConfig's YAML over `defaults`.
+///
+/// # Errors
+/// When the text is no YAML mapping.
+pub fn lower(text: &str, defaults: &MeshSettings) -> Result<Lowered<MeshSettings>, NotAMeshConfig> {
+    let refuse = |reason: String| NotAMeshConfig { reason };
+    let document: Value = match text.trim() {
+        "" => Value::Object(serde_json::Map::new()),
+        text => serde_saphyr::from_str(text).map_err(|error| refuse(error.to_string()))?,
+    };
+    let Value::Object(fields) = document else {
+        return Err(refuse("it is not a mapping".into()));
+    };
+    let mut lowered = Lowered {
+        value: defaults.clone(),
+        not_honoured: Vec::new(),
+    };
+    for (name, value) in fields.iter().filter(|(_, value)| !value.is_null()) {
+        if let Err(why) = set(&mut lowered.value, name, value) {
+            lowered.not_honoured.push(NotHonoured {
+                path: name.clone(),
+                why: why.into(),
+            });
+        }
+    }
+    lowered.not_honoured.extend(unread_parts(&fields));
+    lowered.not_honoured.sort();
+    Ok(lowered)
+}
+
+const NOT_TEXT: &str = "is not a text, so the default stays";
+const NOT_BOOL: &str = "is neither true nor false, so the default stays";
+const NOT_DURATION: &str = "is not a duration such as 10s, so the default stays";
+const UNKNOWN_MODE: &str = "is not a known mode, so the default stays";
+const NOT_YET: &str = "Malla does not act on it yet";
+
+fn set(settings: &mut MeshSettings, name: &str, value: &Value) -> Result<(), &'static str> {
+    let text = || value.as_str().ok_or(NOT_TEXT);
+    let flag = || value.as_bool().ok_or(NOT_BOOL);
+    let time = || duration::parse(text()?).map_err(|_| NOT_DURATION);
+    match name {
+        "rootNamespace" => settings.root_namespace = text()?.into(),
+        "trustDomain" => settings.trust_domain = TrustDomain::new(text()?),
+        "trustDomainAliases" => settings.trust_domain_aliases = trust_domains(value)?,
+        "connectTimeout" => settings.connect_timeout = time()?,
+        "protocolDetectionTimeout" => {
+            settings.protocol_detection_timeout = Some(time()?).filter(|time| !time.is_zero());
+        }
+        "enableAutoMtls" => settings.auto_mtls = flag()?,
+        "accessLogFile" => {
+            settings.access_log_file = Some(text()?).filter(|t| !t.is_empty()).map(Into::into)
+        }
+        "accessLogFormat" => {
+            settings.access_log_format = Some(text()?).filter(|t| !t.is_empty()).map(Into::into)
+        }
+        "accessLogEncoding" => {
+            settings.access_log_json = match text()? {
+                "JSON" => true,
+                "TEXT" => false,
+                _ => return Err(UNKNOWN_MODE),
+            };
+        }
+        "outboundTrafficPolicy" => match value.get("mode").and_then(Value::as_str) {
+            None => {}
+            Some("ALLOW_ANY") => settings.outbound = OutboundPolicy::AllowAny,
+            Some("REGISTRY_ONLY") => settings.outbound = OutboundPolicy::RegistryOnly,
+            Some(_) => return Err(UNKNOWN_MODE),
+        },
+        "localityLbSetting" => {
+            if let Some(enabled) = value.get("enabled").filter(|enabled| !enabled.is_null()) {
+                settings.locality_balancing = enabled.as_bool().ok_or(NOT_BOOL)?;
+            }
+        }
+        _ => return Err(NOT_YET),
+    }
+    Ok(())
+}
+
+fn trust_domains(value: &Value) -> Result<Vec<TrustDomain>, &'static str> {
+    let list = value
+        .as_array()
+        .ok_or("is not a list, so the default stays")?;
+    list.iter()
+        .map(|item| item.as_str().map(TrustDomain::new).ok_or(NOT_TEXT))
+        .collect()
+}
+
+/// Parts of fields of which only another part is read.
+fn unread_parts(fields: &serde_json::Map<String, Value>) -> Vec<NotHonoured> {
+    [
+        ("localityLbSetting", "enabled"),
+        ("outboundTrafficPolicy", "mode"),
+    ]
+    .into_iter()
+    .filter_map(|(field, read)| Some((field, read, fields.get(field)?.as_object()?)))
+    .flat_map(|(field, read, parts)| {
+        let unread = parts.keys().filter(move |part| *part != read);
+        unread.map(move |part| NotHonoured {
+            path: format!("{field}.{part}"),
+            why: NOT_YET.into(),
+        })
+    })
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, want: impl Fn(&mut MeshSettings), not_honoured: &[&str]) {
+        let lowered = lower(text, &MeshSettings::default()).unwrap();
+        let mut expected = MeshSettings::default();
+        want(&mut expected);
+        assert_eq!(lowered.value, expected, "{text}");
+        let paths: Vec<&str> = lowered
+            .not_honoured
+            .iter()
+            .map(|n| n.path.as_str())
+            .collect();
+        assert_eq!(paths, not_honoured, "{text}");
+    }
+
+    #[test]
+    fn mesh_config_is_read_over_the_defaults() {
+        check("", |_| {}, &[]);
+        check(
+            "{trustDomain: td@x, outboundTrafficPolicy: {mode: REGISTRY_ONLY}, connectTimeout: 3s, accessLogFile: /dev/stdout}",
+            |s| {
+                s.trust_domain = TrustDomain::new("td.x");
+                s.outbound = OutboundPolicy::RegistryOnly;
+                s.connect_timeout = Duration::from_secs(3);
+                s.access_log_file = Some("/dev/stdout".into());
+            },
+            &[],
+        );
+        check(
+            "{enableTracing: true, connectTimeout: soon, localityLbSetting: {enabled: false, failover: []}}",
+            |s| s.locality_balancing = false,
+            &[
+                "connectTimeout",
+                "enableTracing",
+                "localityLbSetting.failover",
+            ],
+        );
+    }
+
+    #[test]
+    fn a_broken_document_is_refused() {
+        for text in ["[]", "a: [", "just text"] {
+            assert!(lower(text, &MeshSettings::default()).is_err(), "{text}");
+        }
+    }
+}
