@@ -1,0 +1,97 @@
+//! A list of hosts that round robin, least request or random chooses from.
+//!
+//! Equal weights take the plain rotation or the power of N choices; unequal weights take an earliest-deadline-first
+//! schedule, as Envoy's `EdfLoadBalancerBase` does.
+use super::edf::Edf;
+use super::{Policy, Rng64};
+
+#[derive(Debug)]
+pub(super) struct Group {
+    hosts: Vec<u32>,
+    cursor: usize,
+    /// Only with unequal weights; its entries are positions in `hosts`.
+    schedule: Option<Schedule>,
+}
+
+#[derive(Debug)]
+struct Schedule {
+    weights: Vec<u32>,
+    order: Edf,
+}
+
+impl Group {
+    pub(super) fn new(policy: Policy, hosts: impl Iterator<Item = (u32, u32)>) -> Self {
+        let (hosts, weights): (Vec<u32>, Vec<u32>) = hosts.unzip();
+        let equal = weights.windows(2).all(|pair| pair[0] == pair[1]);
+        let scheduled = !equal && !matches!(policy, Policy::Random);
+        let schedule = scheduled.then(|| Schedule {
+            order: Edf::new(weights.iter().map(|&weight| f64::from(weight))),
+            weights,
+        });
+        Self { hosts, cursor: 0, schedule }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.hosts.len()
+    }
+
+    pub(super) fn choose(
+        &mut self,
+        policy: Policy,
+        rng: &mut Rng64,
+        active: &dyn Fn(usize) -> u64,
+    ) -> Option<usize> {
+        match (self.hosts.len(), &mut self.schedule) {
+            (0, _) => None,
+            (1, _) => Some(self.hosts[0] as usize),
+            (_, Some(schedule)) => {
+                let hosts = &self.hosts;
+                let weights = &schedule.weights;
+                let position = schedule
+                    .order
+                    .next(|position, _| weigh(policy, weights[position], active(hosts[position] as usize)))?;
+                Some(hosts[position] as usize)
+            }
+            (count, None) => Some(match policy {
+                Policy::RoundRobin => {
+                    // A random start keeps many proxies from marching in step.
+                    if self.cursor == 0 {
+                        self.cursor = 1 + rng.below(count);
+                    }
+                    let position = self.cursor % count;
+                    self.cursor = self.cursor.wrapping_add(1).max(1);
+                    self.hosts[position] as usize
+                }
+                Policy::LeastRequest { choice_count, .. } => self.least(choice_count, rng, active),
+                // Hashing policies never get here; a random host is right for the rest.
+                _ => self.hosts[rng.below(count)] as usize,
+            }),
+        }
+    }
+
+    /// The least busy of `choices` random hosts (with repetition, as Envoy's `LEAST_REQUEST` samples).
+    fn least(&self, choices: u32, rng: &mut Rng64, active: &dyn Fn(usize) -> u64) -> usize {
+        let mut best = self.hosts[rng.below(self.hosts.len())] as usize;
+        let mut least = active(best);
+        for _ in 1..choices {
+            let other = self.hosts[rng.below(self.hosts.len())] as usize;
+            let busy = active(other);
+            if busy < least {
+                (best, least) = (other, busy);
+            }
+        }
+        best
+    }
+}
+
+fn weigh(policy: Policy, weight: u32, active: u64) -> f64 {
+    let weight = f64::from(weight);
+    match policy {
+        Policy::LeastRequest { active_request_bias: 0.0, .. } => weight,
+        Policy::LeastRequest { active_request_bias: 1.0, .. } => weight / (active + 1) as f64,
+        Policy::LeastRequest { active_request_bias, .. } => {
+            weight / ((active + 1) as f64).powf(active_request_bias)
+        }
+        _ => weight,
+    }
+}
