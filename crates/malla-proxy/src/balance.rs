@@ -4,6 +4,7 @@
 //! clock. Health (EDS status, outlier ejection) is decided elsewhere and is only read when the balancer is built;
 //! a change of health builds a new one. The arithmetic is Envoy's, so that the same endpoints and the same hash give
 //! the same host as Envoy's ring-hash and Maglev balancers, and the same shares in priorities, localities and panic.
+mod bounded;
 mod edf;
 mod group;
 mod maglev;
@@ -11,33 +12,15 @@ mod priority;
 mod ring_hash;
 mod rng;
 
+use malla_proxy_config::cluster::BalancePolicy;
+
+use self::bounded::Bound;
 use self::group::Group;
 use self::maglev::MaglevTable;
 use self::ring_hash::Ring;
 
 pub use self::priority::{Availability, LevelHealth, PriorityLoad};
 pub use self::rng::Rng64;
-
-/// Which algorithm chooses within a priority level (`Cluster.lb_policy`).
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Policy {
-    RoundRobin,
-    /// `choice_count` random hosts are compared by active requests; with unequal weights, weight divided by
-    /// `(active + 1)^bias` orders them instead.
-    LeastRequest {
-        choice_count: u32,
-        active_request_bias: f64,
-    },
-    Random,
-    /// Ketama ring. Sizes are in points on the ring, over all hosts.
-    RingHash {
-        minimum_size: u64,
-        maximum_size: u64,
-    },
-    Maglev {
-        table_size: u64,
-    },
-}
 
 /// What applies to the whole cluster, whatever the algorithm (`Cluster.common_lb_config`, `ClusterLoadAssignment.policy`).
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -48,6 +31,8 @@ pub struct Tuning {
     pub overprovisioning: u32,
     /// Whether `locality_weighted_lb_config` is set.
     pub locality_weighted: bool,
+    /// A level's health is measured by weight, not by count (`weighted_priority_health`).
+    pub by_weight: bool,
     /// `fail_traffic_on_panic`: in panic pick nothing at all.
     pub fail_on_panic: bool,
 }
@@ -58,6 +43,7 @@ impl Default for Tuning {
             panic_threshold: 50.0,
             overprovisioning: 140,
             locality_weighted: false,
+            by_weight: false,
             fail_on_panic: false,
         }
     }
@@ -101,15 +87,15 @@ struct Level {
 
 #[derive(Debug)]
 enum Chooser {
-    Ring(Ring),
-    Maglev(MaglevTable),
+    Ring(Ring, Option<Bound>),
+    Maglev(MaglevTable, Option<Bound>),
     Groups(Box<Groups>),
 }
 
 /// The host lists that schedulers run over: all hosts (panic), the healthy and the degraded, each optionally split by locality.
 #[derive(Debug)]
 struct Groups {
-    policy: Policy,
+    policy: BalancePolicy,
     all: Group,
     healthy: Source,
     degraded: Source,
@@ -124,7 +110,7 @@ enum Source {
 impl Balancer {
     /// Builds the tables for `members`. `locality_weights[priority][locality]` is used with `tuning.locality_weighted`.
     pub fn new(
-        policy: Policy,
+        policy: &BalancePolicy,
         tuning: Tuning,
         members: &[Member],
         locality_weights: &[Vec<u32>],
@@ -140,7 +126,13 @@ impl Balancer {
         }
         let health: Vec<LevelHealth> = by_level
             .iter()
-            .map(|level| LevelHealth::count(level.iter().map(|&i| members[i as usize].availability)))
+            .map(|level| {
+                let hosts = level.iter().map(|&index| &members[index as usize]);
+                LevelHealth::count(hosts.map(|host| {
+                    let weight = if tuning.by_weight { u64::from(host.weight) } else { 1 };
+                    (host.availability, weight)
+                }))
+            })
             .collect();
         let load = PriorityLoad::compute(&health, tuning.overprovisioning, tuning.panic_threshold);
         let levels = by_level
@@ -192,7 +184,7 @@ impl Balancer {
     fn is_hashing(&self) -> bool {
         matches!(
             self.levels.first().map(|level| &level.chooser),
-            Some(Chooser::Ring(_) | Chooser::Maglev(_))
+            Some(Chooser::Ring(..) | Chooser::Maglev(..))
         )
     }
 }
@@ -207,10 +199,10 @@ impl Level {
         active: &dyn Fn(usize) -> u64,
     ) -> Option<usize> {
         match &mut self.chooser {
-            Chooser::Ring(ring) => ring.choose(hash, attempt),
-            Chooser::Maglev(table) => table.choose(hash, attempt),
+            Chooser::Ring(ring, bound) => within(ring.choose(hash, attempt)?, bound, hash, active),
+            Chooser::Maglev(table, bound) => within(table.choose(hash, attempt)?, bound, hash, active),
             Chooser::Groups(groups) => {
-                let policy = groups.policy;
+                let policy = &groups.policy;
                 let source = match (self.panic, degraded) {
                     (true, _) => return groups.all.choose(policy, rng, active),
                     (false, false) => &mut groups.healthy,
@@ -228,6 +220,11 @@ impl Level {
     }
 }
 
+/// The hashed host, or another one while it is over its share of the load.
+fn within(choice: usize, bound: &Option<Bound>, hash: u64, active: &dyn Fn(usize) -> u64) -> Option<usize> {
+    Some(bound.as_ref().map_or(choice, |bound| bound.within(choice, hash, active)))
+}
+
 /// One priority level while its tables are being built.
 struct Scope<'a> {
     members: &'a [Member],
@@ -237,26 +234,32 @@ struct Scope<'a> {
 }
 
 impl Scope<'_> {
-    fn chooser(&self, policy: Policy, panic: bool) -> Chooser {
+    fn chooser(&self, policy: &BalancePolicy, panic: bool) -> Chooser {
+        let bound = |hosts: &[Weighted<'_>], factor: &Option<u32>| factor.map(|factor| Bound::new(hosts, factor));
         match policy {
-            Policy::RingHash { minimum_size, maximum_size } => {
-                Chooser::Ring(Ring::build(&self.normalised(panic), minimum_size, maximum_size))
+            BalancePolicy::RingHash { min_size, max_size, murmur, balance_factor, .. } => {
+                let hosts = self.normalised(panic);
+                let ring = Ring::build(&hosts, *min_size, *max_size, *murmur);
+                Chooser::Ring(ring, bound(&hosts, balance_factor))
             }
-            Policy::Maglev { table_size } => {
-                Chooser::Maglev(MaglevTable::build(&self.normalised(panic), table_size))
+            BalancePolicy::Maglev { table_size, balance_factor, .. } => {
+                let hosts = self.normalised(panic);
+                Chooser::Maglev(MaglevTable::build(&hosts, *table_size), bound(&hosts, balance_factor))
             }
-            Policy::RoundRobin | Policy::LeastRequest { .. } | Policy::Random => {
-                Chooser::Groups(Box::new(Groups {
-                    policy,
-                    all: self.group(policy, |_| true),
-                    healthy: self.source(policy, Availability::Healthy),
-                    degraded: self.source(policy, Availability::Degraded),
-                }))
-            }
+            // The cluster gives the host where it is `ClusterProvided`; nothing asks this balancer then.
+            BalancePolicy::RoundRobin
+            | BalancePolicy::LeastRequest { .. }
+            | BalancePolicy::Random
+            | BalancePolicy::ClusterProvided => Chooser::Groups(Box::new(Groups {
+                policy: policy.clone(),
+                all: self.group(policy, |_| true),
+                healthy: self.source(policy, Availability::Healthy),
+                degraded: self.source(policy, Availability::Degraded),
+            })),
         }
     }
 
-    fn group(&self, policy: Policy, keep: impl Fn(&Member) -> bool) -> Group {
+    fn group(&self, policy: &BalancePolicy, keep: impl Fn(&Member) -> bool) -> Group {
         let hosts = self
             .level
             .iter()
@@ -266,7 +269,7 @@ impl Scope<'_> {
         Group::new(policy, hosts)
     }
 
-    fn source(&self, policy: Policy, wanted: Availability) -> Source {
+    fn source(&self, policy: &BalancePolicy, wanted: Availability) -> Source {
         let Some(weights) = self.weights else {
             return Source::Flat(self.group(policy, |member| member.availability == wanted));
         };

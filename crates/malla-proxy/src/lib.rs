@@ -11,8 +11,10 @@
 //! What workers share is immutable or atomic: the current [`Snapshot`](malla_proxy_config::Snapshot), its endpoint and
 //! secret cells, and counters that are written by one worker and summed by the admin endpoint.
 
+pub mod balance;
 pub mod connection;
 pub mod http;
+pub mod listener;
 pub mod live;
 pub mod telemetry;
 pub mod upstream;

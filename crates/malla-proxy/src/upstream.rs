@@ -16,6 +16,9 @@
 //! - Cluster statistics of requests (`upstream_rq_*`) are counted by the caller, those of connections and pools
 //!   (`upstream_cx_*`, `upstream_rq_pending_*`, `upstream_rq_active`, `lb_*`, `outlier_detection.*`) by the implementation.
 
+pub mod breaker;
+pub mod outlier;
+
 use std::future::Future;
 use std::net::SocketAddr;
 use std::rc::Rc;

@@ -2,8 +2,10 @@
 //!
 //! Equal weights take the plain rotation or the power of N choices; unequal weights take an earliest-deadline-first
 //! schedule, as Envoy's `EdfLoadBalancerBase` does.
+use malla_proxy_config::cluster::BalancePolicy;
+
+use super::Rng64;
 use super::edf::Edf;
-use super::{Policy, Rng64};
 
 #[derive(Debug)]
 pub(super) struct Group {
@@ -20,10 +22,10 @@ struct Schedule {
 }
 
 impl Group {
-    pub(super) fn new(policy: Policy, hosts: impl Iterator<Item = (u32, u32)>) -> Self {
+    pub(super) fn new(policy: &BalancePolicy, hosts: impl Iterator<Item = (u32, u32)>) -> Self {
         let (hosts, weights): (Vec<u32>, Vec<u32>) = hosts.unzip();
         let equal = weights.windows(2).all(|pair| pair[0] == pair[1]);
-        let scheduled = !equal && !matches!(policy, Policy::Random);
+        let scheduled = !equal && !matches!(policy, BalancePolicy::Random);
         let schedule = scheduled.then(|| Schedule {
             order: Edf::new(weights.iter().map(|&weight| f64::from(weight))),
             weights,
@@ -37,7 +39,7 @@ impl Group {
 
     pub(super) fn choose(
         &mut self,
-        policy: Policy,
+        policy: &BalancePolicy,
         rng: &mut Rng64,
         active: &dyn Fn(usize) -> u64,
     ) -> Option<usize> {
@@ -53,7 +55,7 @@ impl Group {
                 Some(hosts[position] as usize)
             }
             (count, None) => Some(match policy {
-                Policy::RoundRobin => {
+                BalancePolicy::RoundRobin => {
                     // A random start keeps many proxies from marching in step.
                     if self.cursor == 0 {
                         self.cursor = 1 + rng.below(count);
@@ -62,7 +64,8 @@ impl Group {
                     self.cursor = self.cursor.wrapping_add(1).max(1);
                     self.hosts[position] as usize
                 }
-                Policy::LeastRequest { choice_count, .. } => self.least(choice_count, rng, active),
+                BalancePolicy::LeastRequest { full_scan: true, .. } => self.least_of_all(rng, active),
+                BalancePolicy::LeastRequest { choices, .. } => self.least(*choices, rng, active),
                 // Hashing policies never get here; a random host is right for the rest.
                 _ => self.hosts[rng.below(count)] as usize,
             }),
@@ -82,15 +85,32 @@ impl Group {
         }
         best
     }
+
+    /// The least busy of all; among equals any.
+    fn least_of_all(&self, rng: &mut Rng64, active: &dyn Fn(usize) -> u64) -> usize {
+        let (mut best, mut least, mut equals) = (0, u64::MAX, 0);
+        for &host in &self.hosts {
+            let busy = active(host as usize);
+            if busy < least {
+                (best, least, equals) = (host as usize, busy, 1);
+            } else if busy == least {
+                equals += 1;
+                if rng.below(equals) == 0 {
+                    best = host as usize;
+                }
+            }
+        }
+        best
+    }
 }
 
-fn weigh(policy: Policy, weight: u32, active: u64) -> f64 {
+fn weigh(policy: &BalancePolicy, weight: u32, active: u64) -> f64 {
     let weight = f64::from(weight);
     match policy {
-        Policy::LeastRequest { active_request_bias: 0.0, .. } => weight,
-        Policy::LeastRequest { active_request_bias: 1.0, .. } => weight / (active + 1) as f64,
-        Policy::LeastRequest { active_request_bias, .. } => {
-            weight / ((active + 1) as f64).powf(active_request_bias)
+        BalancePolicy::LeastRequest { active_request_bias: 0.0, .. } => weight,
+        BalancePolicy::LeastRequest { active_request_bias: 1.0, .. } => weight / (active + 1) as f64,
+        BalancePolicy::LeastRequest { active_request_bias, .. } => {
+            weight / ((active + 1) as f64).powf(*active_request_bias)
         }
         _ => weight,
     }

@@ -21,13 +21,14 @@ pub struct LevelHealth {
 }
 
 impl LevelHealth {
-    pub fn count(hosts: impl Iterator<Item = Availability>) -> Self {
+    /// Adds up hosts by what each counts for.
+    pub fn count(hosts: impl Iterator<Item = (Availability, u64)>) -> Self {
         let mut health = Self::default();
-        for host in hosts {
-            health.total += 1;
+        for (host, weight) in hosts {
+            health.total += weight;
             match host {
-                Availability::Healthy => health.healthy += 1,
-                Availability::Degraded => health.degraded += 1,
+                Availability::Healthy => health.healthy += weight,
+                Availability::Degraded => health.degraded += weight,
                 Availability::Unhealthy => {}
             }
         }

@@ -13,7 +13,7 @@ pub(super) struct Ring {
 }
 
 impl Ring {
-    pub(super) fn build(hosts: &[Weighted<'_>], minimum_size: u64, maximum_size: u64) -> Self {
+    pub(super) fn build(hosts: &[Weighted<'_>], minimum_size: u64, maximum_size: u64, murmur: bool) -> Self {
         let lightest = hosts.iter().map(|host| host.weight).fold(f64::INFINITY, f64::min);
         if hosts.is_empty() {
             return Self { points: Vec::new() };
@@ -34,7 +34,8 @@ impl Ring {
             while placed < target {
                 key.truncate(stem);
                 key.extend_from_slice(itoa::Buffer::new().format(i).as_bytes());
-                points.push((xxh64(&key, 0), host.index));
+                let hash = if murmur { murmur2(&key, STD_HASH_SEED) } else { xxh64(&key, 0) };
+                points.push((hash, host.index));
                 i += 1;
                 placed += 1.0;
             }
@@ -52,5 +53,39 @@ impl Ring {
         let at = if at == size { 0 } else { at };
         let at = (at as u64).wrapping_add(attempt).checked_rem(size as u64)?;
         self.points.get(at as usize).map(|&(_, host)| host as usize)
+    }
+}
+
+/// The seed libstdc++ hashes strings with, which Envoy's `MURMUR_HASH_2` takes over.
+const STD_HASH_SEED: u64 = 0xc70f_6907;
+
+/// MurmurHash64A (Austin Appleby, public domain).
+fn murmur2(key: &[u8], seed: u64) -> u64 {
+    const M: u64 = 0xc6a4_a793_5bd1_e995;
+    let mut hash = seed ^ (key.len() as u64).wrapping_mul(M);
+    let (words, tail) = key.as_chunks::<8>();
+    for word in words {
+        let mut k = u64::from_le_bytes(*word).wrapping_mul(M);
+        k ^= k >> 47;
+        hash = (hash ^ k.wrapping_mul(M)).wrapping_mul(M);
+    }
+    if !tail.is_empty() {
+        let mut last = [0u8; 8];
+        last[..tail.len()].copy_from_slice(tail);
+        hash = (hash ^ u64::from_le_bytes(last)).wrapping_mul(M);
+    }
+    hash = (hash ^ (hash >> 47)).wrapping_mul(M);
+    hash ^ (hash >> 47)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{STD_HASH_SEED, murmur2};
+
+    /// Values of `std::hash<std::string>` in libstdc++ on 64 bits.
+    #[test]
+    fn murmur_hashes_as_libstdcxx() {
+        assert_eq!(murmur2(b"hello", STD_HASH_SEED), 2_762_169_579_135_187_400);
+        assert_eq!(murmur2(b"world", STD_HASH_SEED), 8_751_027_807_033_337_960);
     }
 }

@@ -1,10 +1,11 @@
+use malla_proxy_config::cluster::BalancePolicy;
 use proptest::prelude::{Strategy, prop};
 use proptest::{prop_assert, prop_assert_eq, proptest};
 use xxhash_rust::xxh64::xxh64;
 
 use super::ring_hash::Ring;
 use super::{
-    Availability, Balancer, LevelHealth, MaglevTable, Member, Policy, PriorityLoad, Request, Rng64,
+    Availability, Balancer, LevelHealth, MaglevTable, Member, PriorityLoad, Request, Rng64,
     Tuning, Weighted,
 };
 
@@ -18,8 +19,8 @@ fn healthy(count: u16) -> Vec<Member> {
         .collect()
 }
 
-fn shares(policy: Policy, tuning: Tuning, members: &[Member], weights: &[Vec<u32>], picks: usize) -> Vec<usize> {
-    let mut balancer = Balancer::new(policy, tuning, members, weights);
+fn shares(policy: BalancePolicy, tuning: Tuning, members: &[Member], weights: &[Vec<u32>], picks: usize) -> Vec<usize> {
+    let mut balancer = Balancer::new(&policy, tuning, members, weights);
     let mut rng = Rng64::seeded(7);
     let mut counts = vec![0; members.len()];
     for _ in 0..picks {
@@ -29,14 +30,22 @@ fn shares(policy: Policy, tuning: Tuning, members: &[Member], weights: &[Vec<u32
     counts
 }
 
-const LEAST: Policy = Policy::LeastRequest { choice_count: 2, active_request_bias: 1.0 };
+const LEAST: BalancePolicy =
+    BalancePolicy::LeastRequest { choices: 2, active_request_bias: 1.0, full_scan: false };
+
+fn ring(min_size: u64) -> BalancePolicy {
+    BalancePolicy::RingHash { min_size, max_size: 8 << 20, murmur: false, by_hostname: false, balance_factor: None }
+}
+
+fn maglev(balance_factor: Option<u32>) -> BalancePolicy {
+    BalancePolicy::Maglev { table_size: 65537, by_hostname: false, balance_factor }
+}
 
 /// The points of Envoy's own `RingHashLoadBalancerTest.Basic`: six hosts, twelve points.
 #[test]
 fn the_ring_has_envoys_points() {
     let members = healthy(6);
-    let ring = Policy::RingHash { minimum_size: 12, maximum_size: 8 << 20 };
-    let mut balancer = Balancer::new(ring, Tuning::default(), &members, &[]);
+    let mut balancer = Balancer::new(&ring(12), Tuning::default(), &members, &[]);
     let mut at = |hash| {
         let request = Request { hash: Some(hash), reselections: 0 };
         balancer.pick(request, &mut Rng64::seeded(0), &|_| 0, &|_| false)
@@ -111,7 +120,7 @@ proptest! {
     fn a_ring_lookup_is_a_scan_for_the_next_point(weights in weights(), hash: u64) {
         let keys = keys(weights.len());
         let hosts = normalised(&keys, &weights);
-        let ring = Ring::build(&hosts, 64, 8 << 20);
+        let ring = Ring::build(&hosts, 64, 8 << 20, false);
         let sum: u32 = weights.iter().sum();
         let lightest = f64::from(*weights.iter().min().expect("one")) / f64::from(sum);
         let scale = (lightest * 64.0).ceil() / lightest;
@@ -165,7 +174,7 @@ proptest! {
             .map(|(i, &w)| member(&i.to_string(), w, 0, Availability::Healthy))
             .collect();
         let sum: u32 = weights.iter().sum();
-        let counts = shares(Policy::RoundRobin, Tuning::default(), &members, &[], sum as usize * 20);
+        let counts = shares(BalancePolicy::RoundRobin, Tuning::default(), &members, &[], sum as usize * 20);
         for (count, weight) in counts.iter().zip(&weights) {
             let want = 20 * *weight as usize;
             prop_assert!(count.abs_diff(want) <= 20, "{:?} for {:?}", counts, weights);
@@ -175,9 +184,9 @@ proptest! {
     #[test]
     fn refused_hosts_are_avoided_while_there_are_others(seed: u64, hash: u64) {
         let members = healthy(4);
-        for policy in [Policy::RoundRobin, LEAST, Policy::Random,
-            Policy::RingHash { minimum_size: 1024, maximum_size: 8 << 20 }, Policy::Maglev { table_size: 65537 }] {
-            let mut balancer = Balancer::new(policy, Tuning::default(), &members, &[]);
+        for policy in [BalancePolicy::RoundRobin, LEAST, BalancePolicy::Random,
+            ring(1024), maglev(None)] {
+            let mut balancer = Balancer::new(&policy, Tuning::default(), &members, &[]);
             let request = Request { hash: Some(hash), reselections: 60 };
             let pick = balancer.pick(request, &mut Rng64::seeded(seed), &|_| 0, &|host| host != 2);
             prop_assert_eq!(pick, Some(2), "{:?}", policy);
@@ -188,7 +197,7 @@ proptest! {
 #[test]
 fn least_request_prefers_the_idle() {
     let members = healthy(3);
-    let mut balancer = Balancer::new(LEAST, Tuning::default(), &members, &[]);
+    let mut balancer = Balancer::new(&LEAST, Tuning::default(), &members, &[]);
     let mut rng = Rng64::seeded(1);
     let busy = |index: usize| if index == 0 { 50 } else { 0 };
     let to_busy = (0..900)
@@ -206,7 +215,7 @@ fn a_failing_level_hands_its_load_down() {
         .collect();
     members.extend((0..10).map(|i| member(&format!("b{i}"), 1, 1, Healthy)));
     // Half of level 0 is healthy: 50 % x 1.4 = 70 % of the load stays.
-    let counts = shares(Policy::RoundRobin, Tuning::default(), &members, &[], 10_000);
+    let counts = shares(BalancePolicy::RoundRobin, Tuning::default(), &members, &[], 10_000);
     let first: usize = counts[..10].iter().sum();
     assert!((6_700..7_300).contains(&first), "{first} of 10000");
     assert!(counts[5..10].iter().all(|&count| count == 0), "no unhealthy host serves: {counts:?}");
@@ -218,12 +227,12 @@ fn panic_serves_from_every_host() {
     let members: Vec<Member> = (0..4)
         .map(|i| member(&format!("a{i}"), 1, 0, if i == 0 { Healthy } else { Unhealthy }))
         .collect();
-    let counts = shares(Policy::RoundRobin, Tuning::default(), &members, &[], 400);
+    let counts = shares(BalancePolicy::RoundRobin, Tuning::default(), &members, &[], 400);
     assert_eq!(counts, [100; 4]);
     let off = Tuning { panic_threshold: 0.0, ..Tuning::default() };
-    assert_eq!(shares(Policy::RoundRobin, off, &members, &[], 400), [400, 0, 0, 0]);
+    assert_eq!(shares(BalancePolicy::RoundRobin, off, &members, &[], 400), [400, 0, 0, 0]);
     let strict = Tuning { fail_on_panic: true, ..Tuning::default() };
-    let mut balancer = Balancer::new(Policy::RoundRobin, strict, &members, &[]);
+    let mut balancer = Balancer::new(&BalancePolicy::RoundRobin, strict, &members, &[]);
     assert_eq!(balancer.pick(Request::default(), &mut Rng64::seeded(0), &|_| 0, &|_| false), None);
 }
 
@@ -231,9 +240,8 @@ fn panic_serves_from_every_host() {
 fn without_panic_no_healthy_host_means_none() {
     let members = [member("a", 1, 0, Availability::Unhealthy)];
     let off = Tuning { panic_threshold: 0.0, ..Tuning::default() };
-    let ring = Policy::RingHash { minimum_size: 1024, maximum_size: 8 << 20 };
-    for policy in [Policy::RoundRobin, LEAST, Policy::Random, ring, Policy::Maglev { table_size: 101 }] {
-        let mut balancer = Balancer::new(policy, off, &members, &[]);
+    for policy in [BalancePolicy::RoundRobin, LEAST, BalancePolicy::Random, ring(1024), maglev(None)] {
+        let mut balancer = Balancer::new(&policy, off, &members, &[]);
         assert_eq!(balancer.pick(Request::default(), &mut Rng64::seeded(0), &|_| 0, &|_| false), None);
     }
 }
@@ -245,9 +253,23 @@ fn localities_share_by_weight() {
         member.locality = (i % 2) as u32;
     }
     let tuning = Tuning { locality_weighted: true, ..Tuning::default() };
-    let counts = shares(Policy::RoundRobin, tuning, &members, &[vec![80, 20]], 1_000);
+    let counts = shares(BalancePolicy::RoundRobin, tuning, &members, &[vec![80, 20]], 1_000);
     let first: usize = counts.iter().step_by(2).sum();
     assert!((795..=805).contains(&first), "{first} of 1000");
-    let none = shares(Policy::RoundRobin, tuning, &members, &[vec![100, 0]], 300);
+    let none = shares(BalancePolicy::RoundRobin, tuning, &members, &[vec![100, 0]], 300);
     assert_eq!(none.iter().skip(1).step_by(2).sum::<usize>(), 0, "a locality of weight 0 gets nothing");
+}
+
+#[test]
+fn a_busy_host_sheds_its_excess() {
+    let members = healthy(4);
+    let mut balancer = Balancer::new(&maglev(Some(150)), Tuning::default(), &members, &[]);
+    let mut rng = Rng64::seeded(0);
+    let request = Request { hash: Some(99), reselections: 0 };
+    let favourite = balancer.pick(request, &mut rng, &|_| 0, &|_| false).unwrap();
+    // 40 active on one host of four: far over 1.5 times its share.
+    let busy = |host: usize| if host == favourite { 40 } else { 1 };
+    let first = balancer.pick(request, &mut rng, &busy, &|_| false).unwrap();
+    assert_ne!(first, favourite);
+    assert_eq!(balancer.pick(request, &mut rng, &busy, &|_| false), Some(first), "the same hash, the same refuge");
 }

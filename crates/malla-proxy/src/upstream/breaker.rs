@@ -5,40 +5,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-/// Envoy's defaults, where a threshold is not given.
-pub const DEFAULT_MAXIMUM: u32 = 1024;
-pub const DEFAULT_MAX_RETRIES: u32 = 3;
-
-/// The maxima of one routing priority.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Limits {
-    pub connections: u32,
-    pub pending_requests: u32,
-    pub requests: u32,
-    pub retries: u32,
-    /// Replaces `retries`.
-    pub retry_budget: Option<RetryBudget>,
-}
-
-/// Retries allowed as a share of what is active, but at least `minimum`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct RetryBudget {
-    /// Percent of active and pending requests.
-    pub percent: f64,
-    pub minimum: u32,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            connections: DEFAULT_MAXIMUM,
-            pending_requests: DEFAULT_MAXIMUM,
-            requests: DEFAULT_MAXIMUM,
-            retries: DEFAULT_MAX_RETRIES,
-            retry_budget: None,
-        }
-    }
-}
+use malla_proxy_config::cluster::{RetryBudget, Thresholds};
 
 /// One counted resource.
 #[derive(Debug)]
@@ -97,12 +64,12 @@ pub enum Kind {
 }
 
 impl Breakers {
-    pub fn new(limits: Limits) -> Arc<Self> {
+    pub fn new(limits: &Thresholds) -> Arc<Self> {
         Arc::new(Self {
-            connections: Resource::new(limits.connections),
-            pending_requests: Resource::new(limits.pending_requests),
-            requests: Resource::new(limits.requests),
-            retries: Resource::new(limits.retries),
+            connections: Resource::new(limits.max_connections),
+            pending_requests: Resource::new(limits.max_pending_requests),
+            requests: Resource::new(limits.max_requests),
+            retries: Resource::new(limits.max_retries),
             budget: limits.retry_budget,
         })
     }
@@ -133,7 +100,7 @@ impl Breakers {
 
     fn budgeted(&self, budget: RetryBudget) -> u32 {
         let active = f64::from(self.requests.used()) + f64::from(self.pending_requests.used());
-        ((active * budget.percent / 100.0) as u32).max(budget.minimum)
+        ((active * budget.percent / 100.0) as u32).max(budget.min_concurrency)
     }
 }
 
@@ -152,11 +119,13 @@ impl Drop for Permit {
 
 #[cfg(test)]
 mod tests {
-    use super::{Breakers, Kind, Limits, RetryBudget};
+    use malla_proxy_config::cluster::{RetryBudget, Thresholds};
+
+    use super::{Breakers, Kind};
 
     #[test]
     fn permits_stop_at_the_limit_and_come_back() {
-        let breakers = Breakers::new(Limits { connections: 2, ..Limits::default() });
+        let breakers = Breakers::new(&Thresholds { max_connections: 2, ..Thresholds::default() });
         let first = breakers.acquire(Kind::Connection);
         let second = breakers.acquire(Kind::Connection);
         assert!(first.is_some() && second.is_some());
@@ -169,15 +138,15 @@ mod tests {
 
     #[test]
     fn a_zero_limit_admits_nothing() {
-        let breakers = Breakers::new(Limits { requests: 0, ..Limits::default() });
+        let breakers = Breakers::new(&Thresholds { max_requests: 0, ..Thresholds::default() });
         assert!(breakers.acquire(Kind::Request).is_none());
         assert_eq!(breakers.requests.used(), 0);
     }
 
     #[test]
     fn a_retry_budget_follows_the_load() {
-        let budget = Some(RetryBudget { percent: 20.0, minimum: 1 });
-        let breakers = Breakers::new(Limits { retry_budget: budget, retries: 0, ..Limits::default() });
+        let retry_budget = Some(RetryBudget { percent: 20.0, min_concurrency: 1 });
+        let breakers = Breakers::new(&Thresholds { retry_budget, max_retries: 0, ..Thresholds::default() });
         let first = breakers.acquire(Kind::Retry);
         assert!(first.is_some() && breakers.acquire(Kind::Retry).is_none());
         let _active: Vec<_> = (0..10).map(|_| breakers.acquire(Kind::Request)).collect();

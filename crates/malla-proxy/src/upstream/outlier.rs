@@ -6,81 +6,10 @@
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use malla_proxy_config::cluster::OutlierDetection;
 use tokio::time::Instant;
 
 use crate::balance::Rng64;
-
-/// A checked `OutlierDetection`. Percentages are 0 to 100; an `enforcing` of 0 detects and counts without ejecting.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Settings {
-    pub consecutive_5xx: u32,
-    pub consecutive_gateway_failure: u32,
-    pub consecutive_local_origin_failure: u32,
-    /// Connect failures and timeouts are counted apart from what the host itself answered.
-    pub split_local_origin: bool,
-    pub interval: Duration,
-    pub base_ejection_time: Duration,
-    pub max_ejection_time: Duration,
-    pub max_ejection_percent: u32,
-    pub always_eject_one_host: bool,
-    pub enforcing: Enforcing,
-    pub success_rate: SuccessRate,
-    pub failure_percentage: FailurePercentage,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Enforcing {
-    pub consecutive_5xx: u32,
-    pub consecutive_gateway_failure: u32,
-    pub consecutive_local_origin_failure: u32,
-    pub success_rate: u32,
-    pub local_origin_success_rate: u32,
-    pub failure_percentage: u32,
-    pub failure_percentage_local_origin: u32,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SuccessRate {
-    pub minimum_hosts: u32,
-    pub request_volume: u32,
-    /// Thousandths: 1900 means 1.9 standard deviations.
-    pub stdev_factor: u32,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FailurePercentage {
-    pub threshold: u32,
-    pub minimum_hosts: u32,
-    pub request_volume: u32,
-}
-
-impl Default for Settings {
-    /// What `outlier_detection: {}` means in Envoy.
-    fn default() -> Self {
-        Self {
-            consecutive_5xx: 5,
-            consecutive_gateway_failure: 5,
-            consecutive_local_origin_failure: 5,
-            split_local_origin: false,
-            interval: Duration::from_secs(10),
-            base_ejection_time: Duration::from_secs(30),
-            max_ejection_time: Duration::from_secs(300),
-            max_ejection_percent: 10,
-            always_eject_one_host: false,
-            enforcing: Enforcing {
-                consecutive_5xx: 100,
-                consecutive_gateway_failure: 0,
-                consecutive_local_origin_failure: 100,
-                success_rate: 100,
-                local_origin_success_rate: 100,
-                failure_percentage: 0,
-                failure_percentage_local_origin: 0,
-            },
-            success_rate: SuccessRate { minimum_hosts: 5, request_volume: 100, stdev_factor: 1900 },
-            failure_percentage: FailurePercentage { threshold: 85, minimum_hosts: 5, request_volume: 50 },
-        }
-    }
-}
 
 /// How one attempt at a host ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -184,14 +113,14 @@ impl Monitor {
     }
 
     /// Counts an outcome. A cause is returned exactly when its threshold is reached: hand it to [`Detector::triggered`].
-    pub fn record(&self, outcome: Outcome, settings: &Settings) -> Option<Cause> {
+    pub fn record(&self, outcome: Outcome, settings: &OutlierDetection) -> Option<Cause> {
         let local_failure = matches!(outcome, Outcome::ConnectFailed | Outcome::TimedOut);
-        if settings.split_local_origin && local_failure {
+        if settings.split_local_origin_errors && local_failure {
             return self.record_local(false, settings);
         }
         match outcome {
             Outcome::Status(status) => self.record_status(status, settings),
-            Outcome::Connected | Outcome::ConnectedFinal if settings.split_local_origin => {
+            Outcome::Connected | Outcome::ConnectedFinal if settings.split_local_origin_errors => {
                 self.record_local(true, settings)
             }
             Outcome::Connected => None,
@@ -203,7 +132,7 @@ impl Monitor {
         }
     }
 
-    fn record_status(&self, status: u16, settings: &Settings) -> Option<Cause> {
+    fn record_status(&self, status: u16, settings: &OutlierDetection) -> Option<Cause> {
         let failed = (500..600).contains(&status);
         self.external.record(!failed);
         if !failed {
@@ -214,27 +143,27 @@ impl Monitor {
         }
         let mut cause = None;
         if matches!(status, 502..=504) {
-            if reached(&self.consecutive_gateway, settings.consecutive_gateway_failure) {
+            if reached(&self.consecutive_gateway, settings.consecutive_gateway_failure.threshold) {
                 cause = Some(Cause::ConsecutiveGatewayFailure);
             }
         } else {
             clear(&self.consecutive_gateway);
         }
-        if reached(&self.consecutive_5xx, settings.consecutive_5xx) {
+        if reached(&self.consecutive_5xx, settings.consecutive_5xx.threshold) {
             // Where both are reached at once the one that is enforced decides.
-            let enforced = cause.is_some() && settings.enforcing.consecutive_gateway_failure > 0;
+            let enforced = cause.is_some() && settings.consecutive_gateway_failure.enforcing_percent > 0;
             cause = if enforced { cause } else { Some(Cause::Consecutive5xx) };
         }
         cause
     }
 
-    fn record_local(&self, success: bool, settings: &Settings) -> Option<Cause> {
+    fn record_local(&self, success: bool, settings: &OutlierDetection) -> Option<Cause> {
         self.local.record(success);
         if success {
             clear(&self.consecutive_local);
             return None;
         }
-        reached(&self.consecutive_local, settings.consecutive_local_origin_failure)
+        reached(&self.consecutive_local, settings.consecutive_local_origin_failure.threshold)
             .then_some(Cause::ConsecutiveLocalOriginFailure)
     }
 
@@ -275,19 +204,20 @@ struct Record {
     ejected_at: Option<Instant>,
     /// Multiplies the base ejection time; shrinks with every interval the host stays well.
     backoff: u32,
-    ejections: u32,
+    /// Added to the sentence of the ejection under way.
+    jitter: Duration,
 }
 
 /// A cluster's ejection state. `K` names a host (its address).
 #[derive(Debug)]
 pub struct Detector<K> {
-    settings: Settings,
+    settings: OutlierDetection,
     hosts: Vec<(K, Record)>,
     rng: Rng64,
 }
 
 impl<K: PartialEq + Clone> Detector<K> {
-    pub fn new(settings: Settings, seed: u64) -> Self {
+    pub fn new(settings: OutlierDetection, seed: u64) -> Self {
         Self { settings, hosts: Vec::new(), rng: Rng64::seeded(seed) }
     }
 
@@ -330,7 +260,7 @@ impl<K: PartialEq + Clone> Detector<K> {
                 Some(since) => {
                     let longest = self.settings.max_ejection_time.max(self.settings.base_ejection_time);
                     let sentence = self.settings.base_ejection_time.saturating_mul(record.backoff);
-                    if now.saturating_duration_since(since) >= sentence.min(longest) {
+                    if now.saturating_duration_since(since) >= sentence.min(longest) + record.jitter {
                         record.ejected_at = None;
                         monitor.ejected.store(false, Ordering::Relaxed);
                         clear(&monitor.consecutive_5xx);
@@ -348,7 +278,7 @@ impl<K: PartialEq + Clone> Detector<K> {
         changed
     }
 
-    pub fn settings(&self) -> &Settings {
+    pub fn settings(&self) -> &OutlierDetection {
         &self.settings
     }
 
@@ -360,7 +290,7 @@ impl<K: PartialEq + Clone> Detector<K> {
         let active = self.active();
         // Counted over all priorities, as in Envoy.
         let percent = 100.0 * (active + 1) as f64 / self.hosts.len().max(1) as f64;
-        let first = self.settings.always_eject_one_host && active == 0;
+        let first = self.settings.always_eject_one && active == 0;
         if percent > f64::from(self.settings.max_ejection_percent) && !first {
             stats.ejections_overflow.fetch_add(1, Ordering::Relaxed);
             return false;
@@ -374,7 +304,7 @@ impl<K: PartialEq + Clone> Detector<K> {
             return false;
         };
         record.ejected_at = Some(now);
-        record.ejections += 1;
+        record.jitter = self.settings.max_ejection_jitter.mul_f64(self.rng.unit());
         if base.saturating_mul(record.backoff) < longest.saturating_add(base) {
             record.backoff += 1;
         }
@@ -386,15 +316,15 @@ impl<K: PartialEq + Clone> Detector<K> {
     }
 
     fn enforcing(&self, cause: Cause) -> u32 {
-        let enforcing = &self.settings.enforcing;
+        let settings = &self.settings;
         match cause {
-            Cause::Consecutive5xx => enforcing.consecutive_5xx,
-            Cause::ConsecutiveGatewayFailure => enforcing.consecutive_gateway_failure,
-            Cause::ConsecutiveLocalOriginFailure => enforcing.consecutive_local_origin_failure,
-            Cause::SuccessRate => enforcing.success_rate,
-            Cause::LocalOriginSuccessRate => enforcing.local_origin_success_rate,
-            Cause::FailurePercentage => enforcing.failure_percentage,
-            Cause::FailurePercentageLocalOrigin => enforcing.failure_percentage_local_origin,
+            Cause::Consecutive5xx => settings.consecutive_5xx.enforcing_percent,
+            Cause::ConsecutiveGatewayFailure => settings.consecutive_gateway_failure.enforcing_percent,
+            Cause::ConsecutiveLocalOriginFailure => settings.consecutive_local_origin_failure.enforcing_percent,
+            Cause::SuccessRate => settings.success_rate.enforcing_percent,
+            Cause::LocalOriginSuccessRate => settings.success_rate.enforcing_local_percent,
+            Cause::FailurePercentage => settings.failure_percentage.enforcing_percent,
+            Cause::FailurePercentageLocalOrigin => settings.failure_percentage.enforcing_local_percent,
         }
     }
 
@@ -444,7 +374,40 @@ impl<K: PartialEq + Clone> Detector<K> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Cause, Detector, Duration, Instant, Monitor, Outcome, Settings, Stats};
+    use malla_proxy_config::cluster::{Enforced, FailurePercentage, OutlierDetection, SuccessRate};
+
+    use super::{Cause, Detector, Duration, Instant, Monitor, Outcome, Stats};
+
+    /// What `outlier_detection: {}` means in Envoy.
+    fn defaults() -> OutlierDetection {
+        let five = |enforcing_percent| Enforced { threshold: 5, enforcing_percent };
+        OutlierDetection {
+            consecutive_5xx: five(100),
+            consecutive_gateway_failure: five(0),
+            consecutive_local_origin_failure: five(100),
+            split_local_origin_errors: false,
+            interval: Duration::from_secs(10),
+            base_ejection_time: Duration::from_secs(30),
+            max_ejection_time: Duration::from_secs(300),
+            max_ejection_jitter: Duration::ZERO,
+            max_ejection_percent: 10,
+            always_eject_one: false,
+            success_rate: SuccessRate {
+                enforcing_percent: 100,
+                enforcing_local_percent: 100,
+                minimum_hosts: 5,
+                request_volume: 100,
+                stdev_factor: 1900,
+            },
+            failure_percentage: FailurePercentage {
+                threshold: 85,
+                enforcing_percent: 0,
+                enforcing_local_percent: 0,
+                minimum_hosts: 5,
+                request_volume: 50,
+            },
+        }
+    }
 
     struct Bench {
         detector: Detector<usize>,
@@ -454,7 +417,7 @@ mod tests {
     }
 
     impl Bench {
-        fn new(hosts: usize, settings: Settings) -> Self {
+        fn new(hosts: usize, settings: OutlierDetection) -> Self {
             let stats = Stats::default();
             let mut detector = Detector::new(settings, 1);
             detector.set_hosts(0..hosts, &stats);
@@ -488,8 +451,8 @@ mod tests {
         }
     }
 
-    fn half() -> Settings {
-        Settings { max_ejection_percent: 50, ..Settings::default() }
+    fn half() -> OutlierDetection {
+        OutlierDetection { max_ejection_percent: 50, ..defaults() }
     }
 
     #[test]
@@ -511,10 +474,10 @@ mod tests {
         }
         assert_eq!(bench.ejected(), [0, 1]);
         assert_eq!(bench.stats.ejections_overflow.load(super::Ordering::Relaxed), 2);
-        let mut few = Bench::new(4, Settings::default());
+        let mut few = Bench::new(4, defaults());
         few.report(0, Outcome::Status(500), 5);
         assert_eq!(few.ejected(), [] as [usize; 0], "10 % of four hosts is none");
-        let mut one = Bench::new(4, Settings { always_eject_one_host: true, ..Settings::default() });
+        let mut one = Bench::new(4, OutlierDetection { always_eject_one: true, ..defaults() });
         one.report(0, Outcome::Status(500), 5);
         one.report(1, Outcome::Status(500), 5);
         assert_eq!(one.ejected(), [0]);
@@ -541,9 +504,9 @@ mod tests {
     #[test]
     fn gateway_errors_have_their_own_count() {
         let mut settings = half();
-        settings.enforcing.consecutive_5xx = 0;
-        settings.enforcing.consecutive_gateway_failure = 100;
-        settings.consecutive_gateway_failure = 3;
+        settings.consecutive_5xx.enforcing_percent = 0;
+        settings.consecutive_gateway_failure.enforcing_percent = 100;
+        settings.consecutive_gateway_failure.threshold = 3;
         let mut bench = Bench::new(4, settings);
         bench.report(0, Outcome::Status(502), 2);
         bench.report(0, Outcome::Status(500), 1);
@@ -555,7 +518,7 @@ mod tests {
 
     #[test]
     fn local_failures_can_be_counted_apart() {
-        let mut bench = Bench::new(4, Settings { split_local_origin: true, ..half() });
+        let mut bench = Bench::new(4, OutlierDetection { split_local_origin_errors: true, ..half() });
         bench.report(0, Outcome::ConnectFailed, 4);
         bench.report(0, Outcome::Status(500), 4);
         assert_eq!(bench.ejected(), [] as [usize; 0]);

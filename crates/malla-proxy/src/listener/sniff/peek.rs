@@ -1,7 +1,8 @@
 //! Peeks at a socket until an inspector has made up its mind.
 use std::io;
+use std::os::fd::AsRawFd;
 
-use socket2::SockRef;
+use nix::sys::socket::{MsgFlags, recv};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
@@ -28,13 +29,13 @@ pub async fn peek_until<T>(
     let mut buffer = vec![0u8; FIRST];
     let mut seen = 0;
     loop {
-        stream.readable().await.map_err(PeekError::Io)?;
+        let ready = stream.ready(Interest::READABLE).await.map_err(PeekError::Io)?;
         let peeked = stream.try_io(Interest::READABLE, || {
             let count = peek(stream, &mut buffer)?;
             if count == seen && count != 0 {
                 // Nothing new: wait for the next edge instead of spinning on the same bytes. With the peer's FIN behind
                 // them no edge will come, and a prefix that ends here will never be complete.
-                return if finished(stream, count)? { Ok(0) } else { Err(io::ErrorKind::WouldBlock.into()) };
+                return if ready.is_read_closed() { Ok(0) } else { Err(io::ErrorKind::WouldBlock.into()) };
             }
             Ok(count)
         });
@@ -59,22 +60,7 @@ pub async fn peek_until<T>(
 }
 
 fn peek(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
-    nix::sys::socket::recv(
-        std::os::fd::AsRawFd::as_raw_fd(stream),
-        buffer,
-        nix::sys::socket::MsgFlags::MSG_PEEK | nix::sys::socket::MsgFlags::MSG_DONTWAIT,
-    )
-    .map_err(io::Error::from)
-}
-
-/// Whether the peer has sent all it will: the socket is readable although fewer bytes than the low-water mark wait.
-fn finished(stream: &TcpStream, waiting: usize) -> io::Result<bool> {
-    let socket = SockRef::from(stream);
-    let _ = waiting;
-    let mut poll = [nix::poll::PollFd::new(std::os::fd::AsFd::as_fd(&socket), nix::poll::PollFlags::POLLRDHUP)];
-    nix::poll::poll(&mut poll, nix::poll::PollTimeout::ZERO)?;
-    let events = poll[0].revents().unwrap_or(nix::poll::PollFlags::empty());
-    Ok(events.intersects(nix::poll::PollFlags::POLLRDHUP | nix::poll::PollFlags::POLLHUP))
+    recv(stream.as_raw_fd(), buffer, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT).map_err(io::Error::from)
 }
 
 #[cfg(test)]
