@@ -17,4 +17,6 @@ pub mod http;
 pub mod listener;
 pub mod live;
 pub mod telemetry;
+pub mod tls;
+pub mod transport;
 pub mod upstream;

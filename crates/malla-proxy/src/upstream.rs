@@ -17,6 +17,9 @@
 //!   (`upstream_cx_*`, `upstream_rq_pending_*`, `upstream_rq_active`, `lb_*`, `outlier_detection.*`) by the implementation.
 
 pub mod breaker;
+pub mod cluster;
+pub mod dns;
+pub mod host;
 pub mod outlier;
 
 use std::future::Future;

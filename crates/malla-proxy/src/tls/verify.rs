@@ -201,7 +201,7 @@ fn time_of(now: UnixTime) -> SystemTime {
 
 /// [`PeerCheck`] of servers we call; `None` accepts every server (no validation context).
 #[derive(Debug)]
-pub struct ServerCheck(pub Option<PeerCheck>, pub WebPkiSupportedAlgorithms);
+pub(super) struct ServerCheck(pub(super) Option<PeerCheck>, pub(super) WebPkiSupportedAlgorithms);
 
 impl ServerCertVerifier for ServerCheck {
     fn verify_server_cert(
@@ -243,10 +243,10 @@ impl ServerCertVerifier for ServerCheck {
 
 /// [`PeerCheck`] of clients that call us.
 #[derive(Debug)]
-pub struct ClientCheck {
-    pub check: Option<PeerCheck>,
-    pub required: bool,
-    pub algorithms: WebPkiSupportedAlgorithms,
+pub(super) struct ClientCheck {
+    pub(super) check: Option<PeerCheck>,
+    pub(super) required: bool,
+    pub(super) algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl ClientCertVerifier for ClientCheck {
