@@ -1,1 +1,11 @@
-//! placeholder
+//! Malla's cluster of one machine: controllers, a node that runs pods as processes, networking and
+//! DNS, around the API server of `malla-apiserver`.
+//!
+//! - [`sandbox`]: the namespaces a cluster lives in, as root or as an ordinary user;
+//! - [`net`]: network namespaces, links, Service VIPs;
+//! - [`process`]: containers as processes, started and reaped by the sandbox's pid 1.
+
+pub mod net;
+pub mod process;
+pub mod sandbox;
+mod sys;

@@ -1,0 +1,17 @@
+//! The node against the real kernel: namespaces, mounts, rules, processes.
+//!
+//! Each test runs in a sandbox of its own, as root or as an ordinary user; one that cannot be made
+//! fails the test. `cargo test -p malla-local --test node -- FILTER` runs some of them.
+
+mod network;
+mod processes;
+mod support;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let mut tests = support::Tests::from_arguments(std::env::args().skip(1));
+    processes::all(&mut tests);
+    network::all(&mut tests);
+    tests.finish()
+}
