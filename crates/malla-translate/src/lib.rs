@@ -1,1 +1,87 @@
-//! placeholder
+//! Turns a [`Mesh`](malla_model::Mesh) into what one proxy is sent: Envoy xDS resources with
+//! Istio's names, defaults and behaviour.
+//!
+//! Everything here is a pure function of the mesh and a [`NodeView`]: no IO, no clock, no global
+//! state, and the same input gives the same bytes, so a resource's version is a hash of its content.
+//!
+//! Reading order: [`node`] is who asks, `view` is what it may see, `rules` finds DestinationRules;
+//! `cluster`, `endpoints`, `route` and `listener` build the four kinds of resources; `tls`, `authn`
+//! and `rbac` are security; [`references`] finds what is named but not there.
+
+pub mod access_log;
+mod authn;
+mod cluster;
+mod endpoints;
+mod gateways;
+mod listener;
+pub mod names;
+pub mod node;
+mod rbac;
+pub mod references;
+pub mod resource;
+mod route;
+mod rules;
+mod tls;
+mod view;
+
+use malla_model::Mesh;
+
+pub use node::{Interception, NodeKind, NodeView, Profile};
+pub use references::{Missing, Unresolved, unresolved};
+pub use resource::{Resource, Resources};
+pub use view::View;
+
+/// Everything `node` needs.
+#[must_use]
+pub fn translate(mesh: &Mesh, node: &NodeView) -> Resources {
+    let view = View::new(mesh, node);
+    let listeners = view.listeners();
+    let clusters = view.clusters();
+    let routes = view
+        .route_names()
+        .iter()
+        .filter_map(|name| view.route(name))
+        .collect();
+    let endpoints = clusters
+        .iter()
+        .filter_map(|cluster| view.endpoints(&cluster.name))
+        .collect();
+    Resources {
+        listeners,
+        routes,
+        clusters,
+        endpoints,
+    }
+}
+
+impl View<'_> {
+    /// Every listener (LDS), by name.
+    #[must_use]
+    pub fn listeners(&self) -> Vec<Resource> {
+        listener::listeners(self)
+    }
+
+    /// Every cluster (CDS), by name.
+    #[must_use]
+    pub fn clusters(&self) -> Vec<Resource> {
+        cluster::clusters(self)
+    }
+
+    /// Names of the route configurations that [`View::listeners`] refers to, sorted.
+    #[must_use]
+    pub fn route_names(&self) -> Vec<String> {
+        route::names(self)
+    }
+
+    /// One route configuration (RDS). `None` when no listener of this node could ask for that name.
+    #[must_use]
+    pub fn route(&self, name: &str) -> Option<Resource> {
+        route::configuration(self, name)
+    }
+
+    /// The endpoints (EDS) of one cluster. `None` when the cluster does not take them from EDS.
+    #[must_use]
+    pub fn endpoints(&self, cluster: &str) -> Option<Resource> {
+        endpoints::assignment(self, cluster)
+    }
+}

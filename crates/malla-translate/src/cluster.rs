@@ -1,0 +1,123 @@
+//! CDS: one cluster for each port and subset of every service, those of the node's own ports, and
+//! the ones traffic ends up in that belongs nowhere.
+
+mod inbound;
+mod outbound;
+mod policy;
+
+use std::collections::HashMap;
+
+use malla_model::Service;
+use malla_model::id::ObjectRef;
+use malla_xds_proto::cluster::cluster::{ClusterDiscoveryType, DiscoveryType, LbPolicy};
+use malla_xds_proto::cluster::{CircuitBreakers, Cluster};
+use malla_xds_proto::core::Metadata;
+use malla_xds_proto::upstream_http::HttpProtocolOptions;
+use malla_xds_proto::{any, wkt};
+
+use crate::names::{BLACK_HOLE, PASSTHROUGH, stat_name};
+use crate::node::NodeKind;
+use crate::resource::{Resource, sorted};
+use crate::view::View;
+
+/// Every cluster of the node, by name.
+pub(crate) fn clusters(view: &View<'_>) -> Vec<Resource> {
+    let mut clusters = outbound::clusters(view);
+    clusters.push(black_hole(view));
+    clusters.push(passthrough(view));
+    if view.node.kind == NodeKind::Sidecar {
+        clusters.extend(inbound::clusters(view));
+    }
+    sorted(
+        clusters
+            .iter()
+            .map(|cluster| Resource::new(&cluster.name, cluster))
+            .collect(),
+    )
+}
+
+/// Refuses every connection.
+fn black_hole(view: &View<'_>) -> Cluster {
+    base(view, BLACK_HOLE, DiscoveryType::Static)
+}
+
+/// Leads to wherever the client was going.
+fn passthrough(view: &View<'_>) -> Cluster {
+    let mut cluster = original_dst(view, PASSTHROUGH);
+    set_protocol(&mut cluster, &policy::downstream_protocol());
+    cluster
+}
+
+fn original_dst(view: &View<'_>, name: &str) -> Cluster {
+    Cluster {
+        lb_policy: LbPolicy::ClusterProvided.into(),
+        ..base(view, name, DiscoveryType::OriginalDst)
+    }
+}
+
+/// What all clusters have in common.
+fn base(view: &View<'_>, name: &str, discovery: DiscoveryType) -> Cluster {
+    Cluster {
+        name: name.to_owned(),
+        alt_stat_name: stat_name(name),
+        connect_timeout: Some(wkt::duration(view.mesh.settings.connect_timeout)),
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(discovery.into())),
+        circuit_breakers: Some(CircuitBreakers {
+            thresholds: vec![policy::unlimited()],
+            ..CircuitBreakers::default()
+        }),
+        ..Cluster::default()
+    }
+}
+
+fn set_protocol(cluster: &mut Cluster, options: &HttpProtocolOptions) {
+    cluster.typed_extension_protocol_options.insert(
+        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions".into(),
+        any::pack(options),
+    );
+}
+
+/// Metadata that `istioctl` and telemetry read: the services behind a cluster, its subset, and the
+/// DestinationRule that shaped it.
+fn istio_metadata<'a>(
+    services: impl IntoIterator<Item = &'a Service>,
+    subset: Option<&str>,
+    rule: Option<&ObjectRef>,
+) -> Metadata {
+    let services = services
+        .into_iter()
+        .map(|service| {
+            wkt::object([
+                ("host", wkt::string(service.hostname.as_str())),
+                ("name", wkt::string(service.meta.name())),
+                ("namespace", wkt::string(service.namespace())),
+            ])
+        })
+        .collect();
+    let mut fields = vec![("services", wkt::list(services))];
+    if let Some(subset) = subset {
+        fields.push(("subset", wkt::string(subset)));
+    }
+    if let Some(rule) = rule {
+        fields.push(("config", wkt::string(&config_path(rule))));
+    }
+    Metadata {
+        filter_metadata: HashMap::from([("istio".to_owned(), wkt::structure(fields))]),
+        ..Metadata::default()
+    }
+}
+
+/// `/apis/networking.istio.io/v1/namespaces/NAMESPACE/KIND/NAME`, the kind in kebab case.
+pub(crate) fn config_path(object: &ObjectRef) -> String {
+    let mut kind = String::new();
+    for (at, letter) in object.kind.char_indices() {
+        if letter.is_ascii_uppercase() && at > 0 {
+            kind.push('-');
+        }
+        kind.push(letter.to_ascii_lowercase());
+    }
+    format!(
+        "/apis/networking.istio.io/v1/namespaces/{}/{kind}/{}",
+        object.namespace, object.name
+    )
+}

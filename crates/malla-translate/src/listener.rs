@@ -1,0 +1,83 @@
+//! LDS: where connections arrive and what is made of them.
+
+mod filter;
+mod gateway;
+mod hcm;
+mod inbound;
+mod outbound;
+mod plan;
+mod tcp;
+
+use malla_xds_proto::core::TrafficDirection;
+use malla_xds_proto::listener::{Filter, FilterChain, FilterChainMatch, Listener};
+use malla_xds_proto::pb::google::protobuf::Duration;
+use malla_xds_proto::wkt;
+
+use crate::access_log;
+use crate::endpoints::socket_address;
+use crate::node::NodeKind;
+use crate::resource::{Resource, sorted};
+use crate::view::View;
+
+pub(crate) use filter::{http as http_filter, network as network_filter};
+pub(crate) use plan::route_names as outbound_route_names;
+
+/// Every listener of the node, by name.
+pub(crate) fn listeners(view: &View<'_>) -> Vec<Resource> {
+    let listeners = match view.node.kind {
+        NodeKind::Sidecar => {
+            let mut listeners = outbound::listeners(view);
+            listeners.push(inbound::listener(view));
+            listeners
+        }
+        NodeKind::Router => gateway::listeners(view),
+    };
+    sorted(
+        listeners
+            .iter()
+            .map(|listener| Resource::new(&listener.name, listener))
+            .collect(),
+    )
+}
+
+/// A listener with what all of them have in common.
+fn base(
+    view: &View<'_>,
+    name: String,
+    address: &str,
+    port: u16,
+    direction: TrafficDirection,
+) -> Listener {
+    Listener {
+        name,
+        address: Some(socket_address(address, port)),
+        traffic_direction: direction.into(),
+        access_log: access_log::of_listener(&view.mesh.settings),
+        ..Listener::default()
+    }
+}
+
+/// Looks at a connection's first bytes; how long, the mesh's settings say (0 is for ever).
+fn sniff(view: &View<'_>, listener: &mut Listener) {
+    let timeout = view.mesh.settings.protocol_detection_timeout;
+    listener.listener_filters_timeout = Some(timeout.map_or_else(Duration::default, wkt::duration));
+    listener.continue_on_listener_filters_timeout = true;
+}
+
+fn chain(name: &str, of: FilterChainMatch, filters: Vec<Filter>) -> FilterChain {
+    FilterChain {
+        name: name.to_owned(),
+        filter_chain_match: (of != FilterChainMatch::default()).then_some(of),
+        filters,
+        ..FilterChain::default()
+    }
+}
+
+/// The address that stands for all of the node's.
+fn any_address(view: &View<'_>) -> &'static str {
+    if view.node.ipv6_only() {
+        "::"
+    } else {
+        "0.0.0.0"
+    }
+}

@@ -1,0 +1,105 @@
+//! HTTP connection managers, with Istio's settings.
+
+use malla_xds_proto::core::Http1ProtocolOptions;
+use malla_xds_proto::hcm::http_connection_manager::{
+    CodecType, ForwardClientCertDetails, PathWithEscapedSlashesAction, RouteSpecifier,
+    SetCurrentClientCertDetails, UpgradeConfig,
+};
+use malla_xds_proto::hcm::{HttpConnectionManager, HttpFilter, Rds, RequestIdExtension};
+use malla_xds_proto::listener::Filter;
+use malla_xds_proto::route::RouteConfiguration;
+use malla_xds_proto::wkt;
+
+use super::filter;
+use crate::access_log;
+use crate::route::NO_TIMEOUT;
+use crate::tls;
+use crate::view::View;
+
+/// What a proxy of the mesh calls itself in responses.
+const SERVER_NAME: &str = "istio-envoy";
+
+/// Whose requests these are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// Of the workload, on their way out.
+    Outbound,
+    /// Of others, to the workload.
+    Inbound,
+    /// Of the world, into the mesh.
+    Gateway,
+}
+
+/// Where routes come from.
+#[derive(Debug)]
+pub(crate) enum Routes {
+    Named(String),
+    Inline(RouteConfiguration),
+}
+
+/// A connection manager. `authorization` runs before everything else.
+pub(crate) fn manager(
+    view: &View<'_>,
+    side: Side,
+    stat_prefix: String,
+    routes: Routes,
+    authorization: Vec<HttpFilter>,
+    grpc_web: bool,
+) -> Filter {
+    let mut http_filters = authorization;
+    http_filters.extend(filter::http_tail(grpc_web));
+    let mut config = HttpConnectionManager {
+        codec_type: CodecType::Auto.into(),
+        stat_prefix,
+        http_filters,
+        route_specifier: Some(match routes {
+            Routes::Named(name) => RouteSpecifier::Rds(Rds {
+                config_source: Some(tls::ads()),
+                route_config_name: name,
+            }),
+            Routes::Inline(routes) => RouteSpecifier::RouteConfig(routes),
+        }),
+        access_log: access_log::of_filter(&view.mesh.settings),
+        stream_idle_timeout: Some(NO_TIMEOUT),
+        normalize_path: Some(wkt::boolean(true)),
+        path_with_escaped_slashes_action: PathWithEscapedSlashesAction::KeepUnchanged.into(),
+        upgrade_configs: vec![UpgradeConfig {
+            upgrade_type: "websocket".into(),
+            ..UpgradeConfig::default()
+        }],
+        use_remote_address: Some(wkt::boolean(side == Side::Gateway)),
+        request_id_extension: Some(RequestIdExtension {
+            typed_config: filter::uuid_request_id().typed_config,
+        }),
+        http_protocol_options: view.node.http10.then(|| Http1ProtocolOptions {
+            accept_http_10: true,
+            ..Http1ProtocolOptions::default()
+        }),
+        ..HttpConnectionManager::default()
+    };
+    match side {
+        Side::Outbound => {}
+        Side::Inbound => {
+            config.server_name = SERVER_NAME.into();
+            config.forward_client_cert_details = ForwardClientCertDetails::AppendForward.into();
+            config.set_current_client_cert_details = Some(SetCurrentClientCertDetails {
+                subject: Some(wkt::boolean(true)),
+                dns: true,
+                uri: true,
+                ..SetCurrentClientCertDetails::default()
+            });
+        }
+        Side::Gateway => {
+            config.server_name = SERVER_NAME.into();
+            config.forward_client_cert_details = ForwardClientCertDetails::SanitizeSet.into();
+            config.set_current_client_cert_details = Some(SetCurrentClientCertDetails {
+                subject: Some(wkt::boolean(true)),
+                cert: true,
+                dns: true,
+                uri: true,
+                ..SetCurrentClientCertDetails::default()
+            });
+        }
+    }
+    filter::network("envoy.filters.network.http_connection_manager", &config)
+}

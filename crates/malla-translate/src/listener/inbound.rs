@@ -1,0 +1,274 @@
+//! `virtualInbound`: everything that arrives for the workload.
+//!
+//! For every port a service opens there is a set of filter chains, which ones depends on how the
+//! workload takes connections (PeerAuthentication) and on what the port speaks. A connection that
+//! no chain of its port takes is closed, and that is what STRICT means for plaintext.
+
+use std::collections::BTreeMap;
+
+use malla_model::Protocol;
+use malla_model::policy::MtlsMode;
+use malla_xds_proto::core::TrafficDirection;
+use malla_xds_proto::listener::{Filter, FilterChain, FilterChainMatch, Listener};
+use malla_xds_proto::wkt;
+
+use super::hcm::{Routes, Side};
+use super::{any_address, base, chain, filter, hcm, sniff, tcp};
+use crate::authn::Authn;
+use crate::names::{
+    BLACK_HOLE, INBOUND_PASSTHROUGH, INBOUND_PORT, VIRTUAL_INBOUND, inbound_cluster,
+};
+use crate::node::Interception;
+use crate::rbac;
+use crate::route::inbound_configuration;
+use crate::tls;
+use crate::view::{OwnPort, View};
+
+/// What a port speaks, as far as filter chains care.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Speaks {
+    Http,
+    Bytes,
+    /// To be found out.
+    Either,
+}
+
+/// One kind of connections: how they are told, whether TLS ends here, and what is within.
+struct Kind {
+    transport: &'static str,
+    protocols: Vec<String>,
+    terminates: bool,
+    http: bool,
+}
+
+/// A port and all that its chains need.
+struct Target<'a> {
+    name: String,
+    /// `None` is every port without chains of its own.
+    port: Option<u16>,
+    mode: MtlsMode,
+    speaks: Speaks,
+    cluster: String,
+    own: Option<OwnPort<'a>>,
+}
+
+pub(crate) fn listener(view: &View<'_>) -> Listener {
+    let targets = targets(view);
+    let without = |needs: fn(&Kind) -> bool| -> Vec<u16> {
+        let idle =
+            |target: &&Target<'_>| !kinds(view, target.mode, target.speaks).iter().any(needs);
+        targets
+            .iter()
+            .filter(idle)
+            .filter_map(|target| target.port)
+            .collect()
+    };
+    let no_tls = without(|kind| kind.transport == "tls");
+    let no_http = without(|kind| kind.transport != "tls" && !kind.protocols.is_empty());
+
+    let loops = FilterChainMatch {
+        // A connection to this very port would come back for ever.
+        destination_port: Some(wkt::uint32(INBOUND_PORT.into())),
+        ..FilterChainMatch::default()
+    };
+    let mut chains = vec![chain(
+        "virtualInbound-blackhole",
+        loops,
+        vec![tcp::to_cluster(view, BLACK_HOLE)],
+    )];
+    chains.extend(
+        targets
+            .iter()
+            .flat_map(|target| target_chains(view, target)),
+    );
+    let mut listener = Listener {
+        listener_filters: vec![
+            filter::original_dst(),
+            filter::except_for(filter::tls_inspector(), &no_tls),
+            filter::except_for(filter::http_inspector(), &no_http),
+        ],
+        filter_chains: chains,
+        ..base(
+            view,
+            VIRTUAL_INBOUND.into(),
+            any_address(view),
+            INBOUND_PORT,
+            TrafficDirection::Inbound,
+        )
+    };
+    if view.node.interception == Interception::Tproxy {
+        listener.transparent = Some(wkt::boolean(true));
+        listener.listener_filters.insert(1, filter::original_src());
+    }
+    sniff(view, &mut listener);
+    listener
+}
+
+fn targets<'a>(view: &View<'a>) -> Vec<Target<'a>> {
+    let authn = Authn::of(view.mesh, &view.node.namespace, &view.node.labels);
+    let mut own: BTreeMap<u16, OwnPort<'a>> = BTreeMap::new();
+    for port in view.own_services() {
+        // Oldest first: of two services on one port the oldest says what it speaks.
+        if port.port.protocol != Protocol::Udp {
+            own.entry(port.target).or_insert(port);
+        }
+    }
+    let mut targets = Vec::new();
+    for (port, own) in &own {
+        targets.push(Target {
+            name: format!("{}_{port}", any_address(view)),
+            port: Some(*port),
+            mode: authn.at(*port),
+            speaks: speaks(own.port.protocol),
+            cluster: inbound_cluster(*port),
+            own: Some(*own),
+        });
+    }
+    let elsewhere = |port: Option<u16>, mode| Target {
+        name: VIRTUAL_INBOUND.to_owned(),
+        port,
+        mode,
+        speaks: Speaks::Either,
+        cluster: INBOUND_PASSTHROUGH.to_owned(),
+        own: None,
+    };
+    for (port, mode) in authn.ports().filter(|(port, _)| !own.contains_key(port)) {
+        targets.push(elsewhere(Some(port), mode));
+    }
+    targets.push(elsewhere(None, authn.elsewhere()));
+    targets
+}
+
+fn speaks(protocol: Protocol) -> Speaks {
+    match protocol {
+        Protocol::Http | Protocol::Http2 | Protocol::Grpc | Protocol::GrpcWeb => Speaks::Http,
+        Protocol::Sniffed => Speaks::Either,
+        _ => Speaks::Bytes,
+    }
+}
+
+/// The kinds of connections a port takes. Mutual TLS of the mesh is told by its ALPNs, so that TLS
+/// of the application's own can go through unopened in PERMISSIVE mode.
+fn kinds(view: &View<'_>, mode: MtlsMode, speaks: Speaks) -> Vec<Kind> {
+    let own = |list: &[&str]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let plain_http = || {
+        let mut protocols = own(&["http/1.1", "h2c"]);
+        if view.node.http10 {
+            protocols.insert(0, "http/1.0".into());
+        }
+        protocols
+    };
+    let mesh = |protocols: &[&str], http| Kind {
+        transport: "tls",
+        protocols: own(protocols),
+        terminates: true,
+        http,
+    };
+    let plain = |protocols, http| Kind {
+        transport: "raw_buffer",
+        protocols,
+        terminates: false,
+        http,
+    };
+    let foreign_tls = || Kind {
+        transport: "tls",
+        protocols: Vec::new(),
+        terminates: false,
+        http: false,
+    };
+    match (mode, speaks) {
+        (MtlsMode::Permissive, Speaks::Http) => {
+            vec![mesh(&tls::MESH_ALPNS, true), plain(Vec::new(), true)]
+        }
+        (MtlsMode::Permissive, Speaks::Bytes) => {
+            vec![
+                mesh(&tls::MESH_ALPNS, false),
+                foreign_tls(),
+                plain(Vec::new(), false),
+            ]
+        }
+        (MtlsMode::Permissive, Speaks::Either) => vec![
+            mesh(&tls::MESH_HTTP_ALPNS, true),
+            plain(plain_http(), true),
+            mesh(&tls::MESH_TCP_ALPNS, false),
+            plain(Vec::new(), false),
+            foreign_tls(),
+        ],
+        (MtlsMode::Strict, Speaks::Http) => vec![mesh(&[], true)],
+        (MtlsMode::Strict, Speaks::Bytes) => vec![mesh(&[], false)],
+        (MtlsMode::Strict, Speaks::Either) => {
+            vec![mesh(&tls::MESH_HTTP_ALPNS, true), mesh(&[], false)]
+        }
+        (MtlsMode::Disable, speaks) => {
+            let any = |protocols, http| Kind {
+                transport: "",
+                ..plain(protocols, http)
+            };
+            match speaks {
+                Speaks::Http => vec![any(Vec::new(), true)],
+                Speaks::Bytes => vec![any(Vec::new(), false)],
+                Speaks::Either => vec![any(plain_http(), true), any(Vec::new(), false)],
+            }
+        }
+    }
+}
+
+fn target_chains(view: &View<'_>, target: &Target<'_>) -> Vec<FilterChain> {
+    kinds(view, target.mode, target.speaks)
+        .into_iter()
+        .map(|kind| {
+            let of = FilterChainMatch {
+                destination_port: target.port.map(|port| wkt::uint32(port.into())),
+                transport_protocol: kind.transport.into(),
+                application_protocols: kind.protocols,
+                ..FilterChainMatch::default()
+            };
+            let filters = if kind.http {
+                vec![http(view, target)]
+            } else {
+                bytes(view, target)
+            };
+            FilterChain {
+                transport_socket: kind
+                    .terminates
+                    .then(|| tls::server_socket(&tls::mesh_server(view.mesh))),
+                ..chain(&target.name, of, filters)
+            }
+        })
+        .collect()
+}
+
+fn http(view: &View<'_>, target: &Target<'_>) -> Filter {
+    let (port, operation, protocol) = match target.own {
+        Some(own) => (
+            own.port.port,
+            format!("{}:{}/*", own.service.hostname, own.port.port),
+            own.port.protocol,
+        ),
+        None => (0, ":0/*".to_owned(), Protocol::Sniffed),
+    };
+    let stat_prefix = match target.own {
+        Some(_) => format!("inbound_{}", target.name),
+        None => target.cluster.clone(),
+    };
+    let retried = !matches!(protocol, Protocol::Grpc | Protocol::GrpcWeb);
+    hcm::manager(
+        view,
+        Side::Inbound,
+        stat_prefix,
+        Routes::Inline(inbound_configuration(
+            &target.cluster,
+            port,
+            &operation,
+            retried,
+        )),
+        rbac::http_filters(view),
+        false,
+    )
+}
+
+fn bytes(view: &View<'_>, target: &Target<'_>) -> Vec<Filter> {
+    let mut filters = rbac::network_filters(view);
+    filters.push(tcp::to_cluster(view, &target.cluster));
+    filters
+}

@@ -1,0 +1,210 @@
+//! AuthorizationPolicies as Envoy's RBAC filters: one for each action, AUDIT, then DENY, then ALLOW.
+//!
+//! A policy with an unknown way to decide (CUSTOM, whose providers this mesh has none of) denies
+//! everything, as Istio does: a check that cannot be made must not be skipped.
+
+mod permission;
+mod principal;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use malla_model::id::selects;
+use malla_model::policy::{AuthorizationPolicy, PolicyAction, Rule};
+use malla_xds_proto::hcm::HttpFilter;
+use malla_xds_proto::http_filters::rbac::v3::Rbac as HttpRbac;
+use malla_xds_proto::listener::Filter;
+use malla_xds_proto::network_filters::rbac::v3::Rbac as NetworkRbac;
+use malla_xds_proto::rbac::rbac::Action;
+use malla_xds_proto::rbac::{Policy, Rbac};
+
+use crate::listener::{http_filter, network_filter};
+use crate::view::View;
+
+const HTTP_FILTER: &str = "envoy.filters.http.rbac";
+const NETWORK_FILTER: &str = "envoy.filters.network.rbac";
+/// Prefix of the network filter's statistics.
+const NETWORK_STATS: &str = "tcp.";
+const DENY_DRY_RUN: &str = "istio_dry_run_deny_";
+const ALLOW_DRY_RUN: &str = "istio_dry_run_allow_";
+const BAD_CUSTOM: &str = "default-deny-all-due-to-bad-CUSTOM-action";
+
+/// What is being guarded; HTTP has fields that bytes have not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Layer {
+    Http,
+    Tcp,
+}
+
+/// One action's policies, enforced and only tried.
+#[derive(Debug)]
+struct Filters {
+    rules: Option<Rbac>,
+    shadow: Option<Rbac>,
+    shadow_prefix: &'static str,
+}
+
+pub(crate) fn http_filters(view: &View<'_>) -> Vec<HttpFilter> {
+    let filters = build(view, Layer::Http).into_iter().map(|filters| {
+        http_filter(
+            HTTP_FILTER,
+            &HttpRbac {
+                shadow_rules_stat_prefix: filters.prefix(),
+                rules: filters.rules,
+                shadow_rules: filters.shadow,
+                ..HttpRbac::default()
+            },
+        )
+    });
+    filters.collect()
+}
+
+pub(crate) fn network_filters(view: &View<'_>) -> Vec<Filter> {
+    let filters = build(view, Layer::Tcp).into_iter().map(|filters| {
+        network_filter(
+            NETWORK_FILTER,
+            &NetworkRbac {
+                stat_prefix: NETWORK_STATS.into(),
+                shadow_rules_stat_prefix: filters.prefix(),
+                rules: filters.rules,
+                shadow_rules: filters.shadow,
+                ..NetworkRbac::default()
+            },
+        )
+    });
+    filters.collect()
+}
+
+impl Filters {
+    fn prefix(&self) -> String {
+        match self.shadow {
+            Some(_) => self.shadow_prefix.to_owned(),
+            None => String::new(),
+        }
+    }
+}
+
+fn build(view: &View<'_>, layer: Layer) -> Vec<Filters> {
+    let policies = in_force(view);
+    let of = |wanted: &PolicyAction| -> Vec<&Arc<AuthorizationPolicy>> {
+        policies
+            .iter()
+            .copied()
+            .filter(|policy| policy.action == *wanted)
+            .collect()
+    };
+    let custom = policies
+        .iter()
+        .any(|policy| matches!(policy.action, PolicyAction::Custom { .. }));
+    let mut filters = Vec::new();
+    if custom {
+        filters.push(Filters {
+            rules: Some(deny_everything()),
+            shadow: None,
+            shadow_prefix: "",
+        });
+    }
+    for (action, wire, shadow_prefix) in [
+        (PolicyAction::Audit, Action::Log, ""),
+        (PolicyAction::Deny, Action::Deny, DENY_DRY_RUN),
+        (PolicyAction::Allow, Action::Allow, ALLOW_DRY_RUN),
+    ] {
+        let (tried, enforced): (Vec<_>, Vec<_>) = of(&action).into_iter().partition(|p| p.dry_run);
+        if tried.is_empty() && enforced.is_empty() {
+            continue;
+        }
+        let rules = |policies: Vec<&Arc<AuthorizationPolicy>>| {
+            (!policies.is_empty()).then(|| rules(view, &policies, wire, layer))
+        };
+        filters.push(Filters {
+            rules: rules(enforced),
+            shadow: rules(tried),
+            shadow_prefix,
+        });
+    }
+    filters
+}
+
+/// Policies of the root namespace and the workload's that select it.
+fn in_force<'a>(view: &View<'a>) -> Vec<&'a Arc<AuthorizationPolicy>> {
+    let root = &*view.mesh.settings.root_namespace;
+    view.mesh
+        .authorization_policies
+        .iter()
+        .filter(|policy| [root, &*view.node.namespace].contains(&policy.meta.namespace()))
+        .filter(|policy| {
+            policy
+                .selector
+                .as_ref()
+                .is_none_or(|selector| selects(selector, &view.node.labels))
+        })
+        .collect()
+}
+
+fn rules(
+    view: &View<'_>,
+    policies: &[&Arc<AuthorizationPolicy>],
+    action: Action,
+    layer: Layer,
+) -> Rbac {
+    let mut out = HashMap::new();
+    for policy in policies {
+        for (at, rule) in policy.rules.iter().enumerate() {
+            if let Some(wire) = policy_of(view, rule, action, layer) {
+                let name = format!(
+                    "ns[{}]-policy[{}]-rule[{at}]",
+                    policy.meta.namespace(),
+                    policy.meta.name()
+                );
+                out.insert(name, wire);
+            }
+        }
+    }
+    Rbac {
+        action: action.into(),
+        policies: out,
+        ..Rbac::default()
+    }
+}
+
+/// `None` for a rule that asks of bytes what only HTTP has. Where such a rule denies, those fields
+/// are left out instead, so that it denies more rather than less.
+fn policy_of(view: &View<'_>, rule: &Rule, action: Action, layer: Layer) -> Option<Policy> {
+    if layer == Layer::Tcp && action != Action::Deny && needs_http(rule) {
+        return None;
+    }
+    Some(Policy {
+        permissions: permission::of_rule(rule, layer),
+        principals: principal::of_rule(view, rule, layer),
+        ..Policy::default()
+    })
+}
+
+fn needs_http(rule: &Rule) -> bool {
+    rule.to
+        .iter()
+        .any(malla_model::policy::Operation::needs_http)
+        || rule
+            .from
+            .iter()
+            .any(|source| !source.request_principals.is_empty())
+        || rule
+            .when
+            .iter()
+            .any(|condition| principal::key_needs_http(&condition.key))
+}
+
+fn deny_everything() -> Rbac {
+    Rbac {
+        action: Action::Deny.into(),
+        policies: HashMap::from([(
+            BAD_CUSTOM.to_owned(),
+            Policy {
+                permissions: vec![permission::any()],
+                principals: vec![principal::any()],
+                ..Policy::default()
+            },
+        )]),
+        ..Rbac::default()
+    }
+}
