@@ -16,11 +16,16 @@
 //! - Cluster statistics of requests (`upstream_rq_*`) are counted by the caller, those of connections and pools
 //!   (`upstream_cx_*`, `upstream_rq_pending_*`, `upstream_rq_active`, `lb_*`, `outlier_detection.*`) by the implementation.
 
+pub mod body;
 pub mod breaker;
 pub mod cluster;
+pub mod connect;
+mod counted;
 pub mod dns;
 pub mod host;
 pub mod outlier;
+mod pool;
+pub mod worker;
 
 use std::future::Future;
 use std::net::SocketAddr;

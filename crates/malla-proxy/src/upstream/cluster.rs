@@ -19,9 +19,11 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::breaker::Breakers;
+use super::connect::Connectors;
 use super::dns;
 use super::host::{Host, HostSet, States, transport_index};
 use super::outlier::{self, Detector, Monitor, Outcome};
+use crate::tls::TlsSetup;
 
 /// A cluster's state across workers.
 #[derive(Debug)]
@@ -30,6 +32,7 @@ pub struct SharedCluster {
     /// Default and high priority.
     pub breakers: [Arc<Breakers>; 2],
     pub outlier: Option<OutlierState>,
+    pub connectors: Connectors,
     source: EndpointCell,
     hosts: ArcSwap<HostSet>,
     states: Mutex<States>,
@@ -49,7 +52,7 @@ pub struct OutlierState {
 }
 
 impl SharedCluster {
-    fn new(entry: &ClusterEntry) -> Arc<Self> {
+    fn new(entry: &ClusterEntry, setup: &TlsSetup) -> Arc<Self> {
         let config = Arc::clone(&entry.config);
         let is_dns = matches!(config.discovery, Discovery::StrictDns(_) | Discovery::LogicalDns(_));
         let outlier = config.outlier.map(|settings| OutlierState {
@@ -60,6 +63,7 @@ impl SharedCluster {
             breakers: [Breakers::new(&config.thresholds[0]), Breakers::new(&config.thresholds[1])],
             source: if is_dns { EndpointCell::default() } else { Arc::clone(&entry.endpoints) },
             outlier,
+            connectors: Connectors::new(&config, setup.clone()),
             config,
             hosts: ArcSwap::default(),
             states: Mutex::default(),
@@ -160,7 +164,7 @@ impl SharedCluster {
             Outcome::Status(status) if status < 500 => &host.state.rq_success,
             Outcome::Status(_) | Outcome::Reset => &host.state.rq_error,
             Outcome::TimedOut => &host.state.rq_timeout,
-            Outcome::ConnectFailed => &host.state.cx_connect_fail,
+            Outcome::ConnectFailed | Outcome::ConnectTimedOut => &host.state.cx_connect_fail,
             Outcome::Connected | Outcome::ConnectedFinal => return self.record_outlier(host, outcome),
         };
         counter.fetch_add(1, Ordering::Relaxed);
@@ -248,13 +252,14 @@ fn spawn_every(
 #[derive(Debug, Clone)]
 pub struct Clusters {
     control: Handle,
+    setup: TlsSetup,
     known: Arc<Mutex<HashMap<Arc<str>, Arc<SharedCluster>>>>,
 }
 
 impl Clusters {
     /// `control` runs DNS and timers.
-    pub fn new(control: Handle) -> Self {
-        Self { control, known: Arc::default() }
+    pub fn new(control: Handle, setup: TlsSetup) -> Self {
+        Self { control, setup, known: Arc::default() }
     }
 
     /// The state of a cluster of a snapshot. A changed cluster gets a new one; requests under way keep the old.
@@ -265,7 +270,7 @@ impl Clusters {
         {
             return Arc::clone(cluster);
         }
-        let cluster = SharedCluster::new(entry);
+        let cluster = SharedCluster::new(entry, &self.setup);
         cluster.start_tasks(&self.control);
         known.insert(Arc::clone(&entry.config.name), Arc::clone(&cluster));
         cluster

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use foldhash::fast::RandomState;
 use malla_proxy_config::address::Address;
@@ -97,6 +98,22 @@ impl Host {
     }
 }
 
+impl Host {
+    /// The weight in balancing now: less than configured while the host warms up (`slow_start_config`).
+    fn weight(&self, cluster: &Cluster, now: Instant) -> u32 {
+        let weight = self.endpoint.weight.max(1);
+        let Some(slow) = &cluster.balance.slow_start else { return weight };
+        let age = now.saturating_duration_since(self.state.joined).max(Duration::from_secs(1));
+        let progress = (age.as_secs_f64() / slow.window.as_secs_f64().max(f64::MIN_POSITIVE)).min(1.0);
+        let share = progress.powf(1.0 / slow.aggression.max(f64::MIN_POSITIVE)).max(slow.min_weight_percent / 100.0);
+        // Scaled up, so that a small weight can still be cut into parts.
+        (f64::from(weight) * f64::from(SLOW_START_SCALE) * share).clamp(1.0, f64::from(u32::MAX)) as u32
+    }
+}
+
+/// With slow start, all weights of a cluster are multiplied by this.
+const SLOW_START_SCALE: u32 = 1000;
+
 /// States by address, carried from one set to the next.
 pub type States = HashMap<Address, Arc<HostState>, RandomState>;
 
@@ -146,7 +163,7 @@ impl HostSet {
     }
 
     /// A balancer over the hosts as healthy as they are now. `keep` leaves hosts out (metadata match).
-    pub fn balancer(&self, cluster: &Cluster, keep: impl Fn(&Host) -> bool) -> (Balancer, Vec<u32>) {
+    pub fn balancer(&self, cluster: &Cluster, keep: impl Fn(&Host) -> bool, now: Instant) -> (Balancer, Vec<u32>) {
         let by_hostname = matches!(
             cluster.balance.policy,
             BalancePolicy::RingHash { by_hostname: true, .. } | BalancePolicy::Maglev { by_hostname: true, .. }
@@ -159,7 +176,7 @@ impl HostSet {
                 let host = &self.hosts[index as usize];
                 Member {
                     key: hash_key(&host.endpoint, by_hostname),
-                    weight: host.endpoint.weight.max(1),
+                    weight: host.weight(cluster, now),
                     priority: host.priority,
                     locality: self.locality_index[index as usize],
                     availability: host.availability(),
@@ -174,6 +191,14 @@ impl HostSet {
             by_weight: self.source.as_ref().is_some_and(|source| source.weighted_priority_health),
         };
         (Balancer::new(&cluster.balance.policy, tuning, &members, &self.locality_weights), chosen)
+    }
+}
+
+impl HostSet {
+    /// Whether a host is still in its slow-start window.
+    pub fn is_warming(&self, cluster: &Cluster, now: Instant) -> bool {
+        let Some(slow) = &cluster.balance.slow_start else { return false };
+        self.hosts.iter().any(|host| now.saturating_duration_since(host.state.joined) < slow.window)
     }
 }
 

@@ -21,6 +21,8 @@ pub enum Outcome {
     /// The connection stands and nothing more will be reported (TCP).
     ConnectedFinal,
     ConnectFailed,
+    /// Not connected in time.
+    ConnectTimedOut,
     /// No answer in time.
     TimedOut,
     /// The host broke the connection or the stream off.
@@ -114,7 +116,7 @@ impl Monitor {
 
     /// Counts an outcome. A cause is returned exactly when its threshold is reached: hand it to [`Detector::triggered`].
     pub fn record(&self, outcome: Outcome, settings: &OutlierDetection) -> Option<Cause> {
-        let local_failure = matches!(outcome, Outcome::ConnectFailed | Outcome::TimedOut);
+        let local_failure = matches!(outcome, Outcome::ConnectFailed | Outcome::ConnectTimedOut | Outcome::TimedOut);
         if settings.split_local_origin_errors && local_failure {
             return self.record_local(false, settings);
         }
@@ -127,7 +129,7 @@ impl Monitor {
             Outcome::ConnectedFinal => self.record_status(200, settings),
             // Without the split, what happened on our side is counted as the status the client gets for it.
             Outcome::ConnectFailed => self.record_status(503, settings),
-            Outcome::TimedOut => self.record_status(504, settings),
+            Outcome::ConnectTimedOut | Outcome::TimedOut => self.record_status(504, settings),
             Outcome::Reset => self.record_status(503, settings),
         }
     }
