@@ -6,7 +6,12 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::pb::google;
+use malla_xds_proto::typed_struct::{UdpaTypedStruct, XdsTypedStruct};
+use malla_xds_proto::{any, json, type_url};
+use prost::{Message, Name};
+
+use crate::metadata::{Object, parse_struct};
+use crate::pb::{Any, google};
 
 /// Why a resource cannot be used: the path inside the resource and what is wrong there.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -159,6 +164,33 @@ impl Cx {
             .map_err(|_| self.invalid(field, format!("{value} is not a port (0 to 65535)")))
     }
 
+    /// The message inside an `Any`, which must be an `M` (or a `TypedStruct` that says it is one).
+    pub fn unpack<M: Message + Name + Default>(
+        &self,
+        field: &str,
+        any: &Any,
+    ) -> Result<M, Invalid> {
+        let unpacked = match typed_struct(any) {
+            Some((type_url, value)) => return self.from_json(field, &type_url, value),
+            None => any::unpack(any),
+        };
+        unpacked.map_err(|error| self.invalid(field, error.to_string()))
+    }
+
+    fn from_json<M: Message + Name + Default>(
+        &self,
+        field: &str,
+        type_url: &str,
+        mut value: serde_json::Value,
+    ) -> Result<M, Invalid> {
+        if let serde_json::Value::Object(object) = &mut value {
+            object.insert("@type".into(), type_url.into());
+        }
+        let any =
+            json::any_from_value(value).map_err(|error| self.invalid(field, error.to_string()))?;
+        any::unpack(&any).map_err(|error| self.invalid(field, error.to_string()))
+    }
+
     fn join(&self, field: &str) -> String {
         match (self.path.is_empty(), field.is_empty()) {
             (_, true) => self.path.clone(),
@@ -166,6 +198,30 @@ impl Cx {
             (false, false) => format!("{}.{field}", self.path),
         }
     }
+}
+
+/// What an `Any` really holds: the type inside a `TypedStruct`, else its own.
+pub(crate) fn type_name(any: &Any) -> String {
+    let url = typed_struct(any).map_or_else(|| any.type_url.clone(), |(url, _)| url);
+    type_url::message_name(&url).to_owned()
+}
+
+fn typed_struct(any: &Any) -> Option<(String, serde_json::Value)> {
+    let (type_url, value) = if let Ok(wire) = any::unpack::<XdsTypedStruct>(any) {
+        (wire.type_url, wire.value)
+    } else {
+        let wire = any::unpack::<UdpaTypedStruct>(any).ok()?;
+        (wire.type_url, wire.value)
+    };
+    Some((type_url, to_json(parse_struct(value.unwrap_or_default()))))
+}
+
+fn to_json(object: Object) -> serde_json::Value {
+    object
+        .into_iter()
+        .map(|(key, value)| (key, value.into_json()))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
 }
 
 /// Refuses every named local if it is not its type's default.

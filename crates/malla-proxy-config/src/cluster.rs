@@ -1,5 +1,14 @@
 //! Clusters: how their endpoints are found, chosen, limited, connected to and judged.
 
+mod balance;
+mod http_options;
+mod outlier;
+mod parse;
+mod transport;
+
+pub use http_options::{CommonHttp, Underscores};
+pub(crate) use parse::DEFAULT_BUFFER_LIMIT;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;

@@ -3,8 +3,15 @@
 use std::sync::Arc;
 
 use crate::address::Address;
+use crate::checked::{Checked, Cx, Invalid, ignorable, refuse};
 use crate::matcher::Fraction;
 use crate::metadata::Metadata;
+use crate::pb::{core, endpoint as pb};
+
+/// Envoy's `overprovisioning_factor` when none is given.
+const DEFAULT_OVERPROVISIONING: u32 = 140;
+/// Envoy's limit for a locality's priority.
+const MAX_PRIORITY: u32 = 128;
 
 /// `envoy.config.endpoint.v3.ClusterLoadAssignment`.
 #[derive(Debug, Clone, PartialEq)]
@@ -73,4 +80,169 @@ pub enum Health {
     Unhealthy,
     /// DRAINING: as unhealthy for new requests.
     Draining,
+}
+
+impl EndpointSet {
+    /// Parses one load assignment.
+    pub fn from_proto(wire: pb::ClusterLoadAssignment) -> Result<Checked<Self>, Invalid> {
+        Cx::check(|cx| Self::parse(wire, cx))
+    }
+
+    pub(crate) fn parse(wire: pb::ClusterLoadAssignment, cx: &mut Cx) -> Result<Self, Invalid> {
+        let pb::ClusterLoadAssignment {
+            cluster_name,
+            endpoints,
+            named_endpoints,
+            policy,
+        } = wire;
+        refuse!(cx; named_endpoints);
+        if cluster_name.is_empty() {
+            return Err(cx.invalid("cluster_name", "is required"));
+        }
+        let localities = cx.each("endpoints", endpoints, LocalityEndpoints::parse)?;
+        let mut set = Self {
+            cluster_name: cluster_name.into(),
+            localities,
+            overprovisioning_factor: DEFAULT_OVERPROVISIONING,
+            drop_overloads: Vec::new(),
+            weighted_priority_health: false,
+        };
+        if let Some(policy) = policy {
+            cx.field("policy", |cx| set.parse_policy(policy, cx))?;
+        }
+        Ok(set)
+    }
+
+    fn parse_policy(
+        &mut self,
+        wire: pb::cluster_load_assignment::Policy,
+        cx: &mut Cx,
+    ) -> Result<(), Invalid> {
+        let pb::cluster_load_assignment::Policy {
+            drop_overloads,
+            overprovisioning_factor,
+            endpoint_stale_after,
+            weighted_priority_health,
+        } = wire;
+        refuse!(cx; endpoint_stale_after);
+        self.weighted_priority_health = weighted_priority_health;
+        self.overprovisioning_factor =
+            overprovisioning_factor.map_or(DEFAULT_OVERPROVISIONING, |factor| factor.value);
+        self.drop_overloads = cx.each("drop_overloads", drop_overloads, |overload, cx| {
+            let share = cx.required("drop_percentage", overload.drop_percentage)?;
+            Ok((
+                overload.category,
+                cx.field("drop_percentage", |cx| Fraction::parse(share, cx))?,
+            ))
+        })?;
+        Ok(())
+    }
+
+    /// All endpoints with their locality.
+    pub fn iter(&self) -> impl Iterator<Item = (&LocalityEndpoints, &Arc<Endpoint>)> {
+        self.localities.iter().flat_map(|locality| {
+            locality
+                .endpoints
+                .iter()
+                .map(move |endpoint| (locality, endpoint))
+        })
+    }
+}
+
+impl LocalityEndpoints {
+    fn parse(wire: pb::LocalityLbEndpoints, cx: &mut Cx) -> Result<Self, Invalid> {
+        use pb::locality_lb_endpoints::LbConfig;
+        let pb::LocalityLbEndpoints {
+            locality,
+            metadata,
+            lb_endpoints,
+            load_balancing_weight,
+            priority,
+            proximity,
+            lb_config,
+        } = wire;
+        ignorable!(cx; proximity);
+        let listed = match lb_config {
+            None => Vec::new(),
+            Some(LbConfig::LoadBalancerEndpoints(list)) => list.lb_endpoints,
+            Some(LbConfig::LedsClusterLocalityConfig(_)) => {
+                return Err(cx.invalid(
+                    "leds_cluster_locality_config",
+                    "not supported by this proxy; list the endpoints",
+                ));
+            }
+        };
+        if priority > MAX_PRIORITY {
+            return Err(cx.invalid(
+                "priority",
+                format!("{priority} is more than {MAX_PRIORITY}"),
+            ));
+        }
+        let locality = locality.unwrap_or_default();
+        Ok(Self {
+            locality: Locality {
+                region: locality.region,
+                zone: locality.zone,
+                sub_zone: locality.sub_zone,
+            },
+            priority,
+            weight: load_balancing_weight.map(|weight| weight.value),
+            endpoints: cx.each(
+                "lb_endpoints",
+                lb_endpoints.into_iter().chain(listed),
+                |wire, cx| Endpoint::parse(wire, cx).map(Arc::new),
+            )?,
+            metadata: Metadata::parse(metadata, "metadata", cx),
+        })
+    }
+}
+
+impl Endpoint {
+    fn parse(wire: pb::LbEndpoint, cx: &mut Cx) -> Result<Self, Invalid> {
+        use pb::lb_endpoint::HostIdentifier;
+        let pb::LbEndpoint {
+            health_status,
+            metadata,
+            load_balancing_weight,
+            host_identifier,
+        } = wire;
+        let endpoint = match cx.required("endpoint", host_identifier)? {
+            HostIdentifier::Endpoint(endpoint) => endpoint,
+            HostIdentifier::EndpointName(_) => {
+                return Err(cx.invalid(
+                    "endpoint_name",
+                    "not supported by this proxy; write the endpoint",
+                ));
+            }
+        };
+        let pb::Endpoint {
+            address,
+            health_check_config,
+            hostname,
+            additional_addresses,
+            observability_name,
+        } = endpoint;
+        ignorable!(cx; health_check_config, additional_addresses, observability_name);
+        let address = cx.required("endpoint.address", address)?;
+        Ok(Self {
+            address: cx.field("endpoint.address", |cx| Address::parse(address, cx))?,
+            hostname,
+            health: Health::from(
+                cx.enumeration::<core::HealthStatus>("health_status", health_status)?,
+            ),
+            weight: load_balancing_weight.map_or(1, |weight| weight.value.max(1)),
+            metadata: Metadata::parse(metadata, "metadata", cx),
+        })
+    }
+}
+
+impl From<core::HealthStatus> for Health {
+    fn from(wire: core::HealthStatus) -> Self {
+        match wire {
+            core::HealthStatus::Unknown | core::HealthStatus::Healthy => Self::Healthy,
+            core::HealthStatus::Degraded => Self::Degraded,
+            core::HealthStatus::Unhealthy | core::HealthStatus::Timeout => Self::Unhealthy,
+            core::HealthStatus::Draining => Self::Draining,
+        }
+    }
 }

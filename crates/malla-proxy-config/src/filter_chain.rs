@@ -1,5 +1,7 @@
 //! Filter chains: which connections they take and what they do with them.
 
+mod parse;
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -12,11 +12,17 @@
 //! Reading order: [`checked`] (errors and paths), [`snapshot`], [`listener`] → [`filter_chain`] → [`http_manager`] or
 //! [`tcp_proxy`], [`route`], [`cluster`] → [`endpoints`], [`tls`] → [`secret`].
 
+// Old spellings that Envoy still takes are taken here too.
+#![allow(deprecated)]
+
+pub mod bootstrap;
 pub mod checked;
 pub mod snapshot;
 
 pub mod access_log;
 pub mod filter_chain;
+pub mod format;
+pub mod http_filter;
 pub mod http_manager;
 pub mod listener;
 pub mod rbac;
@@ -24,6 +30,8 @@ pub mod tcp_proxy;
 
 pub mod cluster;
 pub mod endpoints;
+pub mod headers;
+pub mod request;
 pub mod route;
 
 pub mod secret;

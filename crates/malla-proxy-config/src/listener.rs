@@ -1,5 +1,7 @@
 //! Listeners: where to accept, what to sniff, which chains there are.
 
+mod parse;
+
 use std::sync::Arc;
 use std::time::Duration;
 

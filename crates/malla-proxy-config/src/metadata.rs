@@ -32,6 +32,31 @@ pub enum Value {
 /// Metadata deeper than this is cut off; nothing the mesh writes comes near.
 const MAX_DEPTH: usize = 32;
 
+impl Value {
+    /// The same as JSON.
+    pub fn into_json(self) -> serde_json::Value {
+        match self {
+            Self::Null => serde_json::Value::Null,
+            Self::Bool(item) => item.into(),
+            Self::Number(item) if item.fract() == 0.0 && item.abs() < 9e15 => {
+                serde_json::Value::from(item as i64)
+            }
+            Self::Number(item) => item.into(),
+            Self::String(item) => item.into(),
+            Self::List(items) => items
+                .into_iter()
+                .map(Self::into_json)
+                .collect::<Vec<_>>()
+                .into(),
+            Self::Object(items) => items
+                .into_iter()
+                .map(|(key, item)| (key, item.into_json()))
+                .collect::<serde_json::Map<_, _>>()
+                .into(),
+        }
+    }
+}
+
 impl Metadata {
     pub(crate) fn parse(wire: Option<core::Metadata>, field: &str, cx: &mut Cx) -> Self {
         let Some(core::Metadata {

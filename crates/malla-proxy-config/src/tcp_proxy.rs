@@ -1,5 +1,7 @@
 //! The TCP proxy filter.
 
+mod parse;
+
 use std::sync::Arc;
 use std::time::Duration;
 

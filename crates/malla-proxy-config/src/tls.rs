@@ -2,6 +2,8 @@
 //!
 //! File names stay file names here: this crate does no IO. Whoever builds a TLS config reads them.
 
+mod parse;
+
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;

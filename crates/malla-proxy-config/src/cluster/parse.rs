@@ -1,0 +1,448 @@
+//! A cluster from proto.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::http_options::Legacy as LegacyHttp;
+use super::{
+    Balance, BalancePolicy, Bind, Cluster, Discovery, Dns, DnsFamily, OriginalDst,
+    OutlierDetection, Thresholds, Transport, TransportMatch, UpstreamHttp,
+};
+use crate::address::Address;
+use crate::checked::{Checked, Cx, Invalid, ignorable, refuse, type_name};
+use crate::endpoints::EndpointSet;
+use crate::listener::TcpKeepalive;
+use crate::metadata::Metadata;
+use crate::pb::{Any, cluster as pb, core, endpoint, extensions};
+
+const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Envoy's `per_connection_buffer_limit_bytes`.
+pub(crate) const DEFAULT_BUFFER_LIMIT: u32 = 1 << 20;
+const DEFAULT_DNS_REFRESH: Duration = Duration::from_secs(5);
+const DEFAULT_CLEANUP: Duration = Duration::from_secs(5);
+const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+
+/// The fields that say how DNS is used.
+struct DnsFields {
+    refresh: Option<crate::pb::google::Duration>,
+    jitter: Option<crate::pb::google::Duration>,
+    failure: Option<pb::cluster::RefreshRate>,
+    respect_ttl: bool,
+    family: i32,
+}
+
+impl Cluster {
+    /// Parses one cluster.
+    pub fn from_proto(wire: pb::Cluster) -> Result<Checked<Self>, Invalid> {
+        Cx::check(|cx| Self::parse(wire, cx))
+    }
+
+    pub(crate) fn parse(wire: pb::Cluster, cx: &mut Cx) -> Result<Self, Invalid> {
+        let pb::Cluster {
+            transport_socket_matches,
+            transport_socket_matcher,
+            name,
+            alt_stat_name,
+            stats_matcher,
+            eds_cluster_config,
+            connect_timeout,
+            per_connection_buffer_limit_bytes,
+            per_connection_buffer_high_watermark_timeout,
+            lb_policy,
+            load_assignment,
+            health_checks,
+            max_requests_per_connection,
+            circuit_breakers,
+            upstream_http_protocol_options,
+            common_http_protocol_options,
+            http_protocol_options,
+            http2_protocol_options,
+            typed_extension_protocol_options,
+            dns_refresh_rate,
+            dns_jitter,
+            dns_failure_refresh_rate,
+            respect_dns_ttl,
+            dns_lookup_family,
+            dns_resolvers,
+            use_tcp_for_dns_lookups,
+            dns_resolution_config,
+            typed_dns_resolver_config,
+            wait_for_warm_on_init,
+            outlier_detection,
+            cleanup_interval,
+            upstream_bind_config,
+            lb_subset_config,
+            common_lb_config,
+            transport_socket,
+            metadata,
+            protocol_selection,
+            upstream_connection_options,
+            close_connections_on_host_health_failure,
+            ignore_health_on_host_removal,
+            filters,
+            load_balancing_policy,
+            lrs_server,
+            lrs_report_endpoint_metrics,
+            track_timeout_budgets,
+            upstream_config,
+            track_cluster_stats,
+            preconnect_policy,
+            connection_pool_per_downstream_connection,
+            queuing_policies,
+            cluster_discovery_type,
+            lb_config,
+        } = wire;
+        refuse!(cx; transport_socket_matcher, health_checks, dns_resolvers, use_tcp_for_dns_lookups,
+            dns_resolution_config, lb_subset_config, upstream_config, queuing_policies, filters);
+        // How names are resolved, when a cluster counts as warm and what is measured is this proxy's own.
+        ignorable!(cx; stats_matcher, per_connection_buffer_high_watermark_timeout, typed_dns_resolver_config,
+            wait_for_warm_on_init, ignore_health_on_host_removal, lrs_server, lrs_report_endpoint_metrics,
+            track_timeout_budgets, track_cluster_stats, preconnect_policy);
+        if name.is_empty() {
+            return Err(cx.invalid("name", "is required"));
+        }
+        let name: Arc<str> = name.into();
+        let dns = DnsFields {
+            refresh: dns_refresh_rate,
+            jitter: dns_jitter,
+            failure: dns_failure_refresh_rate,
+            respect_ttl: respect_dns_ttl,
+            family: dns_lookup_family,
+        };
+        let original = match &lb_config {
+            Some(pb::cluster::LbConfig::OriginalDstLbConfig(config)) => {
+                original_dst(config.clone(), cx)?
+            }
+            _ => OriginalDst::default(),
+        };
+        let discovery = discovery(
+            &name,
+            cluster_discovery_type,
+            eds_cluster_config,
+            load_assignment,
+            dns,
+            original,
+            cx,
+        )?;
+        let legacy = LegacyHttp {
+            upstream: upstream_http_protocol_options,
+            common: common_http_protocol_options,
+            http1: http_protocol_options,
+            http2: http2_protocol_options,
+            protocol_selection,
+            max_requests_per_connection,
+        };
+        let (thresholds, max_connections_per_host) = cx.field("circuit_breakers", |cx| {
+            Thresholds::parse_all(circuit_breakers, cx)
+        })?;
+        let balance = Balance::parse(
+            super::balance::Legacy {
+                lb_policy,
+                lb_config,
+                common: common_lb_config,
+                policy: load_balancing_policy,
+            },
+            cx,
+        )?;
+        check_balance(&discovery, &balance, cx)?;
+        let outlier = match outlier_detection {
+            Some(wire) => {
+                Some(cx.field("outlier_detection", |cx| OutlierDetection::parse(wire, cx))?)
+            }
+            None => None,
+        };
+        Ok(Self {
+            stat_name: if alt_stat_name.is_empty() {
+                Arc::clone(&name)
+            } else {
+                alt_stat_name.into()
+            },
+            name,
+            discovery,
+            connect_timeout: cx
+                .duration("connect_timeout", connect_timeout)?
+                .unwrap_or(DEFAULT_CONNECT_TIMEOUT),
+            balance,
+            thresholds,
+            max_connections_per_host,
+            outlier,
+            http: http_options(typed_extension_protocol_options, legacy, cx)?,
+            transport: cx.field("transport_socket", |cx| {
+                Transport::parse(transport_socket, cx)
+            })?,
+            transport_matches: cx.each(
+                "transport_socket_matches",
+                transport_socket_matches,
+                TransportMatch::parse,
+            )?,
+            keepalive: keepalive(upstream_connection_options, cx),
+            bind: bind(upstream_bind_config, cx)?,
+            buffer_limit: per_connection_buffer_limit_bytes
+                .map_or(DEFAULT_BUFFER_LIMIT, |limit| limit.value),
+            cleanup_interval: cx
+                .duration("cleanup_interval", cleanup_interval)?
+                .unwrap_or(DEFAULT_CLEANUP),
+            close_on_health_failure: close_connections_on_host_health_failure,
+            pool_per_downstream: connection_pool_per_downstream_connection,
+            metadata: Metadata::parse(metadata, "metadata", cx),
+        })
+    }
+}
+
+/// ORIGINAL_DST and CLUSTER_PROVIDED only make sense together.
+fn check_balance(discovery: &Discovery, balance: &Balance, cx: &Cx) -> Result<(), Invalid> {
+    let original = matches!(discovery, Discovery::OriginalDst(_));
+    let provided = balance.policy == BalancePolicy::ClusterProvided;
+    if original != provided {
+        return Err(cx.invalid(
+            "lb_policy",
+            "CLUSTER_PROVIDED goes with type ORIGINAL_DST and only with it",
+        ));
+    }
+    Ok(())
+}
+
+fn discovery(
+    name: &Arc<str>,
+    kind: Option<pb::cluster::ClusterDiscoveryType>,
+    eds: Option<pb::cluster::EdsClusterConfig>,
+    assignment: Option<endpoint::ClusterLoadAssignment>,
+    dns: DnsFields,
+    original: OriginalDst,
+    cx: &mut Cx,
+) -> Result<Discovery, Invalid> {
+    use pb::cluster::{ClusterDiscoveryType, DiscoveryType};
+    let kind = match kind {
+        None => DiscoveryType::Static,
+        Some(ClusterDiscoveryType::Type(kind)) => cx.enumeration("type", kind)?,
+        Some(ClusterDiscoveryType::ClusterType(custom)) => {
+            return cx.field("cluster_type", |cx| {
+                custom_discovery(name, custom, assignment, cx)
+            });
+        }
+    };
+    match kind {
+        DiscoveryType::Eds => {
+            cx.unset("load_assignment", &assignment)?;
+            // Where from (ADS or a path) is the transport's business; the name is ours.
+            let service = eds
+                .map(|eds| eds.service_name)
+                .filter(|service| !service.is_empty());
+            Ok(Discovery::Eds {
+                service: service.map_or_else(|| Arc::clone(name), Arc::from),
+            })
+        }
+        DiscoveryType::OriginalDst => Ok(Discovery::OriginalDst(original)),
+        DiscoveryType::Static => {
+            let set = inline(name, assignment, cx)?;
+            if let Some((_, endpoint)) = set
+                .iter()
+                .find(|(_, it)| matches!(it.address, Address::Name { .. }))
+            {
+                let reason = format!(
+                    "`{}` is not an IP address; use STRICT_DNS or LOGICAL_DNS",
+                    endpoint.address
+                );
+                return Err(cx.invalid("load_assignment", reason));
+            }
+            Ok(Discovery::Static(set))
+        }
+        DiscoveryType::StrictDns => Ok(Discovery::StrictDns(make_dns(
+            inline(name, assignment, cx)?,
+            dns,
+            cx,
+        )?)),
+        DiscoveryType::LogicalDns => {
+            let set = inline(name, assignment, cx)?;
+            logical(make_dns(set, dns, cx)?, cx)
+        }
+    }
+}
+
+fn inline(
+    name: &Arc<str>,
+    assignment: Option<endpoint::ClusterLoadAssignment>,
+    cx: &mut Cx,
+) -> Result<Arc<EndpointSet>, Invalid> {
+    let mut assignment = assignment.unwrap_or_default();
+    if assignment.cluster_name.is_empty() {
+        assignment.cluster_name = name.to_string();
+    }
+    cx.field("load_assignment", |cx| EndpointSet::parse(assignment, cx))
+        .map(Arc::new)
+}
+
+fn logical(dns: Dns, cx: &Cx) -> Result<Discovery, Invalid> {
+    if dns.template.iter().count() != 1 {
+        return Err(cx.invalid("load_assignment", "LOGICAL_DNS takes exactly one endpoint"));
+    }
+    Ok(Discovery::LogicalDns(dns))
+}
+
+fn make_dns(template: Arc<EndpointSet>, wire: DnsFields, cx: &Cx) -> Result<Dns, Invalid> {
+    use pb::cluster::DnsLookupFamily;
+    let refresh = cx
+        .duration("dns_refresh_rate", wire.refresh)?
+        .unwrap_or(DEFAULT_DNS_REFRESH);
+    let failure_refresh = match wire.failure {
+        None => (refresh, refresh),
+        Some(rate) => {
+            let base = cx.duration("dns_failure_refresh_rate.base_interval", rate.base_interval)?;
+            let base = cx.required("dns_failure_refresh_rate.base_interval", base)?;
+            let max = cx.duration("dns_failure_refresh_rate.max_interval", rate.max_interval)?;
+            (base, max.unwrap_or(base * 10).max(base))
+        }
+    };
+    Ok(Dns {
+        template,
+        refresh,
+        jitter: cx.duration("dns_jitter", wire.jitter)?.unwrap_or_default(),
+        failure_refresh,
+        respect_ttl: wire.respect_ttl,
+        family: match cx.enumeration("dns_lookup_family", wire.family)? {
+            DnsLookupFamily::Auto => DnsFamily::Auto,
+            DnsLookupFamily::V4Only => DnsFamily::V4Only,
+            DnsLookupFamily::V6Only => DnsFamily::V6Only,
+            DnsLookupFamily::V4Preferred => DnsFamily::V4Preferred,
+            DnsLookupFamily::All => DnsFamily::All,
+        },
+    })
+}
+
+/// `cluster_type`: the DNS cluster extension is the new spelling of STRICT_DNS and LOGICAL_DNS.
+fn custom_discovery(
+    name: &Arc<str>,
+    wire: pb::cluster::CustomClusterType,
+    assignment: Option<endpoint::ClusterLoadAssignment>,
+    cx: &mut Cx,
+) -> Result<Discovery, Invalid> {
+    use extensions::clusters::common::dns::v3::DnsLookupFamily;
+    let any = cx.required("typed_config", wire.typed_config)?;
+    let kind = type_name(&any);
+    if kind != "envoy.extensions.clusters.dns.v3.DnsCluster" {
+        return Err(cx.invalid(
+            "typed_config",
+            format!("cluster type {kind} is not supported by this proxy"),
+        ));
+    }
+    let extensions::clusters::dns::v3::DnsCluster {
+        dns_refresh_rate,
+        dns_failure_refresh_rate,
+        respect_dns_ttl,
+        dns_jitter,
+        typed_dns_resolver_config,
+        dns_lookup_family,
+        all_addresses_in_single_endpoint,
+        dns_min_refresh_rate,
+    } = cx.unpack("typed_config", &any)?;
+    ignorable!(cx; typed_dns_resolver_config, dns_min_refresh_rate);
+    let family = match cx.enumeration("dns_lookup_family", dns_lookup_family)? {
+        DnsLookupFamily::Unspecified | DnsLookupFamily::Auto => pb::cluster::DnsLookupFamily::Auto,
+        DnsLookupFamily::V4Only => pb::cluster::DnsLookupFamily::V4Only,
+        DnsLookupFamily::V6Only => pb::cluster::DnsLookupFamily::V6Only,
+        DnsLookupFamily::V4Preferred => pb::cluster::DnsLookupFamily::V4Preferred,
+        DnsLookupFamily::All => pb::cluster::DnsLookupFamily::All,
+    };
+    let fields = DnsFields {
+        refresh: dns_refresh_rate,
+        jitter: dns_jitter,
+        failure: dns_failure_refresh_rate.map(|rate| pb::cluster::RefreshRate {
+            base_interval: rate.base_interval,
+            max_interval: rate.max_interval,
+        }),
+        respect_ttl: respect_dns_ttl,
+        family: family as i32,
+    };
+    let dns = make_dns(inline(name, assignment, cx)?, fields, cx)?;
+    if all_addresses_in_single_endpoint {
+        logical(dns, cx)
+    } else {
+        Ok(Discovery::StrictDns(dns))
+    }
+}
+
+fn original_dst(
+    wire: pb::cluster::OriginalDstLbConfig,
+    cx: &mut Cx,
+) -> Result<OriginalDst, Invalid> {
+    let pb::cluster::OriginalDstLbConfig {
+        use_http_header,
+        http_header_name,
+        upstream_port_override,
+        metadata_key,
+    } = wire;
+    refuse!(cx; metadata_key);
+    let header = match (use_http_header, http_header_name.as_str()) {
+        (false, _) => None,
+        (true, "") => Some(http::HeaderName::from_static("x-envoy-original-dst-host")),
+        (true, name) => Some(name.parse().map_err(|_| {
+            cx.invalid(
+                "original_dst_lb_config.http_header_name",
+                "is not a header name",
+            )
+        })?),
+    };
+    let port_override = match upstream_port_override {
+        Some(port) => Some(cx.port("original_dst_lb_config.upstream_port_override", port.value)?),
+        None => None,
+    };
+    Ok(OriginalDst {
+        header,
+        port_override,
+    })
+}
+
+fn http_options(
+    typed: std::collections::HashMap<String, Any>,
+    legacy: LegacyHttp,
+    cx: &mut Cx,
+) -> Result<UpstreamHttp, Invalid> {
+    let mut found = None;
+    for (name, any) in typed {
+        let field = format!("typed_extension_protocol_options[{name}]");
+        if type_name(&any) != HTTP_OPTIONS {
+            return Err(cx.invalid(
+                &field,
+                format!("{} is not supported by this proxy", type_name(&any)),
+            ));
+        }
+        let options = cx.unpack(&field, &any)?;
+        found = Some(cx.field(&field, |cx| UpstreamHttp::parse(options, cx))?);
+    }
+    match found {
+        Some(options) => Ok(options),
+        None => UpstreamHttp::parse_legacy(legacy, cx),
+    }
+}
+
+fn keepalive(wire: Option<pb::UpstreamConnectionOptions>, cx: &mut Cx) -> Option<TcpKeepalive> {
+    let pb::UpstreamConnectionOptions {
+        tcp_keepalive,
+        set_local_interface_name_on_upstream_connections,
+        happy_eyeballs_config,
+    } = wire?;
+    ignorable!(cx; set_local_interface_name_on_upstream_connections, happy_eyeballs_config);
+    tcp_keepalive.map(TcpKeepalive::parse)
+}
+
+fn bind(wire: Option<core::BindConfig>, cx: &mut Cx) -> Result<Option<Bind>, Invalid> {
+    let Some(wire) = wire else { return Ok(None) };
+    cx.field("upstream_bind_config", |cx| {
+        let core::BindConfig {
+            source_address,
+            freebind,
+            socket_options,
+            extra_source_addresses,
+            additional_source_addresses,
+            local_address_selector,
+            validate_network_namespaces,
+        } = wire;
+        refuse!(cx; socket_options, extra_source_addresses, additional_source_addresses, local_address_selector);
+        ignorable!(cx; validate_network_namespaces);
+        let Some(source) = source_address else { return Ok(None) };
+        let address = core::Address { address: Some(core::address::Address::SocketAddress(source)) };
+        let address = cx.field("source_address", |cx| Address::parse(address, cx))?;
+        let source = cx.required("source_address", address.socket())?;
+        Ok(Some(Bind { source, freebind: freebind.is_some_and(|value| value.value) }))
+    })
+}

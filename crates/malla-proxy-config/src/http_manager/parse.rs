@@ -1,0 +1,377 @@
+//! An HTTP connection manager from proto.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderValue;
+
+use super::{
+    ClientCert, ClientCertMode, Codec, EscapedSlashes, HttpManager, Normalise, RemoteAddress,
+    RequestId, RouteSource, ServerHeader, ServerHeaderMode, StripPort, Timeouts,
+};
+use crate::access_log::AccessLog;
+use crate::address::cidr;
+use crate::checked::{Cx, Invalid, ignorable, refuse, type_name};
+use crate::cluster::{CommonHttp, Http1Options, Http2Options};
+use crate::http_filter::HttpFilter;
+use crate::pb::extensions::request_id::uuid::v3::UuidRequestIdConfig;
+use crate::pb::{core, google, hcm as pb};
+use crate::route::RouteConfig;
+
+const DEFAULT_MAX_HEADERS_KB: u32 = 60;
+/// Envoy refuses more.
+const MAX_HEADERS_KB: u32 = 8192;
+const DEFAULT_STREAM_IDLE: Duration = Duration::from_secs(300);
+const DEFAULT_DRAIN: Duration = Duration::from_secs(5);
+const DEFAULT_DELAYED_CLOSE: Duration = Duration::from_secs(1);
+
+fn flag(wire: Option<google::BoolValue>, default: bool) -> bool {
+    wire.map_or(default, |value| value.value)
+}
+
+impl HttpManager {
+    pub(crate) fn parse(wire: pb::HttpConnectionManager, cx: &mut Cx) -> Result<Self, Invalid> {
+        let pb::HttpConnectionManager {
+            codec_type,
+            stat_prefix,
+            http_filters,
+            add_user_agent,
+            tracing,
+            common_http_protocol_options,
+            http1_safe_max_connection_duration,
+            http_protocol_options,
+            http2_protocol_options,
+            http3_protocol_options,
+            server_name,
+            server_header_transformation,
+            scheme_header_transformation,
+            max_request_headers_kb,
+            stream_idle_timeout,
+            stream_flush_timeout,
+            request_timeout,
+            request_headers_timeout,
+            drain_timeout,
+            drain_timeout_jitter,
+            delayed_close_timeout,
+            access_log,
+            access_log_flush_interval,
+            flush_access_log_on_new_request,
+            access_log_options,
+            use_remote_address,
+            xff_num_trusted_hops,
+            original_ip_detection_extensions,
+            early_header_mutation_extensions,
+            internal_address_config,
+            skip_xff_append,
+            via,
+            generate_request_id,
+            preserve_external_request_id,
+            always_set_request_id_in_response,
+            forward_client_cert_details,
+            set_current_client_cert_details,
+            forward_client_cert_matcher,
+            proxy_100_continue,
+            represent_ipv4_remote_address_as_ipv4_mapped_ipv6,
+            upgrade_configs,
+            normalize_path,
+            merge_slashes,
+            path_with_escaped_slashes_action,
+            request_id_extension,
+            local_reply_config,
+            strip_matching_host_port,
+            stream_error_on_invalid_http_message,
+            path_normalization_options,
+            strip_trailing_host_dot,
+            proxy_status_config,
+            typed_header_validation_config,
+            append_x_forwarded_port,
+            append_local_overload,
+            add_proxy_protocol_connection_state,
+            forward_proto_config,
+            route_specifier,
+            strip_port_mode,
+        } = wire;
+        refuse!(cx; http3_protocol_options, access_log_flush_interval, flush_access_log_on_new_request,
+            access_log_options, original_ip_detection_extensions, early_header_mutation_extensions,
+            forward_client_cert_matcher, represent_ipv4_remote_address_as_ipv4_mapped_ipv6, local_reply_config,
+            path_normalization_options, proxy_status_config, typed_header_validation_config, forward_proto_config,
+            add_user_agent);
+        ignorable!(cx; tracing, http1_safe_max_connection_duration, stream_flush_timeout, drain_timeout_jitter,
+            stream_error_on_invalid_http_message, append_local_overload, add_proxy_protocol_connection_state);
+        let (filters, router) = HttpFilter::parse_all(http_filters, cx)?;
+        let name = if server_name.is_empty() {
+            "envoy"
+        } else {
+            &server_name
+        };
+        let timeouts = Timeouts {
+            stream_idle: off_at_zero(
+                cx.duration("stream_idle_timeout", stream_idle_timeout)?
+                    .or(Some(DEFAULT_STREAM_IDLE)),
+            ),
+            request: off_at_zero(cx.duration("request_timeout", request_timeout)?),
+            request_headers: off_at_zero(
+                cx.duration("request_headers_timeout", request_headers_timeout)?,
+            ),
+            drain: cx
+                .duration("drain_timeout", drain_timeout)?
+                .unwrap_or(DEFAULT_DRAIN),
+            delayed_close: cx
+                .duration("delayed_close_timeout", delayed_close_timeout)?
+                .unwrap_or(DEFAULT_DELAYED_CLOSE),
+        };
+        Ok(Self {
+            stat_prefix: stat_prefix.into(),
+            codec: match cx.enumeration("codec_type", codec_type)? {
+                pb::http_connection_manager::CodecType::Auto => Codec::Auto,
+                pb::http_connection_manager::CodecType::Http1 => Codec::Http1,
+                pb::http_connection_manager::CodecType::Http2 => Codec::Http2,
+                pb::http_connection_manager::CodecType::Http3 => {
+                    return Err(cx.invalid("codec_type", "HTTP3 is not supported by this proxy"));
+                }
+            },
+            routes: routes(route_specifier, cx)?,
+            filters,
+            router,
+            access_logs: AccessLog::parse_all("access_log", access_log, cx)?,
+            common: match common_http_protocol_options {
+                Some(wire) => cx.field("common_http_protocol_options", |cx| {
+                    CommonHttp::parse(wire, cx)
+                })?,
+                None => CommonHttp::default(),
+            },
+            http1: cx.field("http_protocol_options", |cx| {
+                Http1Options::parse(http_protocol_options.unwrap_or_default(), cx)
+            })?,
+            http2: cx.field("http2_protocol_options", |cx| {
+                Http2Options::parse(http2_protocol_options.unwrap_or_default(), cx)
+            })?,
+            max_request_headers_kb: max_headers(max_request_headers_kb, cx)?,
+            timeouts,
+            server: ServerHeader {
+                name: header("server_name", name, cx)?,
+                mode: server_mode(server_header_transformation, cx)?,
+            },
+            remote: RemoteAddress {
+                use_connection: flag(use_remote_address, false),
+                trusted_hops: xff_num_trusted_hops,
+                skip_append: skip_xff_append,
+                internal: internal(internal_address_config, cx)?,
+            },
+            client_cert: client_cert(
+                forward_client_cert_details,
+                set_current_client_cert_details,
+                cx,
+            )?,
+            request_id: RequestId {
+                generate: flag(generate_request_id, true),
+                preserve_external: preserve_external_request_id,
+                in_response: always_set_request_id_in_response,
+                pack_trace_reason: pack_trace_reason(request_id_extension, cx)?,
+            },
+            via: if via.is_empty() {
+                None
+            } else {
+                Some(header("via", &via, cx)?)
+            },
+            normalise: Normalise {
+                path: flag(normalize_path, false),
+                merge_slashes,
+                escaped_slashes: escaped_slashes(path_with_escaped_slashes_action, cx)?,
+                strip_port: match strip_port_mode {
+                    Some(pb::http_connection_manager::StripPortMode::StripAnyHostPort(true)) => {
+                        StripPort::Any
+                    }
+                    _ if strip_matching_host_port => StripPort::Matching,
+                    _ => StripPort::Never,
+                },
+                strip_trailing_dot: strip_trailing_host_dot,
+            },
+            upgrades: cx.each("upgrade_configs", upgrade_configs, upgrade)?,
+            proxy_100_continue,
+            scheme_overwrite: scheme(scheme_header_transformation, cx)?,
+            append_forwarded_port: append_x_forwarded_port,
+        })
+    }
+}
+
+fn off_at_zero(timeout: Option<Duration>) -> Option<Duration> {
+    timeout.filter(|timeout| !timeout.is_zero())
+}
+
+fn header(field: &str, text: &str, cx: &Cx) -> Result<HeaderValue, Invalid> {
+    HeaderValue::from_str(text)
+        .map_err(|_| cx.invalid(field, "has characters that no header may have"))
+}
+
+fn max_headers(wire: Option<google::UInt32Value>, cx: &Cx) -> Result<u32, Invalid> {
+    let max = wire.map_or(DEFAULT_MAX_HEADERS_KB, |max| max.value);
+    if max == 0 || max > MAX_HEADERS_KB {
+        return Err(cx.invalid(
+            "max_request_headers_kb",
+            format!("{max} is not from 1 to {MAX_HEADERS_KB}"),
+        ));
+    }
+    Ok(max)
+}
+
+fn routes(
+    wire: Option<pb::http_connection_manager::RouteSpecifier>,
+    cx: &mut Cx,
+) -> Result<RouteSource, Invalid> {
+    use pb::http_connection_manager::RouteSpecifier;
+    match cx.required("route_specifier", wire)? {
+        RouteSpecifier::RouteConfig(config) => {
+            let config = cx.field("route_config", |cx| RouteConfig::parse(config, cx))?;
+            Ok(RouteSource::Inline(Arc::new(config)))
+        }
+        RouteSpecifier::Rds(pb::Rds {
+            config_source: _,
+            route_config_name,
+        }) => {
+            if route_config_name.is_empty() {
+                return Err(cx.invalid("rds.route_config_name", "is required"));
+            }
+            Ok(RouteSource::Rds(route_config_name.into()))
+        }
+        RouteSpecifier::ScopedRoutes(_) => {
+            Err(cx.invalid("scoped_routes", "not supported by this proxy"))
+        }
+    }
+}
+
+fn server_mode(wire: i32, cx: &Cx) -> Result<ServerHeaderMode, Invalid> {
+    use pb::http_connection_manager::ServerHeaderTransformation as Wire;
+    Ok(
+        match cx.enumeration("server_header_transformation", wire)? {
+            Wire::Overwrite => ServerHeaderMode::Overwrite,
+            Wire::AppendIfAbsent => ServerHeaderMode::AppendIfAbsent,
+            Wire::PassThrough => ServerHeaderMode::PassThrough,
+        },
+    )
+}
+
+fn internal(
+    wire: Option<pb::http_connection_manager::InternalAddressConfig>,
+    cx: &mut Cx,
+) -> Result<Option<Vec<ipnet::IpNet>>, Invalid> {
+    let Some(pb::http_connection_manager::InternalAddressConfig {
+        unix_sockets,
+        cidr_ranges,
+    }) = wire
+    else {
+        return Ok(None);
+    };
+    ignorable!(cx; unix_sockets);
+    cx.field("internal_address_config", |cx| {
+        cx.each("cidr_ranges", cidr_ranges, |range, cx| cidr(range, cx))
+    })
+    .map(Some)
+}
+
+fn client_cert(
+    mode: i32,
+    set: Option<pb::http_connection_manager::SetCurrentClientCertDetails>,
+    cx: &mut Cx,
+) -> Result<ClientCert, Invalid> {
+    use pb::http_connection_manager::ForwardClientCertDetails as Wire;
+    let pb::http_connection_manager::SetCurrentClientCertDetails {
+        subject,
+        cert,
+        chain,
+        dns,
+        uri,
+        issuer,
+        format,
+    } = set.unwrap_or_default();
+    refuse!(cx; issuer, format);
+    Ok(ClientCert {
+        mode: match cx.enumeration("forward_client_cert_details", mode)? {
+            Wire::Sanitize => ClientCertMode::Sanitize,
+            Wire::ForwardOnly => ClientCertMode::ForwardOnly,
+            Wire::AppendForward => ClientCertMode::AppendForward,
+            Wire::SanitizeSet => ClientCertMode::SanitizeSet,
+            Wire::AlwaysForwardOnly => ClientCertMode::AlwaysForwardOnly,
+        },
+        subject: flag(subject, false),
+        cert,
+        chain,
+        dns,
+        uri,
+    })
+}
+
+fn pack_trace_reason(wire: Option<pb::RequestIdExtension>, cx: &mut Cx) -> Result<bool, Invalid> {
+    let Some(any) = wire.and_then(|wire| wire.typed_config) else {
+        return Ok(true);
+    };
+    cx.field("request_id_extension.typed_config", |cx| {
+        if type_name(&any) != "envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig" {
+            return Err(cx.invalid(
+                "",
+                format!("{} is not supported by this proxy", type_name(&any)),
+            ));
+        }
+        let UuidRequestIdConfig {
+            pack_trace_reason,
+            use_request_id_for_trace_sampling,
+        } = cx.unpack("", &any)?;
+        ignorable!(cx; use_request_id_for_trace_sampling);
+        Ok(flag(pack_trace_reason, true))
+    })
+}
+
+fn escaped_slashes(wire: i32, cx: &Cx) -> Result<EscapedSlashes, Invalid> {
+    use pb::http_connection_manager::PathWithEscapedSlashesAction as Wire;
+    Ok(
+        match cx.enumeration("path_with_escaped_slashes_action", wire)? {
+            Wire::ImplementationSpecificDefault | Wire::KeepUnchanged => EscapedSlashes::Keep,
+            Wire::RejectRequest => EscapedSlashes::Reject,
+            Wire::UnescapeAndRedirect => EscapedSlashes::Redirect,
+            Wire::UnescapeAndForward => EscapedSlashes::Forward,
+        },
+    )
+}
+
+fn upgrade(
+    wire: pb::http_connection_manager::UpgradeConfig,
+    cx: &mut Cx,
+) -> Result<(String, bool), Invalid> {
+    let pb::http_connection_manager::UpgradeConfig {
+        upgrade_type,
+        filters,
+        enabled,
+    } = wire;
+    refuse!(cx; filters);
+    if upgrade_type.is_empty() {
+        return Err(cx.invalid("upgrade_type", "is required"));
+    }
+    Ok((upgrade_type.to_ascii_lowercase(), flag(enabled, true)))
+}
+
+fn scheme(
+    wire: Option<core::SchemeHeaderTransformation>,
+    cx: &mut Cx,
+) -> Result<Option<HeaderValue>, Invalid> {
+    use core::scheme_header_transformation::Transformation;
+    let Some(core::SchemeHeaderTransformation {
+        match_upstream,
+        transformation,
+    }) = wire
+    else {
+        return Ok(None);
+    };
+    refuse!(cx; match_upstream);
+    match transformation {
+        None => Ok(None),
+        Some(Transformation::SchemeToOverwrite(scheme))
+            if scheme == "http" || scheme == "https" =>
+        {
+            header("scheme_header_transformation", &scheme, cx).map(Some)
+        }
+        Some(Transformation::SchemeToOverwrite(_)) => Err(cx.invalid(
+            "scheme_header_transformation.scheme_to_overwrite",
+            "must be http or https",
+        )),
+    }
+}

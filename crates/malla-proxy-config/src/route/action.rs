@@ -1,0 +1,808 @@
+//! What happens with a request that a route takes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, StatusCode};
+
+use super::Inherited;
+use super::matcher::{PathMatch, RouteMatch};
+use super::retry::RetryPolicy;
+use crate::checked::{Cx, Invalid, ignorable, refuse};
+use crate::format::Field;
+use crate::headers::HeaderEdits;
+use crate::http_filter::{PerFilter, status_code};
+use crate::matcher::{Fraction, RegexReplace};
+use crate::metadata::Metadata;
+use crate::pb::{core, google, route as pb};
+
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// What happens.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// It goes to a cluster.
+    Forward(Box<Forward>),
+    /// The client is sent elsewhere.
+    Redirect(Redirect),
+    /// The proxy answers.
+    Direct(DirectResponse),
+    /// Matched by a server that does not forward; a proxy answers 500.
+    NonForwarding,
+}
+
+/// `RouteAction`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Forward {
+    /// Where to.
+    pub target: Target,
+    /// The answer when that cluster is not there.
+    pub not_found: StatusCode,
+    /// Only endpoints with this `envoy.lb` metadata.
+    pub metadata_match: Option<Metadata>,
+    /// Change of the path.
+    pub path: PathRewrite,
+    /// Change of the host.
+    pub host: HostRewrite,
+    /// Keep the old host in `x-forwarded-host`.
+    pub append_forwarded_host: bool,
+    /// Limit for the whole exchange, from the end of the request; `None` is none.
+    pub timeout: Option<Duration>,
+    /// Limit without progress; `None` leaves the manager's, `Some(None)` is none.
+    pub idle_timeout: Option<Option<Duration>>,
+    /// Limits for long streams.
+    pub max_stream: Option<MaxStream>,
+    /// When to try again.
+    pub retry: Option<Arc<RetryPolicy>>,
+    /// Copies that go elsewhere.
+    pub mirrors: Vec<Mirror>,
+    /// High-priority circuit breakers.
+    pub high_priority: bool,
+    /// What consistent hashing is over, in order.
+    pub hash: Vec<HashPolicy>,
+    /// Upgrade types this route switches on or off, lower case.
+    pub upgrades: Vec<(String, bool)>,
+    /// CONNECT requests end here: a TCP connection to the endpoint.
+    pub connect_terminates: bool,
+}
+
+/// Where a request goes.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Target {
+    /// This cluster; it may not be there (yet).
+    Cluster(Arc<str>),
+    /// The cluster this request header names.
+    Header(HeaderName),
+    /// One of several, by weight.
+    Weighted(Weighted),
+}
+
+/// Weighted clusters.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Weighted {
+    /// The clusters.
+    pub clusters: Vec<WeightedCluster>,
+    /// Sum of the weights; at least 1.
+    pub total: u64,
+    /// Take the random number from this request header.
+    pub random_header: Option<HeaderName>,
+}
+
+/// One of several clusters.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WeightedCluster {
+    /// Name, or the header that has it.
+    pub cluster: Result<Arc<str>, HeaderName>,
+    /// Share of the total.
+    pub weight: u64,
+    /// Merged over the route's.
+    pub metadata_match: Option<Metadata>,
+    /// Changes to its requests.
+    pub request_headers: HeaderEdits,
+    /// Changes to its responses.
+    pub response_headers: HeaderEdits,
+    /// What it says about filters.
+    pub per_filter: PerFilter,
+    /// Its own host.
+    pub host: Option<HeaderValue>,
+}
+
+impl Weighted {
+    /// The cluster a number falls to.
+    pub fn pick(&self, random: u64) -> Option<&WeightedCluster> {
+        let mut point = random % self.total.max(1);
+        for cluster in &self.clusters {
+            match point.checked_sub(cluster.weight) {
+                None => return Some(cluster),
+                Some(rest) => point = rest,
+            }
+        }
+        None
+    }
+}
+
+/// Change of the path.
+#[derive(Debug, Clone, PartialEq)]
+pub enum PathRewrite {
+    /// None.
+    Keep,
+    /// The matched part is replaced.
+    Prefix {
+        /// Length of the matched part; `None` replaces the whole path.
+        matched: Option<usize>,
+        /// By what.
+        by: String,
+    },
+    /// Every match is replaced, the query is left alone.
+    Regex(RegexReplace),
+}
+
+/// Change of the host.
+#[derive(Debug, Clone, PartialEq)]
+pub enum HostRewrite {
+    /// None.
+    Keep,
+    /// This.
+    Literal(HeaderValue),
+    /// The chosen endpoint's hostname.
+    Auto,
+    /// The value of this request header.
+    Header(HeaderName),
+    /// The path with every match replaced.
+    PathRegex(RegexReplace),
+}
+
+/// `MaxStreamDuration`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MaxStream {
+    /// For any request; `None` is none.
+    pub max: Option<Duration>,
+    /// Take `grpc-timeout` of gRPC requests, up to this (zero: whatever it says).
+    pub grpc_max: Option<Duration>,
+    /// Subtracted from it.
+    pub grpc_offset: Duration,
+}
+
+/// `RequestMirrorPolicy`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Mirror {
+    /// Name, or the header that has it.
+    pub cluster: Result<Arc<str>, HeaderName>,
+    /// Share of requests.
+    pub fraction: Fraction,
+    /// The host gets `-shadow` appended.
+    pub shadow_suffix: bool,
+    /// The host is this instead.
+    pub host: Option<HeaderValue>,
+}
+
+/// `HashPolicy`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HashPolicy {
+    /// Enough if this one gave a hash.
+    pub terminal: bool,
+    /// Over what.
+    pub over: HashOver,
+}
+
+/// Over what is hashed.
+#[derive(Debug, Clone, PartialEq)]
+pub enum HashOver {
+    /// A header, maybe rewritten first.
+    Header(Field, Option<RegexReplace>),
+    /// A cookie.
+    Cookie(HashCookie),
+    /// The client's address.
+    SourceIp,
+    /// A query parameter.
+    Query(String),
+}
+
+/// A cookie, made where it is missing if it has a lifetime.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HashCookie {
+    /// Name.
+    pub name: String,
+    /// Lifetime of a made one (zero: the session); `None` makes none.
+    pub ttl: Option<Duration>,
+    /// Path of a made one.
+    pub path: String,
+    /// Further attributes of a made one.
+    pub attributes: Vec<(String, String)>,
+}
+
+/// `RedirectAction`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Redirect {
+    /// Host; `None` keeps it.
+    pub host: Option<String>,
+    /// Port; `None` keeps it.
+    pub port: Option<u16>,
+    /// Scheme; `None` keeps it.
+    pub scheme: Option<String>,
+    /// Path.
+    pub path: RedirectPath,
+    /// Status.
+    pub status: StatusCode,
+    /// Drop the query.
+    pub strip_query: bool,
+}
+
+/// Path of a redirect.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RedirectPath {
+    /// As it is.
+    Keep,
+    /// This, with its own query if it has one.
+    Literal(String),
+    /// As in a forwarding route.
+    Rewrite(PathRewrite),
+}
+
+/// `DirectResponseAction`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DirectResponse {
+    /// Status.
+    pub status: StatusCode,
+    /// Body; may be empty.
+    pub body: Bytes,
+}
+
+impl Action {
+    pub(super) fn parse(
+        wire: pb::route::Action,
+        matches: &RouteMatch,
+        inherited: &Inherited,
+        cx: &mut Cx,
+    ) -> Result<Self, Invalid> {
+        use pb::route::Action as Wire;
+        match wire {
+            Wire::Route(route) => {
+                let forward =
+                    cx.field("route", |cx| Forward::parse(route, matches, inherited, cx))?;
+                Ok(Self::Forward(Box::new(forward)))
+            }
+            Wire::Redirect(redirect) => cx
+                .field("redirect", |cx| Redirect::parse(redirect, matches, cx))
+                .map(Self::Redirect),
+            Wire::DirectResponse(direct) => cx
+                .field("direct_response", |cx| {
+                    DirectResponse::parse(direct, inherited.max_direct_body, cx)
+                })
+                .map(Self::Direct),
+            Wire::NonForwardingAction(_) => Ok(Self::NonForwarding),
+            Wire::FilterAction(_) => {
+                Err(cx.invalid("filter_action", "not supported by this proxy"))
+            }
+        }
+    }
+}
+
+fn header_name(field: &str, name: &str, cx: &Cx) -> Result<HeaderName, Invalid> {
+    name.parse()
+        .map_err(|_| cx.invalid(field, format!("`{name}` is not a header name")))
+}
+
+fn header_value(field: &str, text: &str, cx: &Cx) -> Result<HeaderValue, Invalid> {
+    HeaderValue::from_str(text)
+        .map_err(|_| cx.invalid(field, "has characters that no header may have"))
+}
+
+/// A cluster by name or by header; exactly one must be given.
+fn cluster_or_header(
+    name: String,
+    header: &str,
+    cx: &Cx,
+) -> Result<Result<Arc<str>, HeaderName>, Invalid> {
+    match (name.is_empty(), header.is_empty()) {
+        (false, true) => Ok(Ok(name.into())),
+        (true, false) => header_name("cluster_header", header, cx).map(Err),
+        _ => Err(cx.invalid(
+            "cluster",
+            "exactly one of a name and cluster_header is required",
+        )),
+    }
+}
+
+impl Forward {
+    fn parse(
+        wire: pb::RouteAction,
+        matches: &RouteMatch,
+        inherited: &Inherited,
+        cx: &mut Cx,
+    ) -> Result<Self, Invalid> {
+        use pb::route_action::ClusterNotFoundResponseCode;
+        let pb::RouteAction {
+            cluster_not_found_response_code,
+            metadata_match,
+            prefix_rewrite,
+            regex_rewrite,
+            path_rewrite_policy,
+            path_rewrite,
+            append_x_forwarded_host,
+            timeout,
+            idle_timeout,
+            flush_timeout,
+            early_data_policy,
+            retry_policy,
+            retry_policy_typed_config,
+            request_mirror_policies,
+            priority,
+            rate_limits,
+            include_vh_rate_limits,
+            hash_policy,
+            cors: _,
+            max_grpc_timeout,
+            grpc_timeout_offset,
+            upgrade_configs,
+            internal_redirect_policy,
+            internal_redirect_action,
+            max_internal_redirects,
+            hedge_policy,
+            max_stream_duration,
+            cluster_specifier,
+            host_rewrite_specifier,
+        } = wire;
+        refuse!(cx; path_rewrite_policy, path_rewrite, retry_policy_typed_config, rate_limits, include_vh_rate_limits,
+            internal_redirect_policy, internal_redirect_action, max_internal_redirects, hedge_policy);
+        ignorable!(cx; flush_timeout, early_data_policy);
+        let timeout = cx.duration("timeout", timeout)?.unwrap_or(DEFAULT_TIMEOUT);
+        let idle_timeout = cx.duration("idle_timeout", idle_timeout)?;
+        let retry = match retry_policy {
+            Some(policy) => {
+                Some(Arc::new(cx.field("retry_policy", |cx| {
+                    RetryPolicy::parse(policy, cx)
+                })?))
+            }
+            None => inherited.retry.clone(),
+        };
+        let mirrors = if request_mirror_policies.is_empty() {
+            inherited.mirrors.clone()
+        } else {
+            cx.each(
+                "request_mirror_policies",
+                request_mirror_policies,
+                Mirror::parse,
+            )?
+        };
+        let priority: core::RoutingPriority = cx.enumeration("priority", priority)?;
+        let upgrades: Vec<(String, bool, bool)> =
+            cx.each("upgrade_configs", upgrade_configs, upgrade)?;
+        Ok(Self {
+            target: Target::parse(cluster_specifier, cx)?,
+            not_found: match cx.enumeration(
+                "cluster_not_found_response_code",
+                cluster_not_found_response_code,
+            )? {
+                ClusterNotFoundResponseCode::ServiceUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+                ClusterNotFoundResponseCode::NotFound => StatusCode::NOT_FOUND,
+                ClusterNotFoundResponseCode::InternalServerError => {
+                    StatusCode::INTERNAL_SERVER_ERROR
+                }
+            },
+            metadata_match: metadata_match
+                .map(|wire| Metadata::parse(Some(wire), "metadata_match", cx)),
+            path: PathRewrite::parse(prefix_rewrite, regex_rewrite, matches, cx)?,
+            host: HostRewrite::parse(host_rewrite_specifier, cx)?,
+            append_forwarded_host: append_x_forwarded_host,
+            timeout: (!timeout.is_zero()).then_some(timeout),
+            idle_timeout: idle_timeout.map(|timeout| (!timeout.is_zero()).then_some(timeout)),
+            max_stream: MaxStream::parse(
+                max_stream_duration,
+                max_grpc_timeout,
+                grpc_timeout_offset,
+                cx,
+            )?,
+            retry,
+            mirrors,
+            high_priority: priority == core::RoutingPriority::High,
+            hash: cx.each("hash_policy", hash_policy, HashPolicy::parse)?,
+            connect_terminates: upgrades
+                .iter()
+                .any(|(name, on, terminates)| name == "connect" && *on && *terminates),
+            upgrades: upgrades
+                .into_iter()
+                .map(|(name, on, _)| (name, on))
+                .collect(),
+        })
+    }
+}
+
+/// Name, on or off, ends here.
+fn upgrade(
+    wire: pb::route_action::UpgradeConfig,
+    cx: &mut Cx,
+) -> Result<(String, bool, bool), Invalid> {
+    let pb::route_action::UpgradeConfig {
+        upgrade_type,
+        enabled,
+        connect_config,
+    } = wire;
+    let terminates = connect_config.is_some();
+    let pb::route_action::upgrade_config::ConnectConfig {
+        proxy_protocol_config,
+        allow_post,
+    } = connect_config.unwrap_or_default();
+    refuse!(cx; proxy_protocol_config, allow_post);
+    Ok((
+        upgrade_type.to_ascii_lowercase(),
+        enabled.is_none_or(|value| value.value),
+        terminates,
+    ))
+}
+
+impl Target {
+    fn parse(
+        wire: Option<pb::route_action::ClusterSpecifier>,
+        cx: &mut Cx,
+    ) -> Result<Self, Invalid> {
+        use pb::route_action::ClusterSpecifier;
+        match cx.required("cluster_specifier", wire)? {
+            ClusterSpecifier::Cluster(name) if name.is_empty() => {
+                Err(cx.invalid("cluster", "is empty"))
+            }
+            ClusterSpecifier::Cluster(name) => Ok(Self::Cluster(name.into())),
+            ClusterSpecifier::ClusterHeader(name) => {
+                header_name("cluster_header", &name, cx).map(Self::Header)
+            }
+            ClusterSpecifier::WeightedClusters(list) => cx
+                .field("weighted_clusters", |cx| Weighted::parse(list, cx))
+                .map(Self::Weighted),
+            ClusterSpecifier::ClusterSpecifierPlugin(_)
+            | ClusterSpecifier::InlineClusterSpecifierPlugin(_) => {
+                Err(cx.invalid("cluster_specifier_plugin", "not supported by this proxy"))
+            }
+        }
+    }
+}
+
+impl Weighted {
+    fn parse(wire: pb::WeightedCluster, cx: &mut Cx) -> Result<Self, Invalid> {
+        use pb::weighted_cluster::RandomValueSpecifier;
+        let pb::WeightedCluster {
+            clusters,
+            total_weight: _,
+            runtime_key_prefix: _,
+            random_value_specifier,
+        } = wire;
+        let random_header = match random_value_specifier {
+            None => None,
+            Some(RandomValueSpecifier::HeaderName(name)) => {
+                Some(header_name("header_name", &name, cx)?)
+            }
+            Some(RandomValueSpecifier::UseHashPolicy(value)) => {
+                cx.unset("use_hash_policy", &value.value)?;
+                None
+            }
+        };
+        let clusters: Vec<WeightedCluster> =
+            cx.each("clusters", clusters, WeightedCluster::parse)?;
+        let total = clusters.iter().map(|cluster| cluster.weight).sum();
+        if total == 0 {
+            return Err(cx.invalid("clusters", "weights must sum to at least 1"));
+        }
+        Ok(Self {
+            clusters,
+            total,
+            random_header,
+        })
+    }
+}
+
+impl WeightedCluster {
+    fn parse(wire: pb::weighted_cluster::ClusterWeight, cx: &mut Cx) -> Result<Self, Invalid> {
+        use pb::weighted_cluster::cluster_weight::HostRewriteSpecifier;
+        let pb::weighted_cluster::ClusterWeight {
+            name,
+            cluster_header,
+            weight,
+            metadata_match,
+            request_headers_to_add,
+            request_headers_to_remove,
+            response_headers_to_add,
+            response_headers_to_remove,
+            typed_per_filter_config,
+            host_rewrite_specifier,
+        } = wire;
+        let host = match host_rewrite_specifier {
+            None => None,
+            Some(HostRewriteSpecifier::HostRewriteLiteral(host)) => {
+                Some(header_value("host_rewrite_literal", &host, cx)?)
+            }
+        };
+        Ok(Self {
+            cluster: cluster_or_header(name, &cluster_header, cx)?,
+            weight: weight.map_or(0, |weight| weight.value.into()),
+            metadata_match: metadata_match
+                .map(|wire| Metadata::parse(Some(wire), "metadata_match", cx)),
+            request_headers: HeaderEdits::parse(
+                "request",
+                request_headers_to_add,
+                request_headers_to_remove,
+                cx,
+            )?,
+            response_headers: HeaderEdits::parse(
+                "response",
+                response_headers_to_add,
+                response_headers_to_remove,
+                cx,
+            )?,
+            per_filter: PerFilter::parse(typed_per_filter_config, cx)?,
+            host,
+        })
+    }
+}
+
+impl PathRewrite {
+    fn parse(
+        prefix: String,
+        regex: Option<crate::pb::matcher::RegexMatchAndSubstitute>,
+        matches: &RouteMatch,
+        cx: &mut Cx,
+    ) -> Result<Self, Invalid> {
+        match (prefix.is_empty(), regex) {
+            (true, None) => Ok(Self::Keep),
+            (true, Some(regex)) => cx
+                .field("regex_rewrite", |cx| RegexReplace::parse(regex, cx))
+                .map(Self::Regex),
+            (false, None) => Ok(Self::Prefix {
+                matched: matched_length(matches),
+                by: prefix,
+            }),
+            (false, Some(_)) => Err(cx.invalid(
+                "regex_rewrite",
+                "cannot be used together with prefix_rewrite",
+            )),
+        }
+    }
+}
+
+/// How much of the path a match covers; `None` is all of it.
+fn matched_length(matches: &RouteMatch) -> Option<usize> {
+    match &matches.path {
+        PathMatch::Prefix(prefix) | PathMatch::SeparatedPrefix(prefix) => Some(prefix.len()),
+        PathMatch::Exact(_) | PathMatch::Regex(_) | PathMatch::Connect => None,
+    }
+}
+
+impl HostRewrite {
+    fn parse(
+        wire: Option<pb::route_action::HostRewriteSpecifier>,
+        cx: &mut Cx,
+    ) -> Result<Self, Invalid> {
+        use pb::route_action::HostRewriteSpecifier as Wire;
+        match wire {
+            None => Ok(Self::Keep),
+            Some(Wire::HostRewriteLiteral(host) | Wire::HostRewrite(host)) => {
+                header_value("host_rewrite_literal", &host, cx).map(Self::Literal)
+            }
+            Some(Wire::AutoHostRewrite(google::BoolValue { value })) => {
+                Ok(if value { Self::Auto } else { Self::Keep })
+            }
+            Some(Wire::HostRewriteHeader(name)) => {
+                header_name("host_rewrite_header", &name, cx).map(Self::Header)
+            }
+            Some(Wire::HostRewritePathRegex(regex)) => cx
+                .field("host_rewrite_path_regex", |cx| {
+                    RegexReplace::parse(regex, cx)
+                })
+                .map(Self::PathRegex),
+        }
+    }
+}
+
+impl MaxStream {
+    fn parse(
+        wire: Option<pb::route_action::MaxStreamDuration>,
+        old_grpc: Option<google::Duration>,
+        old_offset: Option<google::Duration>,
+        cx: &mut Cx,
+    ) -> Result<Option<Self>, Invalid> {
+        let old_grpc = cx.duration("max_grpc_timeout", old_grpc)?;
+        let old_offset = cx.duration("grpc_timeout_offset", old_offset)?;
+        let Some(wire) = wire else {
+            return Ok(old_grpc.map(|grpc_max| Self {
+                max: None,
+                grpc_max: Some(grpc_max),
+                grpc_offset: old_offset.unwrap_or_default(),
+            }));
+        };
+        cx.field("max_stream_duration", |cx| {
+            let pb::route_action::MaxStreamDuration {
+                max_stream_duration,
+                grpc_timeout_header_max,
+                grpc_timeout_header_offset,
+            } = wire;
+            let max = cx.duration("max_stream_duration", max_stream_duration)?;
+            let offset = cx.duration("grpc_timeout_header_offset", grpc_timeout_header_offset)?;
+            Ok(Some(Self {
+                max: max.filter(|max| !max.is_zero()),
+                grpc_max: cx
+                    .duration("grpc_timeout_header_max", grpc_timeout_header_max)?
+                    .or(old_grpc),
+                grpc_offset: offset.or(old_offset).unwrap_or_default(),
+            }))
+        })
+    }
+}
+
+impl Mirror {
+    pub(super) fn parse(
+        wire: pb::route_action::RequestMirrorPolicy,
+        cx: &mut Cx,
+    ) -> Result<Self, Invalid> {
+        let pb::route_action::RequestMirrorPolicy {
+            cluster,
+            cluster_header,
+            runtime_fraction,
+            trace_sampled,
+            disable_shadow_host_suffix_append,
+            request_headers_mutations,
+            host_rewrite_literal,
+        } = wire;
+        refuse!(cx; request_headers_mutations);
+        ignorable!(cx; trace_sampled);
+        let fraction = match runtime_fraction {
+            None => Fraction::ALWAYS,
+            Some(share) => cx.field("runtime_fraction", |cx| Fraction::parse_runtime(share, cx))?,
+        };
+        let host = match host_rewrite_literal.as_str() {
+            "" => None,
+            host => Some(header_value("host_rewrite_literal", host, cx)?),
+        };
+        Ok(Self {
+            cluster: cluster_or_header(cluster, &cluster_header, cx)?,
+            fraction,
+            shadow_suffix: !disable_shadow_host_suffix_append && host.is_none(),
+            host,
+        })
+    }
+}
+
+impl HashPolicy {
+    fn parse(wire: pb::route_action::HashPolicy, cx: &mut Cx) -> Result<Self, Invalid> {
+        use pb::route_action::hash_policy::{Cookie, Header, PolicySpecifier};
+        let over = match cx.required("policy_specifier", wire.policy_specifier)? {
+            PolicySpecifier::Header(Header {
+                header_name,
+                regex_rewrite,
+            }) => {
+                let field = Field::parse(&header_name)
+                    .map_err(|reason| cx.invalid("header.header_name", reason))?;
+                let rewrite = match regex_rewrite {
+                    None => None,
+                    Some(regex) => {
+                        Some(cx.field("header.regex_rewrite", |cx| RegexReplace::parse(regex, cx))?)
+                    }
+                };
+                HashOver::Header(field, rewrite)
+            }
+            PolicySpecifier::Cookie(Cookie {
+                name,
+                ttl,
+                path,
+                attributes,
+            }) => HashOver::Cookie(HashCookie {
+                name,
+                ttl: cx.duration("cookie.ttl", ttl)?,
+                path,
+                attributes: attributes
+                    .into_iter()
+                    .map(|attribute| (attribute.name, attribute.value))
+                    .collect(),
+            }),
+            PolicySpecifier::ConnectionProperties(properties) if properties.source_ip => {
+                HashOver::SourceIp
+            }
+            PolicySpecifier::ConnectionProperties(_) => {
+                return Err(cx.invalid("connection_properties.source_ip", "must be true"));
+            }
+            PolicySpecifier::QueryParameter(query) => HashOver::Query(query.name),
+            PolicySpecifier::FilterState(_) => {
+                return Err(cx.invalid("filter_state", "not supported by this proxy"));
+            }
+        };
+        Ok(Self {
+            terminal: wire.terminal,
+            over,
+        })
+    }
+}
+
+impl Redirect {
+    fn parse(wire: pb::RedirectAction, matches: &RouteMatch, cx: &mut Cx) -> Result<Self, Invalid> {
+        use pb::redirect_action::{
+            PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier,
+        };
+        let pb::RedirectAction {
+            host_redirect,
+            port_redirect,
+            response_code,
+            strip_query,
+            scheme_rewrite_specifier,
+            path_rewrite_specifier,
+        } = wire;
+        let path = match path_rewrite_specifier {
+            None => RedirectPath::Keep,
+            Some(PathRewriteSpecifier::PathRedirect(path)) if path.is_empty() => RedirectPath::Keep,
+            Some(PathRewriteSpecifier::PathRedirect(path)) => RedirectPath::Literal(path),
+            Some(PathRewriteSpecifier::PrefixRewrite(by)) => {
+                RedirectPath::Rewrite(PathRewrite::Prefix {
+                    matched: matched_length(matches),
+                    by,
+                })
+            }
+            Some(PathRewriteSpecifier::RegexRewrite(regex)) => RedirectPath::Rewrite(
+                PathRewrite::Regex(cx.field("regex_rewrite", |cx| RegexReplace::parse(regex, cx))?),
+            ),
+            Some(PathRewriteSpecifier::PathRewrite(_)) => {
+                return Err(cx.invalid("path_rewrite", "not supported by this proxy"));
+            }
+        };
+        Ok(Self {
+            host: (!host_redirect.is_empty()).then_some(host_redirect),
+            port: match port_redirect {
+                0 => None,
+                port => Some(cx.port("port_redirect", port)?),
+            },
+            scheme: match scheme_rewrite_specifier {
+                Some(SchemeRewriteSpecifier::HttpsRedirect(true)) => Some("https".into()),
+                Some(SchemeRewriteSpecifier::SchemeRedirect(scheme)) if !scheme.is_empty() => {
+                    Some(scheme)
+                }
+                None
+                | Some(
+                    SchemeRewriteSpecifier::HttpsRedirect(_)
+                    | SchemeRewriteSpecifier::SchemeRedirect(_),
+                ) => None,
+            },
+            path,
+            status: match cx.enumeration("response_code", response_code)? {
+                RedirectResponseCode::MovedPermanently => StatusCode::MOVED_PERMANENTLY,
+                RedirectResponseCode::Found => StatusCode::FOUND,
+                RedirectResponseCode::SeeOther => StatusCode::SEE_OTHER,
+                RedirectResponseCode::TemporaryRedirect => StatusCode::TEMPORARY_REDIRECT,
+                RedirectResponseCode::PermanentRedirect => StatusCode::PERMANENT_REDIRECT,
+            },
+            strip_query,
+        })
+    }
+}
+
+impl DirectResponse {
+    fn parse(
+        wire: pb::DirectResponseAction,
+        max_body: usize,
+        cx: &mut Cx,
+    ) -> Result<Self, Invalid> {
+        use core::data_source::Specifier;
+        let pb::DirectResponseAction {
+            status,
+            body,
+            body_format,
+        } = wire;
+        refuse!(cx; body_format);
+        let body = match body.and_then(|body| body.specifier) {
+            None => Bytes::new(),
+            Some(Specifier::InlineString(text)) => text.into(),
+            Some(Specifier::InlineBytes(bytes)) => bytes.into(),
+            Some(Specifier::Filename(_) | Specifier::EnvironmentVariable(_)) => {
+                return Err(cx.invalid(
+                    "body",
+                    "only inline_string and inline_bytes are supported by this proxy",
+                ));
+            }
+        };
+        if body.len() > max_body {
+            return Err(cx.invalid(
+                "body",
+                format!("has {} bytes, more than {max_body}", body.len()),
+            ));
+        }
+        Ok(Self {
+            status: status_code("status", status, cx)?,
+            body,
+        })
+    }
+}
