@@ -19,6 +19,11 @@ pub struct Duration(pub StdDuration);
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DurationOrZero(pub StdDuration);
 
+/// The CEL rule of [`Duration`].
+pub(crate) const AT_LEAST_1MS: &str = "duration(self) >= duration('1ms')";
+/// The CEL rule of [`DurationOrZero`].
+pub(crate) const NOT_NEGATIVE: &str = "duration(self) >= duration('0s')";
+
 /// Why a text is no duration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not a duration (write it as 500ms, 7s, 1.5s or 1h)")]
@@ -110,6 +115,12 @@ impl<'de> Deserialize<'de> for DurationOrZero {
     }
 }
 
+fn schema_with(cel: &'static str, message: &'static str) -> Schema {
+    let mut schema = json_schema!({ "type": "string" });
+    rule(cel, message)(&mut schema);
+    schema
+}
+
 impl JsonSchema for Duration {
     fn inline_schema() -> bool {
         true
@@ -120,12 +131,7 @@ impl JsonSchema for Duration {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        let mut schema = json_schema!({ "type": "string" });
-        rule(
-            "duration(self) >= duration('1ms')",
-            "must be a valid duration of at least 1ms",
-        )(&mut schema);
-        schema
+        schema_with(AT_LEAST_1MS, "must be a valid duration of at least 1ms")
     }
 }
 
@@ -139,7 +145,7 @@ impl JsonSchema for DurationOrZero {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string" })
+        schema_with(NOT_NEGATIVE, "must be a valid duration")
     }
 }
 

@@ -18,3 +18,4 @@ pub use crd::crds;
 pub use kind::Kind;
 pub use lower::{Config, Lowered, NotHonoured, Refused, lower};
 pub use report::{Problem, Report};
+pub use validate::validate;

@@ -19,6 +19,8 @@ pub mod service_entry;
 mod traffic_policy;
 pub mod virtual_service;
 
+pub(crate) use http::grpc_code;
+
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -191,7 +193,7 @@ fn decode<S: DeserializeOwned + Default>(
             .iter()
             .find(|problem| problem.reason != "unknown field");
         let (path, reason) = match malformed {
-            Some(problem) => (problem.path.clone(), problem.reason.clone()),
+            Some(problem) => (problem.path.clone(), problem.text()),
             None => ("spec".to_owned(), error.to_string()),
         };
         Refused {
@@ -202,7 +204,7 @@ fn decode<S: DeserializeOwned + Default>(
     })
 }
 
-fn drop_nulls(value: &mut Value) {
+pub(crate) fn drop_nulls(value: &mut Value) {
     match value {
         Value::Object(fields) => {
             fields.retain(|_, inner| !inner.is_null());

@@ -17,17 +17,20 @@ pub struct Problem {
     pub fix: Option<String>,
 }
 
+impl Problem {
+    /// The finding without its field.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let value = self.value.as_ref().map(|value| format!("{value}: "));
+        let fix = self.fix.as_ref().map(|fix| format!("; {fix}"));
+        let (value, fix) = (value.unwrap_or_default(), fix.unwrap_or_default());
+        format!("{value}{}{fix}", self.reason)
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: ", self.path)?;
-        if let Some(value) = &self.value {
-            write!(f, "{value}: ")?;
-        }
-        f.write_str(&self.reason)?;
-        match &self.fix {
-            Some(fix) => write!(f, "; {fix}"),
-            None => Ok(()),
-        }
+        write!(f, "{}: {}", self.path, self.text())
     }
 }
 

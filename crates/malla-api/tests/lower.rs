@@ -261,7 +261,7 @@ fn a_malformed_object_is_refused_with_its_field() {
         "{error}"
     );
     assert!(
-        error.to_string().contains("\"soon\" is not a duration"),
+        error.to_string().contains("\"soon\": is not a duration"),
         "{error}"
     );
     let spec = yaml("{hosts: a}");

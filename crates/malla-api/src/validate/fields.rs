@@ -5,10 +5,12 @@
 //! nothing is descended into that the schema does not describe.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use regex::Regex;
 use serde_json::{Map, Value};
 
+use crate::duration::{self, AT_LEAST_1MS, NOT_NEGATIVE};
 use crate::report::{Report, show};
 
 /// Checks `value`, which stands at `path`, against `schema`; `root` is the schema of `spec`, for
@@ -117,7 +119,7 @@ fn check_object(
         );
     }
     for name in names(schema.get("required")) {
-        if fields.get(name).is_none_or(Value::is_null) {
+        if fields.get(name).is_none_or(|value| value.is_null() || value == "") {
             report.error(format!("{path}.{name}"), "is required").done();
         }
     }
@@ -192,7 +194,7 @@ fn distance(from: &[char], to: &[char]) -> usize {
 }
 
 /// Where a field of that name stands in the schema: the shallowest place, as `spec.http[].fault`.
-fn place_of(root: &Value, name: &str) -> Option<String> {
+pub(crate) fn place_of(root: &Value, name: &str) -> Option<String> {
     let mut queue = VecDeque::from([("spec".to_owned(), root)]);
     while let Some((path, schema)) = queue.pop_front() {
         let properties = schema.get("properties").and_then(Value::as_object);
@@ -252,6 +254,16 @@ fn check_text(schema: &Value, text: &str, path: &str, report: &mut Report) {
             None => finding.done(),
         }
     }
+    let rules = schema
+        .get("x-kubernetes-validations")
+        .and_then(Value::as_array);
+    for rule in rules
+        .into_iter()
+        .flatten()
+        .filter_map(|rule| rule.get("rule")?.as_str())
+    {
+        check_duration(rule, text, path, report);
+    }
     bounds(
         schema,
         "minLength",
@@ -299,5 +311,25 @@ fn bounds(
         report
             .error(path, format!("{number}{unit} is more than {most}"))
             .done();
+    }
+}
+
+/// Durations are texts with a CEL rule; other rules are the kinds' own to check.
+fn check_duration(rule: &str, text: &str, path: &str, report: &mut Report) {
+    let least = match rule {
+        AT_LEAST_1MS => Duration::from_millis(1),
+        NOT_NEGATIVE => Duration::ZERO,
+        _ => return,
+    };
+    match duration::parse(text) {
+        Err(_) => report
+            .error(path, "is not a duration")
+            .value(format!("{text:?}"))
+            .fix("write it as 500ms, 7s, 1.5s or 1h"),
+        Ok(time) if time < least => report
+            .error(path, "must be at least 1ms")
+            .value(format!("{text:?}"))
+            .fix("remove it for the default"),
+        Ok(_) => {}
     }
 }
