@@ -64,9 +64,6 @@ impl Request {
         if !rest.is_empty() {
             return Err(refuse("it is followed by other bytes".to_owned()));
         }
-        parsed
-            .verify_signature()
-            .map_err(|_| refuse("it is not signed by the key it holds".to_owned()))?;
         let subject = &parsed.certification_request_info.subject_pki;
         if let Ok(PublicKey::RSA(rsa)) = subject.parsed()
             && rsa.key_size() < MIN_RSA_BITS
@@ -76,6 +73,9 @@ impl Request {
                 rsa.key_size()
             )));
         }
+        parsed
+            .verify_signature()
+            .map_err(|_| refuse("it is not signed by the key it holds".to_owned()))?;
         let public_key = SubjectPublicKeyInfo::from_der(subject.raw)
             .map_err(|error| refuse(format!("its key is of no kind we certify: {error}")))?;
         Ok(Self {

@@ -1,0 +1,179 @@
+//! The incremental variant: reading subscriptions, and finding out what to send.
+
+use malla_xds_proto::Any;
+use malla_xds_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource as Wire};
+
+use super::subscription::{Held, Subscription, WILDCARD};
+use crate::resource::{Name, NodeResources, Resource, aggregate_version};
+
+/// Takes over what a request says about subscriptions. `first` is the first request of the type on
+/// this stream.
+pub(super) fn subscribe(
+    subscription: &mut Subscription,
+    request: DeltaDiscoveryRequest,
+    first: bool,
+    resources: &dyn NodeResources,
+) {
+    let subscribe = request.resource_names_subscribe;
+    let unsubscribe = request.resource_names_unsubscribe;
+    if first {
+        let known = request.initial_resource_versions.into_iter();
+        subscription.held = known
+            .map(|(name, version)| (name.into(), Held::Version(version.into())))
+            .collect();
+        if subscribe.is_empty() {
+            // The old way to subscribe to everything, still Envoy's when it wants nothing else.
+            subscription.subscribe_wildcard();
+        }
+    }
+    if !(subscribe.is_empty() && unsubscribe.is_empty()) || first {
+        subscription.due = true;
+    }
+    for name in subscribe {
+        subscription.explicit = true;
+        if name == WILDCARD {
+            subscription.subscribe_wildcard();
+            continue;
+        }
+        let name = Name::from(name);
+        subscription.names.insert(name.clone());
+        let has_current = first
+            && resources
+                .get(&subscription.type_url, &name)
+                .is_some_and(|resource| subscription.holds(&name, &resource));
+        if !has_current {
+            // Also when it was subscribed already: the client has forgotten it, says the protocol.
+            subscription.asked.insert(name);
+        }
+    }
+    for name in unsubscribe {
+        unsubscribe_one(subscription, &name);
+    }
+    if first && !subscription.wildcard {
+        // Versions of names that are not subscribed to are of no use to either side.
+        let names = &subscription.names;
+        subscription.held.retain(|name, _| names.contains(name));
+    }
+}
+
+fn unsubscribe_one(subscription: &mut Subscription, name: &str) {
+    if name == WILDCARD {
+        subscription.unsubscribe_wildcard();
+        return;
+    }
+    let known = subscription.names.take(name);
+    if subscription.wildcard {
+        // The client must learn whether the wildcard still covers it.
+        if let Some(name) = known {
+            subscription.asked.insert(name);
+        }
+    } else {
+        subscription.asked.remove(name);
+        subscription.held.remove(name);
+    }
+}
+
+/// What has to be sent.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    pub(super) updates: Vec<(Name, Resource)>,
+    pub(super) removals: Vec<Name>,
+    /// There are removals that have to wait.
+    pub(super) deferred: bool,
+}
+
+/// Compares what the client holds with what it should. Removals that nobody asked about are left
+/// out unless `remove`.
+pub(super) fn plan(
+    subscription: &Subscription,
+    resources: &dyn NodeResources,
+    remove: bool,
+) -> Plan {
+    let wanted = subscription.wanted(resources);
+    let mut plan = Plan::default();
+    let mut gone = Vec::new();
+    for (name, resource) in &wanted {
+        let asked = subscription.asked.contains(name);
+        match resource {
+            Some(resource) if asked || !subscription.holds(name, resource) => {
+                plan.updates.push((name.clone(), resource.clone()));
+            }
+            None if asked || subscription.held.get(name) != Some(&Held::Nothing) => {
+                gone.push(name);
+            }
+            _ => {}
+        }
+    }
+    let unwanted = subscription
+        .held
+        .keys()
+        .filter(|name| !wanted.contains_key(*name));
+    gone.extend(unwanted);
+    let asked_in_vain = subscription.asked.iter();
+    gone.extend(
+        asked_in_vain
+            .filter(|name| !wanted.contains_key(*name) && !subscription.held.contains_key(*name)),
+    );
+    for name in gone {
+        // An answer to a question breaks nothing, and neither does news about what was never there.
+        let harmless = subscription.asked.contains(name)
+            || !matches!(subscription.held.get(name), Some(Held::Version(_)));
+        if remove || harmless {
+            plan.removals.push(name.clone());
+        } else {
+            plan.deferred = true;
+        }
+    }
+    plan
+}
+
+/// Writes the plan as a message and into the books.
+pub(super) fn respond(
+    subscription: &mut Subscription,
+    plan: Plan,
+    nonce: &str,
+) -> DeltaDiscoveryResponse {
+    for (name, resource) in &plan.updates {
+        let held = Held::Version(resource.version.clone());
+        subscription.held.insert(name.clone(), held);
+    }
+    for name in &plan.removals {
+        if subscription.names.contains(name) {
+            subscription.held.insert(name.clone(), Held::Nothing);
+        } else {
+            subscription.held.remove(name);
+        }
+    }
+    let versions = subscription
+        .held
+        .iter()
+        .filter_map(|(name, held)| match held {
+            Held::Version(version) => Some((&**name, &**version)),
+            Held::Nothing => None,
+        });
+    let system_version_info = aggregate_version(versions).to_string();
+    DeltaDiscoveryResponse {
+        system_version_info,
+        type_url: subscription.type_url.as_str().to_owned(),
+        nonce: nonce.to_owned(),
+        resources: plan
+            .updates
+            .into_iter()
+            .map(|(name, resource)| wire(&subscription.type_url, &name, &resource))
+            .collect(),
+        removed_resources: plan.removals.iter().map(ToString::to_string).collect(),
+        ..DeltaDiscoveryResponse::default()
+    }
+}
+
+fn wire(type_url: &str, name: &str, resource: &Resource) -> Wire {
+    Wire {
+        name: name.to_owned(),
+        version: resource.version.to_string(),
+        resource: Some(Any {
+            type_url: type_url.to_owned(),
+            value: resource.body.to_vec(),
+        }),
+        ..Wire::default()
+    }
+}

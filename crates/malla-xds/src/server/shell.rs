@@ -1,0 +1,294 @@
+//! Runs a [`ServerStream`] per connection, over gRPC or in memory.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use futures_util::stream::BoxStream;
+use futures_util::{Stream, StreamExt};
+use malla_runtime::drain::DrainWatch;
+use malla_runtime::task::AbortOnDrop;
+use malla_xds_proto::core::Node;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tonic::metadata::MetadataMap;
+use tonic::{Extensions, Status};
+
+use super::facts::{ConnectionFacts, StreamFacts};
+use super::source::{Hello, NodeHandle, ResourceSource};
+use super::stream::{Input, Output, ServerStream};
+use crate::message::{ClientMessage, ServerMessage, Variant};
+
+/// Responses on their way to one client; beyond it the stream waits. (Pushes wait for
+/// acknowledgements anyway, so there is at most one per type.)
+const RESPONSE_BUFFER: usize = 16;
+
+/// Bounds and life of a server.
+#[derive(Debug, Clone)]
+pub struct ServerOptions {
+    /// Streams at a time; more are refused with `RESOURCE_EXHAUSTED`.
+    pub max_streams: usize,
+    /// A stream that does not say who it is within this time is ended.
+    pub first_request: Duration,
+    /// Ends all streams when the process drains; clients connect to another replica.
+    pub drain: DrainWatch,
+}
+
+impl ServerOptions {
+    #[must_use]
+    pub fn new(drain: DrainWatch) -> Self {
+        Self {
+            max_streams: 100_000,
+            first_request: Duration::from_secs(15),
+            drain,
+        }
+    }
+}
+
+/// Serves a [`ResourceSource`]; cheap to clone.
+pub struct AdsServer<S> {
+    inner: Arc<Inner<S>>,
+}
+
+struct Inner<S> {
+    source: S,
+    options: ServerOptions,
+    connections: Mutex<BTreeMap<u64, Arc<Connection>>>,
+    next_id: AtomicU64,
+}
+
+struct Connection {
+    id: u64,
+    node: Arc<Node>,
+    variant: Variant,
+    since: SystemTime,
+    stream: ArcSwap<StreamFacts>,
+    kick: CancellationToken,
+}
+
+impl<S> Clone for AdsServer<S> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+        }
+    }
+}
+
+impl<S> std::fmt::Debug for AdsServer<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AdsServer")
+            .field("connections", &self.inner.lock().len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S> Inner<S> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Arc<Connection>>> {
+        self.connections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<S: ResourceSource> AdsServer<S> {
+    pub fn new(source: S, options: ServerOptions) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                source,
+                options,
+                connections: Mutex::new(BTreeMap::new()),
+                next_id: AtomicU64::new(1),
+            }),
+        }
+    }
+
+    /// Every connected client and what it has been sent and has acknowledged.
+    #[must_use]
+    pub fn connections(&self) -> Vec<ConnectionFacts> {
+        let connections = self.inner.lock();
+        let facts = connections.values().map(|connection| ConnectionFacts {
+            id: connection.id,
+            node: connection.node.clone(),
+            variant: connection.variant,
+            since: connection.since,
+            stream: connection.stream.load_full(),
+        });
+        facts.collect()
+    }
+
+    /// Ends one stream; its client will connect again. `false` when there is no such connection.
+    #[must_use]
+    pub fn disconnect(&self, connection: u64) -> bool {
+        let connections = self.inner.lock();
+        let found = connections.get(&connection);
+        found
+            .inspect(|connection| connection.kick.cancel())
+            .is_some()
+    }
+
+    /// Serves one stream of requests. The responses end the stream when dropped.
+    pub fn open(
+        &self,
+        variant: Variant,
+        requests: BoxStream<'static, Result<ClientMessage, Status>>,
+        metadata: MetadataMap,
+        extensions: Extensions,
+    ) -> Responses {
+        let (sender, receiver) = mpsc::channel(RESPONSE_BUFFER);
+        let id = self.inner.next_id.fetch_add(1, Ordering::Relaxed);
+        let session = Session {
+            inner: self.inner.clone(),
+            id,
+            variant,
+            requests,
+            responses: sender,
+        };
+        let span = tracing::info_span!("xds", connection = id, node = tracing::field::Empty);
+        Responses {
+            receiver,
+            _session: AbortOnDrop::spawn(span, session.run(metadata, extensions)),
+        }
+    }
+}
+
+/// What a client is sent; dropping it ends the stream.
+#[derive(Debug)]
+pub struct Responses {
+    receiver: mpsc::Receiver<Result<ServerMessage, Status>>,
+    _session: AbortOnDrop<()>,
+}
+
+impl Stream for Responses {
+    type Item = Result<ServerMessage, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.receiver.poll_recv(cx)
+    }
+}
+
+struct Session<S> {
+    inner: Arc<Inner<S>>,
+    id: u64,
+    variant: Variant,
+    requests: BoxStream<'static, Result<ClientMessage, Status>>,
+    responses: mpsc::Sender<Result<ServerMessage, Status>>,
+}
+
+impl<S: ResourceSource> Session<S> {
+    async fn run(mut self, metadata: MetadataMap, extensions: Extensions) {
+        if let Err(status) = self.serve(metadata, extensions).await {
+            tracing::debug!(code = ?status.code(), reason = status.message(), "stream ended");
+            // The client has gone when this fails.
+            let _ = self.responses.send(Err(status)).await;
+        }
+    }
+
+    async fn serve(&mut self, metadata: MetadataMap, extensions: Extensions) -> Result<(), Status> {
+        let limit = self.inner.options.first_request;
+        let first = tokio::time::timeout(limit, self.requests.next())
+            .await
+            .map_err(|_| Status::deadline_exceeded("no request arrived"))?;
+        let Some(first) = first.transpose()? else {
+            return Ok(());
+        };
+        let node = first.node().cloned().ok_or_else(|| {
+            Status::invalid_argument("the first request has no node (expected one with an id)")
+        })?;
+        tracing::Span::current().record("node", &node.id);
+        let hello = Hello {
+            connection: self.id,
+            node: node.clone(),
+            variant: self.variant,
+            metadata,
+            extensions,
+        };
+        let handle = self.inner.source.connect(hello).await?;
+        let inner = self.inner.clone();
+        let registered = Registered::new(&inner, self.id, node, self.variant)?;
+        tracing::debug!("connected");
+        self.exchange(first, &*handle, &registered.connection).await
+    }
+
+    async fn exchange(
+        &mut self,
+        first: ClientMessage,
+        handle: &dyn NodeHandle,
+        connection: &Connection,
+    ) -> Result<(), Status> {
+        let mut resources = handle.resources();
+        let current = resources.borrow_and_update().clone();
+        let mut stream = ServerStream::new(self.variant, current, Instant::now());
+        let mut input = Input::Request(first);
+        let drain = self.inner.options.drain.clone();
+        loop {
+            stream
+                .handle(Instant::now(), input)
+                .map_err(|violation| Status::invalid_argument(violation.to_string()))?;
+            while let Some(output) = stream.poll_output(Instant::now()) {
+                match output {
+                    Output::Event(event) => handle.event(&event),
+                    Output::Send(message) => {
+                        if self.responses.send(Ok(message)).await.is_err() {
+                            return Ok(());
+                        }
+                    }
+                }
+            }
+            connection.stream.store(Arc::new(stream.facts()));
+            input = tokio::select! {
+                biased; // Ending outranks serving; answers before news, so that news are merged.
+                () = connection.kick.cancelled() => {
+                    return Err(Status::unavailable("disconnected by an operator"));
+                }
+                () = drain.draining() => {
+                    return Err(Status::unavailable("this server is shutting down"));
+                }
+                request = self.requests.next() => match request.transpose()? {
+                    Some(request) => Input::Request(request),
+                    None => return Ok(()),
+                },
+                changed = resources.changed() => match changed {
+                    Ok(()) => Input::Resources(resources.borrow_and_update().clone()),
+                    Err(_) => return Err(Status::unavailable("the node is no longer served")),
+                },
+            };
+        }
+    }
+}
+
+/// An entry in the table of connections, for as long as it lives.
+struct Registered<'a, S> {
+    inner: &'a Inner<S>,
+    connection: Arc<Connection>,
+}
+
+impl<'a, S> Registered<'a, S> {
+    fn new(inner: &'a Inner<S>, id: u64, node: Node, variant: Variant) -> Result<Self, Status> {
+        let connection = Arc::new(Connection {
+            id,
+            node: Arc::new(node),
+            variant,
+            since: SystemTime::now(),
+            stream: ArcSwap::from_pointee(StreamFacts::default()),
+            kick: CancellationToken::new(),
+        });
+        let mut connections = inner.lock();
+        if connections.len() >= inner.options.max_streams {
+            return Err(Status::resource_exhausted("too many xDS streams"));
+        }
+        connections.insert(id, connection.clone());
+        drop(connections);
+        Ok(Self { inner, connection })
+    }
+}
+
+impl<S> Drop for Registered<'_, S> {
+    fn drop(&mut self) {
+        self.inner.lock().remove(&self.connection.id);
+    }
+}

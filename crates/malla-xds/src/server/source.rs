@@ -1,0 +1,45 @@
+//! What the serving end asks of its owner.
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use malla_xds_proto::core::Node;
+use tokio::sync::watch;
+use tonic::metadata::MetadataMap;
+use tonic::{Extensions, Status};
+
+use super::stream::Event;
+use crate::message::Variant;
+use crate::resource::NodeResources;
+
+/// A client that wants to be served.
+#[derive(Debug)]
+pub struct Hello {
+    /// Unique within the server, for as long as it lives.
+    pub connection: u64,
+    pub node: Node,
+    pub variant: Variant,
+    /// Headers of the stream, among them `authorization`.
+    pub metadata: MetadataMap,
+    /// What the transport knows about the peer, such as its verified certificate.
+    pub extensions: Extensions,
+}
+
+/// Says who may connect and what they get.
+pub trait ResourceSource: Send + Sync + 'static {
+    /// Authenticates the client and prepares what it gets. Dropping the handle tells that the stream
+    /// has ended, for whatever reason.
+    ///
+    /// # Errors
+    /// The status that the client is sent: `Unauthenticated`, `PermissionDenied`, `Unavailable`.
+    fn connect(&self, hello: Hello) -> BoxFuture<'_, Result<Box<dyn NodeHandle>, Status>>;
+}
+
+/// One connected node.
+pub trait NodeHandle: Send + Sync {
+    /// The node's resources, now and whenever they change. When the sender goes, the stream ends.
+    fn resources(&self) -> watch::Receiver<Arc<dyn NodeResources>>;
+
+    /// Something happened on the stream.
+    fn event(&self, event: &Event);
+}

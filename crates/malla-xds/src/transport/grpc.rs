@@ -1,0 +1,251 @@
+//! ADS over gRPC: the client's transport and the server's service.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use futures_util::stream::{self, BoxStream};
+use futures_util::{Stream, StreamExt, TryStreamExt};
+use hyper_util::rt::TokioIo;
+use malla_xds_proto::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use malla_xds_proto::discovery::aggregated_discovery_service_server::{
+    AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
+};
+use malla_xds_proto::discovery::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
+};
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::metadata::MetadataMap;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{Link, LinkError, Transport};
+use crate::message::{ClientMessage, ServerMessage, Variant};
+use crate::server::{AdsServer, ResourceSource};
+
+/// Largest response a client takes. One cluster is about 2 KiB, so this is a very large mesh.
+const MAX_RESPONSE: usize = 256 << 20;
+
+/// Largest request a server takes: after a reconnect it lists every resource the client holds.
+const MAX_REQUEST: usize = 64 << 20;
+
+/// Gives gRPC channels: the one thing that differs between TLS, plain text and Unix sockets.
+pub trait Connector: Send + Sync {
+    /// A new connection.
+    fn channel(&self) -> BoxFuture<'_, Result<Channel, LinkError>>;
+
+    /// Headers of a new stream, such as `authorization`.
+    fn metadata(&self) -> BoxFuture<'_, Result<MetadataMap, LinkError>> {
+        Box::pin(std::future::ready(Ok(MetadataMap::new())))
+    }
+}
+
+/// A plain-text server at `HOST:PORT`.
+#[derive(Debug, Clone)]
+pub struct PlainConnector(pub String);
+
+impl Connector for PlainConnector {
+    fn channel(&self) -> BoxFuture<'_, Result<Channel, LinkError>> {
+        Box::pin(async {
+            let refuse = |error: tonic::transport::Error| {
+                LinkError::Connect(format!(
+                    "cannot connect to {}: {}",
+                    self.0,
+                    innermost(&error)
+                ))
+            };
+            let endpoint = Endpoint::from_shared(format!("http://{}", self.0)).map_err(refuse)?;
+            endpoint.connect().await.map_err(refuse)
+        })
+    }
+}
+
+/// A plain-text server at a Unix socket.
+#[derive(Debug, Clone)]
+pub struct UnixConnector(pub PathBuf);
+
+impl Connector for UnixConnector {
+    fn channel(&self) -> BoxFuture<'_, Result<Channel, LinkError>> {
+        Box::pin(async {
+            let path = self.0.clone();
+            let connector = tower::service_fn(move |_: tonic::transport::Uri| {
+                let path = path.clone();
+                async move { UnixStream::connect(path).await.map(TokioIo::new) }
+            });
+            let endpoint = Endpoint::from_static("http://localhost");
+            let connected = endpoint.connect_with_connector(connector).await;
+            connected.map_err(|error| {
+                let reason = innermost(&error);
+                LinkError::Connect(format!("cannot connect to {}: {reason}", self.0.display()))
+            })
+        })
+    }
+}
+
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut innermost = error;
+    while let Some(cause) = innermost.source() {
+        innermost = cause;
+    }
+    innermost.to_string()
+}
+
+/// ADS over the channels of a connector.
+pub struct GrpcTransport {
+    connector: Arc<dyn Connector>,
+}
+
+impl std::fmt::Debug for GrpcTransport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("GrpcTransport").finish_non_exhaustive()
+    }
+}
+
+impl GrpcTransport {
+    #[must_use]
+    pub fn new(connector: Arc<dyn Connector>) -> Self {
+        Self { connector }
+    }
+}
+
+impl Transport for GrpcTransport {
+    fn open(&self, variant: Variant) -> BoxFuture<'_, Result<Link, LinkError>> {
+        Box::pin(async move {
+            let metadata = self.connector.metadata().await?;
+            let channel = self.connector.channel().await?;
+            let client = AggregatedDiscoveryServiceClient::new(channel)
+                .max_decoding_message_size(MAX_RESPONSE);
+            let (requests, receiver) = mpsc::unbounded_channel();
+            let sent = UnboundedReceiverStream::new(receiver);
+            let responses = match variant {
+                Variant::Delta => delta_stream(client, sent, metadata),
+                Variant::Sotw => sotw_stream(client, sent, metadata),
+            };
+            Ok(Link {
+                requests,
+                responses,
+            })
+        })
+    }
+}
+
+type Client = AggregatedDiscoveryServiceClient<Channel>;
+type LinkStream = BoxStream<'static, Result<ServerMessage, LinkError>>;
+
+fn with_metadata<T>(message: T, metadata: MetadataMap) -> Request<T> {
+    let mut request = Request::new(message);
+    *request.metadata_mut() = metadata;
+    request
+}
+
+fn delta_stream(
+    mut client: Client,
+    sent: impl Stream<Item = ClientMessage> + Send + 'static,
+    metadata: MetadataMap,
+) -> LinkStream {
+    let sent = sent.filter_map(|message| async {
+        match message {
+            ClientMessage::Delta(request) => Some(*request),
+            ClientMessage::Sotw(_) => None,
+        }
+    });
+    let call = async move {
+        let answer = client.delta_aggregated_resources(with_metadata(sent, metadata));
+        answer.await.map(Response::into_inner)
+    };
+    let responses = stream::once(call).try_flatten();
+    let mapped = responses.map(|answer| Ok(answer.map(ServerMessage::Delta)?));
+    mapped.boxed()
+}
+
+fn sotw_stream(
+    mut client: Client,
+    sent: impl Stream<Item = ClientMessage> + Send + 'static,
+    metadata: MetadataMap,
+) -> LinkStream {
+    let sent = sent.filter_map(|message| async {
+        match message {
+            ClientMessage::Sotw(request) => Some(*request),
+            ClientMessage::Delta(_) => None,
+        }
+    });
+    let call = async move {
+        let answer = client.stream_aggregated_resources(with_metadata(sent, metadata));
+        answer.await.map(Response::into_inner)
+    };
+    let responses = stream::once(call).try_flatten();
+    let mapped = responses.map(|answer| Ok(answer.map(ServerMessage::Sotw)?));
+    mapped.boxed()
+}
+
+/// The gRPC service of a server; add it to tonic's router.
+pub fn service<S: ResourceSource>(
+    server: AdsServer<S>,
+) -> AggregatedDiscoveryServiceServer<AdsService<S>> {
+    AggregatedDiscoveryServiceServer::new(AdsService { server })
+        .max_decoding_message_size(MAX_REQUEST)
+        .max_encoding_message_size(MAX_RESPONSE)
+}
+
+/// Envoy's `AggregatedDiscoveryService` over an [`AdsServer`].
+#[derive(Debug)]
+pub struct AdsService<S> {
+    server: AdsServer<S>,
+}
+
+impl<S: ResourceSource> AdsService<S> {
+    fn open<T: Send + 'static>(
+        &self,
+        variant: Variant,
+        request: Request<Streaming<T>>,
+        wrap: fn(T) -> ClientMessage,
+    ) -> BoxStream<'static, Result<ServerMessage, Status>> {
+        let (metadata, extensions, incoming) = request.into_parts();
+        let incoming = incoming.map(move |message| message.map(wrap)).boxed();
+        let responses = self.server.open(variant, incoming, metadata, extensions);
+        responses.boxed()
+    }
+}
+
+#[tonic::async_trait]
+impl<S: ResourceSource> AggregatedDiscoveryService for AdsService<S> {
+    type StreamAggregatedResourcesStream = BoxStream<'static, Result<DiscoveryResponse, Status>>;
+    type DeltaAggregatedResourcesStream =
+        BoxStream<'static, Result<DeltaDiscoveryResponse, Status>>;
+
+    async fn stream_aggregated_resources(
+        &self,
+        request: Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
+        let responses = self.open(Variant::Sotw, request, |message| {
+            ClientMessage::Sotw(Box::new(message))
+        });
+        let unwrapped = responses.filter_map(|message| async {
+            match message {
+                Ok(ServerMessage::Sotw(response)) => Some(Ok(response)),
+                Ok(ServerMessage::Delta(_)) => None, // A stream has one variant.
+                Err(status) => Some(Err(status)),
+            }
+        });
+        Ok(Response::new(unwrapped.boxed()))
+    }
+
+    async fn delta_aggregated_resources(
+        &self,
+        request: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        let responses = self.open(Variant::Delta, request, |message| {
+            ClientMessage::Delta(Box::new(message))
+        });
+        let unwrapped = responses.filter_map(|message| async {
+            match message {
+                Ok(ServerMessage::Delta(response)) => Some(Ok(response)),
+                Ok(ServerMessage::Sotw(_)) => None, // A stream has one variant.
+                Err(status) => Some(Err(status)),
+            }
+        });
+        Ok(Response::new(unwrapped.boxed()))
+    }
+}
