@@ -1,0 +1,133 @@
+//! What proxies are sent, in full, for the lessons and for one world of each feature; and stock
+//! Envoy's word that it would take it.
+//!
+//! `UPDATE_EXPECT=1 cargo test -p malla-translate` writes the files anew.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test says what went wrong by failing
+
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use expect_test::expect_file;
+use malla_translate::Resources;
+use serde_json::{Value, json};
+use support::{INGRESS, dump, router, sidecar, world};
+
+fn lessons() -> String {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../demo/lessons");
+    let mut files: Vec<PathBuf> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    files.sort();
+    let mut text = INGRESS.to_owned();
+    for file in files {
+        text.push_str("\n---\n");
+        text.push_str(&fs::read_to_string(file).unwrap());
+    }
+    text
+}
+
+#[track_caller]
+fn check(name: &str, resources: &Resources) {
+    let golden = dump(resources);
+    let text = serde_json::to_string_pretty(&golden).unwrap();
+    expect_file![format!("golden/{name}.json")].assert_eq(&text);
+    taken_by_envoy(golden);
+}
+
+#[test]
+fn lessons_for_a_caller() {
+    check(
+        "lessons-frontend",
+        &sidecar(&world(&lessons()), "frontend-0.base"),
+    );
+}
+
+#[test]
+fn lessons_for_the_gateway() {
+    check(
+        "lessons-gateway",
+        &router(&world(&lessons()), "istio-ingressgateway-0.istio-system"),
+    );
+}
+
+#[track_caller]
+fn taken_by_envoy(golden: Value) {
+    let envoy = std::env::var("MALLA_ENVOY").unwrap_or_else(|_| "envoy".into());
+    let work = tempfile::tempdir().unwrap();
+    let file = work.path().join("bootstrap.json");
+    fs::write(&file, serde_json::to_string(&bootstrap(golden)).unwrap()).unwrap();
+    let output = Command::new(&envoy)
+        .args(["--mode", "validate", "-l", "error", "-c"])
+        .arg(&file)
+        .output()
+        .unwrap_or_else(|e| panic!("{envoy}: {e} (set MALLA_ENVOY to an Envoy 1.40 binary)"));
+    let said = [output.stdout, output.stderr].concat();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&said)
+    );
+}
+
+/// The resources as static ones, so that Envoy looks at all of them without a control plane.
+fn bootstrap(mut golden: Value) -> Value {
+    let routes = golden["routes"].clone();
+    inline_routes(&mut golden["listeners"], &routes);
+    let mut clusters: Vec<Value> = values(&golden["clusters"]);
+    for (at, assignment) in values(&golden["endpoints"]).into_iter().enumerate() {
+        clusters.push(json!({
+            "name": format!("endpoints-{at}"), "type": "STATIC", "load_assignment": assignment,
+        }));
+    }
+    for name in ["sds-grpc", "xds-grpc"] {
+        clusters.push(json!({
+            "name": name,
+            "type": "STATIC",
+            "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                "explicit_http_config": {"http2_protocol_options": {}},
+            }},
+            "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [{"endpoint": {
+                "address": {"pipe": {"path": "/no/such/socket"}}}}]}]},
+        }));
+    }
+    json!({
+        "node": {"id": "test", "cluster": "test"},
+        "dynamic_resources": {"ads_config": {
+            "api_type": "GRPC", "transport_api_version": "V3",
+            "grpc_services": [{"envoy_grpc": {"cluster_name": "xds-grpc"}}],
+        }},
+        "static_resources": {"listeners": values(&golden["listeners"]), "clusters": clusters},
+    })
+}
+
+fn values(object: &Value) -> Vec<Value> {
+    object.as_object().unwrap().values().cloned().collect()
+}
+
+fn inline_routes(value: &mut Value, routes: &Value) {
+    match value {
+        Value::Object(fields) => {
+            if let Some(rds) = fields.remove("rds") {
+                let name = rds["route_config_name"].as_str().unwrap();
+                assert!(
+                    routes[name].is_object(),
+                    "listener names unknown routes {name}"
+                );
+                fields.insert("route_config".into(), routes[name].clone());
+            }
+            fields
+                .values_mut()
+                .for_each(|value| inline_routes(value, routes));
+        }
+        Value::Array(items) => items
+            .iter_mut()
+            .for_each(|value| inline_routes(value, routes)),
+        _ => {}
+    }
+}
