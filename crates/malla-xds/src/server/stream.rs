@@ -289,18 +289,21 @@ impl ServerStream {
         }
     }
 
-    /// Removals wait until everything that may refer to the type has been updated.
+    /// Removals wait until everything that may refer to the type has been updated. On a new stream
+    /// they wait for the first answer too: by then the client has said what else it subscribes to.
     fn may_remove(&self, index: usize) -> bool {
-        let last = self
+        let Some(subscription) = self.subscriptions.get(index) else {
+            return false;
+        };
+        if !order::removed_last(&subscription.type_url) {
+            return true;
+        }
+        let unacquainted = subscription.wildcard && subscription.facts.answered_at.is_none();
+        let mut referring = self
             .subscriptions
-            .get(index)
-            .is_some_and(|known| order::removed_last(&known.type_url));
-        !last
-            || self
-                .subscriptions
-                .iter()
-                .filter(|other| order::refers(&other.type_url))
-                .all(|other| !other.due && other.in_flight.is_none())
+            .iter()
+            .filter(|other| order::refers(&other.type_url));
+        !unacquainted && referring.all(|other| !other.due && other.in_flight.is_none())
     }
 
     fn push(&mut self, index: usize, remove: bool, now: Instant) -> Option<ServerMessage> {
