@@ -1,9 +1,304 @@
 //! The built-in kinds.
-pub mod rules;
+//!
+//! Shapes come from `k8s-openapi`; what those do not say is in [`lists`] (how lists merge), [`defaults`] and [`rules`].
 
-use crate::kind::ResourceKind;
+mod defaults;
+pub(crate) mod definitions;
+mod lists;
+pub(crate) mod rules;
+
+use std::sync::Arc;
+
+use k8s_openapi::api::admissionregistration::v1::{
+    MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
+};
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::authentication::v1::{SelfSubjectReview, TokenRequest, TokenReview};
+use k8s_openapi::api::authorization::v1::{
+    LocalSubjectAccessReview, SelfSubjectAccessReview, SelfSubjectRulesReview, SubjectAccessReview,
+};
+use k8s_openapi::api::autoscaling::v1::Scale;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Endpoints, Event, Namespace, Node as ClusterNode, Pod, Secret, Service,
+    ServiceAccount,
+};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::events::v1::Event as NewEvent;
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta;
+use k8s_openapi::schemars::JsonSchema;
+use k8s_openapi::{NamespaceResourceScope, Resource, ResourceScope};
+use serde_json::{Map, Value, json};
+
+use crate::kind::{ResourceKind, ScalePaths};
+use crate::schema::compile::Definitions;
+use crate::schema::{Schema, Source};
+use crate::table::Columns;
+use definitions::Generator;
+
+/// What a built-in kind has beside its shape.
+#[derive(Debug, Clone, Copy, Default)]
+struct Traits {
+    short_names: &'static [&'static str],
+    all: bool,
+    status: bool,
+    scale: bool,
+    review: bool,
+    fields: &'static [&'static str],
+}
+
+const EVENT_FIELDS: &[&str] = &[
+    "involvedObject.kind",
+    "involvedObject.namespace",
+    "involvedObject.name",
+    "involvedObject.uid",
+    "involvedObject.apiVersion",
+    "involvedObject.resourceVersion",
+    "involvedObject.fieldPath",
+    "reason",
+    "reportingComponent",
+    "source",
+    "type",
+];
+const NEW_EVENT_FIELDS: &[&str] = &[
+    "regarding.kind",
+    "regarding.namespace",
+    "regarding.name",
+    "regarding.uid",
+    "reason",
+    "reportingController",
+    "type",
+];
+const POD_FIELDS: &[&str] = &[
+    "spec.nodeName",
+    "spec.restartPolicy",
+    "spec.schedulerName",
+    "spec.serviceAccountName",
+    "spec.hostNetwork",
+    "status.phase",
+    "status.podIP",
+    "status.nominatedNodeName",
+];
 
 /// All built-in kinds. Building takes some milliseconds: do it once and share.
 pub fn kinds() -> Vec<ResourceKind> {
-    unimplemented!()
+    let mut registry = Registry {
+        generator: Generator::new(),
+        entries: Vec::new(),
+    };
+    let none = Traits::default();
+    let review = Traits {
+        review: true,
+        ..none
+    };
+    registry.add::<Namespace>(Traits {
+        short_names: &["ns"],
+        status: true,
+        fields: &["status.phase"],
+        ..none
+    });
+    registry.add::<ClusterNode>(Traits {
+        short_names: &["no"],
+        status: true,
+        fields: &["spec.unschedulable"],
+        ..none
+    });
+    registry.add::<Pod>(Traits {
+        short_names: &["po"],
+        all: true,
+        status: true,
+        fields: POD_FIELDS,
+        ..none
+    });
+    registry.add::<Service>(Traits {
+        short_names: &["svc"],
+        all: true,
+        status: true,
+        fields: &["spec.clusterIP", "spec.type"],
+        ..none
+    });
+    registry.add::<Endpoints>(Traits {
+        short_names: &["ep"],
+        ..none
+    });
+    registry.add::<ConfigMap>(Traits {
+        short_names: &["cm"],
+        ..none
+    });
+    registry.add::<Secret>(Traits {
+        fields: &["type"],
+        ..none
+    });
+    registry.add::<ServiceAccount>(Traits {
+        short_names: &["sa"],
+        ..none
+    });
+    registry.add::<Event>(Traits {
+        short_names: &["ev"],
+        fields: EVENT_FIELDS,
+        ..none
+    });
+    registry.add::<Deployment>(Traits {
+        short_names: &["deploy"],
+        all: true,
+        status: true,
+        scale: true,
+        ..none
+    });
+    registry.add::<ReplicaSet>(Traits {
+        short_names: &["rs"],
+        all: true,
+        status: true,
+        scale: true,
+        fields: &["status.replicas"],
+        ..none
+    });
+    registry.add::<EndpointSlice>(none);
+    registry.add::<Lease>(none);
+    registry.add::<MutatingWebhookConfiguration>(none);
+    registry.add::<ValidatingWebhookConfiguration>(none);
+    registry.add::<CustomResourceDefinition>(Traits {
+        short_names: &["crd", "crds"],
+        status: true,
+        ..none
+    });
+    registry.add::<NewEvent>(Traits {
+        short_names: &["ev"],
+        fields: NEW_EVENT_FIELDS,
+        ..none
+    });
+    registry.add::<ClusterRole>(none);
+    registry.add::<ClusterRoleBinding>(none);
+    registry.add::<Role>(none);
+    registry.add::<RoleBinding>(none);
+    registry.add::<TokenReview>(review);
+    registry.add::<SelfSubjectReview>(review);
+    registry.add::<SubjectAccessReview>(review);
+    registry.add::<SelfSubjectAccessReview>(review);
+    registry.add::<SelfSubjectRulesReview>(review);
+    registry.add::<LocalSubjectAccessReview>(review);
+    registry.generator.add::<TokenRequest>();
+    registry.generator.add::<Scale>();
+    registry.generator.add::<ListMeta>();
+    registry.finish()
 }
+
+struct Entry {
+    group: &'static str,
+    version: &'static str,
+    kind: &'static str,
+    plural: &'static str,
+    namespaced: bool,
+    definition: String,
+    traits: Traits,
+}
+
+struct Registry {
+    generator: Generator,
+    entries: Vec<Entry>,
+}
+
+impl Registry {
+    fn add<T: Resource + JsonSchema>(&mut self, traits: Traits)
+    where
+        T::Scope: ScopeName,
+    {
+        self.generator.add::<T>();
+        self.entries.push(Entry {
+            group: T::GROUP,
+            version: T::VERSION,
+            kind: T::KIND,
+            plural: T::URL_PATH_SEGMENT,
+            namespaced: T::Scope::NAMESPACED,
+            definition: T::schema_name().into_owned(),
+            traits,
+        });
+    }
+
+    fn finish(self) -> Vec<ResourceKind> {
+        let mut definitions = self.generator.finish();
+        for entry in &self.entries {
+            if let Some(definition) = definitions
+                .get_mut(&entry.definition)
+                .and_then(Value::as_object_mut)
+            {
+                let kind =
+                    json!([{"group": entry.group, "version": entry.version, "kind": entry.kind}]);
+                definition.insert("x-kubernetes-group-version-kind".into(), kind);
+            }
+        }
+        let definitions = Arc::new(definitions);
+        let mut compiler = Definitions::new(&definitions);
+        self.entries
+            .iter()
+            .map(|entry| entry.build(&definitions, &mut compiler))
+            .collect()
+    }
+}
+
+impl Entry {
+    fn build(
+        &self,
+        definitions: &Arc<Map<String, Value>>,
+        compiler: &mut Definitions<'_>,
+    ) -> ResourceKind {
+        let source = Source::Builtin {
+            definitions: Arc::clone(definitions),
+            name: self.definition.clone(),
+        };
+        let scale = ScalePaths {
+            spec_replicas: ".spec.replicas".to_owned(),
+            status_replicas: ".status.replicas".to_owned(),
+            label_selector: Some(".spec.selector".to_owned()),
+        };
+        let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+        ResourceKind {
+            group: self.group.to_owned(),
+            version: self.version.to_owned(),
+            kind: self.kind.to_owned(),
+            list_kind: format!("{}List", self.kind),
+            plural: self.plural.to_owned(),
+            singular: self.kind.to_lowercase(),
+            short_names: owned(self.traits.short_names),
+            categories: if self.traits.all {
+                vec!["all".to_owned()]
+            } else {
+                Vec::new()
+            },
+            namespaced: self.namespaced,
+            status: self.traits.status,
+            scale: self.traits.scale.then_some(scale),
+            served: true,
+            storage: true,
+            deprecation: None,
+            custom: false,
+            review: self.traits.review,
+            schema: Schema {
+                root: compiler.get(&self.definition),
+                source,
+            },
+            columns: Columns::builtin(self.group, self.kind),
+            selectable_fields: owned(self.traits.fields),
+            rules: rules::of(self.group, self.kind),
+        }
+    }
+}
+
+/// Whether a scope of `k8s-openapi` is a namespace's.
+trait ScopeName: ResourceScope {
+    const NAMESPACED: bool;
+}
+
+impl ScopeName for NamespaceResourceScope {
+    const NAMESPACED: bool = true;
+}
+
+impl ScopeName for k8s_openapi::ClusterResourceScope {
+    const NAMESPACED: bool = false;
+}
+
+#[cfg(test)]
+#[path = "builtin/tests.rs"]
+mod tests;

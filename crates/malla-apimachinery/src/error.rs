@@ -162,7 +162,12 @@ impl FieldError {
         let mut text = self.kind.words().to_owned();
         if let Some(value) = &self.value {
             text.push_str(": ");
-            text.push_str(&value.to_string());
+            // Go prints the absent value as this word, in quotes.
+            text.push_str(&if value.is_null() {
+                "\"null\"".to_owned()
+            } else {
+                value.to_string()
+            });
         }
         if !self.detail.is_empty() {
             text.push_str(": ");

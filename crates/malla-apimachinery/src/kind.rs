@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use crate::builtin::rules::Rules;
 use crate::error::FieldError;
+use crate::meta;
 use crate::schema::Schema;
 use crate::table::Columns;
 
@@ -72,7 +73,7 @@ pub struct ScalePaths {
     pub spec_replicas: String,
     /// Path of the observed count.
     pub status_replicas: String,
-    /// Path of the serialized label selector, if any.
+    /// Path of the label selector, if any: a string, or a `LabelSelector` object in built-in kinds.
     pub label_selector: Option<String>,
 }
 
@@ -140,32 +141,122 @@ impl ResourceKind {
     }
 
     /// Checks `apiVersion` and `kind` (filling them in where absent), drops unknown fields in place and returns the warnings
-    /// to send, e.g. `unknown field "spec.x"`.
+    /// to send, e.g. `unknown field "spec.x"`. Built-in kinds also get their types checked, as Go's decoder does.
     pub fn decode(
         &self,
         object: &mut Value,
         validation: FieldValidation,
     ) -> Result<Vec<String>, DecodeError> {
-        let _ = (object, validation);
-        unimplemented!()
+        self.check_type_meta(object)?;
+        let unknown = self.schema.prune(object);
+        let texts: Vec<String> = unknown
+            .iter()
+            .map(|path| format!("unknown field {path:?}"))
+            .collect();
+        if validation == FieldValidation::Strict && !texts.is_empty() {
+            let (kind, version) = (self.kind.clone(), self.version.clone());
+            return Err(DecodeError::Strict {
+                kind,
+                version,
+                fields: texts.join(", "),
+            });
+        }
+        if !self.custom {
+            self.schema.drop_nulls(object);
+            if let Some(detail) = self.schema.check_types(object) {
+                return Err(DecodeError::Type {
+                    kind: self.kind.clone(),
+                    version: self.version.clone(),
+                    detail,
+                });
+            }
+        }
+        Ok(if validation == FieldValidation::Warn {
+            texts
+        } else {
+            Vec::new()
+        })
+    }
+
+    fn check_type_meta(&self, object: &mut Value) -> Result<(), DecodeError> {
+        let mismatch = |text: String| Err(DecodeError::Mismatch(text));
+        let Some(map) = object.as_object_mut() else {
+            return mismatch(format!(
+                "the request body must be a JSON object: a {}",
+                self.kind
+            ));
+        };
+        let wanted = self.api_version();
+        match map.get("apiVersion") {
+            None | Some(Value::Null) => {}
+            Some(found) if *found == wanted.as_str() => {}
+            Some(found) => {
+                let found = found
+                    .as_str()
+                    .map_or_else(|| found.to_string(), str::to_owned);
+                return mismatch(format!(
+                    "the API version in the data ({found}) does not match the expected API version ({wanted})"
+                ));
+            }
+        }
+        match map.get("kind") {
+            None | Some(Value::Null) => {}
+            Some(found) if *found == self.kind.as_str() => {}
+            Some(found) => {
+                let found = found
+                    .as_str()
+                    .map_or_else(|| found.to_string(), str::to_owned);
+                return mismatch(format!(
+                    "{found} in version {:?} cannot be handled as a {}",
+                    self.version, self.kind
+                ));
+            }
+        }
+        map.insert("apiVersion".to_owned(), wanted.into());
+        map.insert("kind".to_owned(), self.kind.as_str().into());
+        Ok(())
     }
 
     /// Fills in the defaults of the kind. Idempotent.
     pub fn default_object(&self, object: &mut Value) {
-        let _ = object;
-        unimplemented!()
+        self.schema.default(object);
+        (self.rules.default)(object);
+        if !self.custom {
+            // What the rules added may have defaults of its own.
+            self.schema.default(object);
+        }
     }
 
     /// All that is wrong with a new object, metadata included. Call after defaulting.
     pub fn validate_create(&self, object: &Value) -> Vec<FieldError> {
-        let _ = object;
-        unimplemented!()
+        self.validate(object, None)
     }
 
-    /// All that is wrong with replacing `old` by `new`: values, immutable fields, CEL transition rules.
+    /// All that is wrong with replacing `old` by `new`: values, immutable fields, CEL transition rules. What was invalid in
+    /// a custom object before and is unchanged may stay.
     pub fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
-        let _ = (new, old);
-        unimplemented!()
+        let mut errors = self.validate(new, Some(old));
+        (self.rules.validate_update)(new, old, &mut errors);
+        errors
+    }
+
+    fn validate(&self, object: &Value, old: Option<&Value>) -> Vec<FieldError> {
+        if self.review {
+            return self.schema.validate_builtin(object);
+        }
+        let mut errors = meta::validate(object, self.namespaced, self.rules.name);
+        if self.custom {
+            errors.extend(self.schema.validate(object, old));
+            return errors;
+        }
+        (self.rules.validate)(object, &mut errors);
+        for error in self.schema.validate_builtin(object) {
+            // The kind's own rule says it better, where it says it.
+            if !errors.iter().any(|known| known.path == error.path) {
+                errors.push(error);
+            }
+        }
+        errors
     }
 
     /// Fields this endpoint does not write, for [`crate::apply::Manager::ignored`]: `status` for the main resource (if
