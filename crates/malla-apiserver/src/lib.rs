@@ -12,6 +12,7 @@ pub mod error;
 pub mod kinds;
 pub mod outside;
 pub mod server;
+mod store;
 
 pub use client::{
     BoundObject, Client, DeleteParams, ListParams, Listed, Patch, Propagation, Token, TokenParams,
