@@ -6,18 +6,25 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt};
+use malla_apimachinery::kind::{FieldValidation, ResourceKind};
 use serde_json::Value;
 
+use crate::auth::{User, request};
+use crate::core::Core;
 use crate::error::ApiError;
-use crate::kinds::Resource;
-use crate::server::Server;
+use crate::kinds::{NAMESPACES, PODS, Resource};
+use crate::rest::intent::Intent;
+use crate::rest::read::{self, ListOptions};
+use crate::rest::watch::{self, WatchOptions};
+use crate::rest::{Cx, Target, create, delete, update};
 
 /// A handle for one component of this process; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Client {
-    server: Server,
+    core: Arc<Core>,
     manager: Arc<str>,
+    user: Arc<User>,
 }
 
 /// What to list.
@@ -124,10 +131,11 @@ impl Stream for Watch {
 }
 
 impl Client {
-    pub(crate) fn new(server: Server, manager: &str) -> Self {
+    pub(crate) fn new(core: Arc<Core>, manager: &str) -> Self {
         Self {
-            server,
+            core,
             manager: manager.into(),
+            user: User::component(manager),
         }
     }
 
@@ -138,8 +146,7 @@ impl Client {
         namespace: Option<&str>,
         name: &str,
     ) -> Result<Arc<Value>, ApiError> {
-        let _ = (&self.server, resource, namespace, name);
-        Err(not_yet())
+        read::get(&self.core, &self.target(resource, namespace, name)?)
     }
 
     /// Reads all objects of a namespace, or of all (`None`), in order of namespace and name.
@@ -149,8 +156,12 @@ impl Client {
         namespace: Option<&str>,
         params: &ListParams,
     ) -> Result<Listed, ApiError> {
-        let _ = (resource, namespace, params);
-        Err(not_yet())
+        let target = self.target(resource, namespace, "")?;
+        let page = read::list(&self.core, &target, &options(&target, params)?)?;
+        Ok(Listed {
+            items: page.items,
+            resource_version: page.version,
+        })
     }
 
     /// Watches from just after `resource_version` (of a list).
@@ -161,8 +172,17 @@ impl Client {
         params: &ListParams,
         resource_version: u64,
     ) -> Result<Watch, ApiError> {
-        let _ = (resource, namespace, params, resource_version);
-        Err(not_yet())
+        let target = self.target(resource, namespace, "")?;
+        let options = WatchOptions {
+            list: options(&target, params)?,
+            from: Some(resource_version),
+            bookmarks: true,
+            ..WatchOptions::default()
+        };
+        let events = watch::watch(&self.core, target, options)?;
+        Ok(Watch {
+            inner: Box::pin(events.map(|event| event.map(WatchEvent::from))),
+        })
     }
 
     /// Creates; `metadata.generateName` works.
@@ -172,14 +192,15 @@ impl Client {
         namespace: Option<&str>,
         object: Value,
     ) -> Result<Arc<Value>, ApiError> {
-        let _ = (resource, namespace, object);
-        Err(not_yet())
+        let target = self.target(resource, namespace, "")?;
+        let mut cx = self.cx();
+        let written = Box::pin(create::create(&self.core, &target, object, &mut cx)).await?;
+        Ok(written.object)
     }
 
     /// Replaces; with `metadata.resourceVersion` set, only that version (409 otherwise).
     pub async fn update(&self, resource: &Resource, object: Value) -> Result<Arc<Value>, ApiError> {
-        let _ = (resource, object);
-        Err(not_yet())
+        self.replace(resource, None, object).await
     }
 
     /// Replaces `status` only.
@@ -188,8 +209,7 @@ impl Client {
         resource: &Resource,
         object: Value,
     ) -> Result<Arc<Value>, ApiError> {
-        let _ = (resource, object);
-        Err(not_yet())
+        self.replace(resource, Some("status"), object).await
     }
 
     /// Patches.
@@ -200,8 +220,8 @@ impl Client {
         name: &str,
         patch: Patch,
     ) -> Result<Arc<Value>, ApiError> {
-        let _ = (resource, namespace, name, patch, &self.manager);
-        Err(not_yet())
+        let target = self.target(resource, namespace, name)?;
+        self.write(&target, None, patch.into()).await
     }
 
     /// Patches the `status` subresource.
@@ -212,8 +232,8 @@ impl Client {
         name: &str,
         patch: Patch,
     ) -> Result<Arc<Value>, ApiError> {
-        let _ = (resource, namespace, name, patch);
-        Err(not_yet())
+        let target = self.target(resource, namespace, name)?;
+        self.write(&target, Some("status"), patch.into()).await
     }
 
     /// Deletes: removes, or marks with `deletionTimestamp` when finalizers or a grace period hold the object.
@@ -224,20 +244,27 @@ impl Client {
         name: &str,
         params: &DeleteParams,
     ) -> Result<(), ApiError> {
-        let _ = (resource, namespace, name, params);
-        Err(not_yet())
+        let target = self.target(resource, namespace, name)?;
+        let mut cx = self.cx();
+        Box::pin(delete::delete(&self.core, &target, params, &mut cx)).await?;
+        Ok(())
     }
 
     /// Empties `spec.finalizers` of a terminating namespace (`namespaces/finalize`), which removes it.
     pub async fn finalize_namespace(&self, name: &str) -> Result<(), ApiError> {
-        let _ = name;
-        Err(not_yet())
+        let target = self.target(&NAMESPACES, None, name)?;
+        let mut cx = self.cx();
+        let none = Value::Array(Vec::new());
+        Box::pin(update::finalize(&self.core, &target, none, &mut cx)).await?;
+        Ok(())
     }
 
     /// Binds a pod to a node (`pods/binding`).
     pub async fn bind(&self, namespace: &str, pod: &str, node: &str) -> Result<(), ApiError> {
-        let _ = (namespace, pod, node);
-        Err(not_yet())
+        let target = self.target(&PODS, Some(namespace), pod)?;
+        let mut cx = self.cx();
+        Box::pin(update::bind(&self.core, &target, node, &mut cx)).await?;
+        Ok(())
     }
 
     /// Makes a service-account token.
@@ -247,23 +274,110 @@ impl Client {
         service_account: &str,
         params: &TokenParams,
     ) -> Result<Token, ApiError> {
-        let _ = (namespace, service_account, params);
-        Err(not_yet())
+        request::make(&self.core, namespace, service_account, params)
     }
 
     /// Resources that can be listed and deleted, custom ones included, one served version each with whether it is
     /// namespaced: for the namespace and garbage-collector controllers.
     pub fn deletable_resources(&self) -> Vec<(Resource, bool)> {
-        Vec::new()
+        let registry = self.core.registry();
+        let families = registry.families();
+        let stored = families.filter(|family| !family.storage.review);
+        stored
+            .map(|family| {
+                let kind = family.preferred();
+                (resource_of(kind), kind.namespaced)
+            })
+            .collect()
     }
 
     /// The resource that serves a kind, e.g. of an owner reference, and whether it is namespaced.
     pub fn resource_of(&self, api_version: &str, kind: &str) -> Option<(Resource, bool)> {
-        let _ = (api_version, kind);
-        None
+        let served = self.core.registry().find_kind(api_version, kind)?;
+        Some((resource_of(&served.kind), served.kind.namespaced))
+    }
+
+    /// Told whenever the set of served resources (CRDs) changes.
+    pub fn resources_changed(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.core.registry_changes()
+    }
+
+    async fn replace(
+        &self,
+        resource: &Resource,
+        subresource: Option<&str>,
+        object: Value,
+    ) -> Result<Arc<Value>, ApiError> {
+        let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default();
+        let namespace = Some(text("namespace")).filter(|namespace| !namespace.is_empty());
+        let target = self.target(resource, namespace, text("name"))?;
+        let intent = Intent::Replace(object);
+        self.write(&target, subresource, intent).await
+    }
+
+    async fn write(
+        &self,
+        target: &Target,
+        subresource: Option<&str>,
+        intent: Intent,
+    ) -> Result<Arc<Value>, ApiError> {
+        let mut cx = self.cx();
+        let write = update::update(&self.core, target, subresource, &intent, &mut cx);
+        Ok(Box::pin(write).await?.object)
+    }
+
+    fn target(
+        &self,
+        resource: &Resource,
+        namespace: Option<&str>,
+        name: &str,
+    ) -> Result<Target, ApiError> {
+        let registry = self.core.registry();
+        let found = registry.find(&resource.group, &resource.version, &resource.plural);
+        let served = found.ok_or_else(ApiError::no_such_path)?;
+        Ok(Target::new(served, namespace.unwrap_or(""), name))
+    }
+
+    fn cx(&self) -> Cx {
+        Cx {
+            user: self.user.clone(),
+            manager: self.manager.to_string(),
+            dry_run: false,
+            validation: FieldValidation::Strict,
+            warnings: Vec::new(),
+        }
     }
 }
 
-fn not_yet() -> ApiError {
-    ApiError::internal("not served yet")
+impl From<Patch> for Intent {
+    fn from(patch: Patch) -> Self {
+        match patch {
+            Patch::Json(ops) => Self::Json(ops),
+            Patch::Merge(changes) => Self::Merge(changes),
+            Patch::Strategic(changes) => Self::Strategic(changes),
+            Patch::Apply { object, force } => Self::Apply {
+                config: object,
+                force,
+            },
+        }
+    }
+}
+
+impl From<watch::Event> for WatchEvent {
+    fn from(event: watch::Event) -> Self {
+        match event {
+            watch::Event::Added(object) => Self::Added(object),
+            watch::Event::Modified(object) => Self::Modified(object),
+            watch::Event::Deleted(object) => Self::Deleted(object),
+            watch::Event::Bookmark { version, .. } => Self::Bookmark(version),
+        }
+    }
+}
+
+fn options(target: &Target, params: &ListParams) -> Result<ListOptions, ApiError> {
+    ListOptions::new(target, &params.label_selector, &params.field_selector)
+}
+
+fn resource_of(kind: &ResourceKind) -> Resource {
+    Resource::new(&kind.group, &kind.version, &kind.plural)
 }

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
+use jiff::Timestamp;
 
 /// Settings of one API server.
 #[derive(Debug, Clone)]
@@ -27,6 +28,8 @@ pub struct Config {
     pub addresses: Vec<IpAddr>,
     /// DNS domain of the cluster.
     pub cluster_domain: String,
+    /// Tells the wall-clock time that objects, tokens and certificates carry.
+    pub clock: fn() -> Timestamp,
     pub limits: Limits,
 }
 
@@ -35,8 +38,6 @@ pub struct Config {
 pub struct Limits {
     /// Largest request body, bytes. kube-apiserver takes 3 MiB.
     pub body: usize,
-    /// Deepest nesting of a request's JSON.
-    pub depth: usize,
     /// Changes remembered per resource for watches; an older start gets `410 Expired`.
     pub watch_window: usize,
     /// How often a watch with `allowWatchBookmarks` gets a bookmark.
@@ -56,6 +57,7 @@ impl Config {
             names: Vec::new(),
             addresses: Vec::new(),
             cluster_domain: "cluster.local".to_owned(),
+            clock: Timestamp::now,
             limits: Limits::default(),
         }
     }
@@ -73,7 +75,6 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             body: 3 * 1024 * 1024,
-            depth: 128,
             watch_window: 1024,
             bookmark_every: Duration::from_secs(60),
             connections: 1024,

@@ -6,13 +6,24 @@
 //!
 //! What objects mean (schemas, defaults, patches, tables) is `malla-apimachinery`'s; running them is `malla-local`'s.
 
+mod admission;
+mod auth;
 pub mod client;
 pub mod config;
+mod core;
+mod discovery;
 pub mod error;
+mod http;
+mod janitor;
 pub mod kinds;
+mod listen;
+mod openapi;
 pub mod outside;
+mod registry;
+mod rest;
 pub mod server;
 mod store;
+mod strategy;
 
 pub use client::{
     BoundObject, Client, DeleteParams, ListParams, Listed, Patch, Propagation, Token, TokenParams,

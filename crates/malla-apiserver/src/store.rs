@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 
 pub(crate) use disk::Disk;
 pub(crate) use follow::{Cursor, Position};
-pub(crate) use memory::{Change, Stored, World};
+pub(crate) use memory::{Change, Stored, World, range_of};
 use writer::{Job, Writer};
 
 /// Writes that may wait for the writer before callers wait to enqueue.

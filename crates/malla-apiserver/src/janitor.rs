@@ -1,0 +1,117 @@
+//! Removes the objects of a CRD that is being deleted, then lets the CRD go.
+//!
+//! It holds the core only while it works, so that dropping the last server closes the store.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::auth::User;
+use crate::client::DeleteParams;
+use crate::core::Core;
+use crate::error::ApiError;
+use crate::kinds::CUSTOM_RESOURCE_DEFINITIONS;
+use crate::registry::{CRDS, Served};
+use crate::rest::intent::Intent;
+use crate::rest::read::ListOptions;
+use crate::rest::{Cx, Target, delete, read, update};
+use crate::store::{Cursor, Position};
+use crate::strategy::crd::CLEANUP;
+
+/// How long objects with finalizers of their own are waited for before looking again.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// Works until the server is gone.
+pub(crate) async fn run(core: Weak<Core>) {
+    let Some(mut news) = follow(&core) else {
+        return;
+    };
+    loop {
+        let Some(strong) = core.upgrade() else { return };
+        let waiting = sweep(&strong).await;
+        drop(strong);
+        if waiting {
+            tokio::time::sleep(AGAIN).await;
+            continue;
+        }
+        news.changed().await;
+        while let Position::Changes(_) = news.step() {}
+    }
+}
+
+fn follow(core: &Weak<Core>) -> Option<Cursor> {
+    let core = core.upgrade()?;
+    let version = core.store.read().version();
+    core.store.follow(&CRDS.into(), version)
+}
+
+/// Cleans up after every CRD that is going; tells whether some must be looked at again.
+async fn sweep(core: &Core) -> bool {
+    let going: Vec<Arc<Value>> = {
+        let world = core.store.read();
+        let all = world.range(CRDS, None, None);
+        let going =
+            all.filter(|(_, stored)| stored.object["metadata"]["deletionTimestamp"].is_string());
+        going.map(|(_, stored)| stored.object.clone()).collect()
+    };
+    let mut again = false;
+    for crd in going {
+        match clean(core, &crd).await {
+            Ok(done) => again |= !done,
+            Err(error) => {
+                tracing::warn!(crd = crd["metadata"]["name"].as_str(), %error, "clean up");
+                again = true;
+            }
+        }
+    }
+    again
+}
+
+/// Deletes a CRD's objects; when none is left, removes the finalizer. Tells whether that is done.
+async fn clean(core: &Core, crd: &Value) -> Result<bool, ApiError> {
+    let finalizers = crd["metadata"]["finalizers"].as_array();
+    if !finalizers.is_some_and(|list| list.iter().any(|one| one == CLEANUP)) {
+        return Ok(true);
+    }
+    let mut cx = Cx {
+        user: User::component("apiextensions"),
+        manager: "kube-apiserver".to_owned(),
+        dry_run: false,
+        validation: malla_apimachinery::kind::FieldValidation::Ignore,
+        warnings: Vec::new(),
+    };
+    let group = crd["spec"]["group"].as_str().unwrap_or_default();
+    let plural = crd["spec"]["names"]["plural"].as_str().unwrap_or_default();
+    let family = core.registry().family(group, plural).cloned();
+    if let Some(family) = family {
+        let kind = family.storage.clone();
+        let target = Target::new(Served { family, kind }, "", "");
+        let all = ListOptions::default();
+        let params = DeleteParams::default();
+        delete::delete_collection(core, &target, &all, &params, &mut cx).await?;
+        if !read::list(core, &target, &all)?.items.is_empty() {
+            return Ok(false);
+        }
+    }
+    release(core, crd, &mut cx).await?;
+    Ok(true)
+}
+
+async fn release(core: &Core, crd: &Value, cx: &mut Cx) -> Result<(), ApiError> {
+    let resource = &CUSTOM_RESOURCE_DEFINITIONS;
+    let found = core
+        .registry()
+        .find(&resource.group, &resource.version, &resource.plural);
+    let served = found.ok_or_else(ApiError::no_such_path)?;
+    let name = crd["metadata"]["name"].as_str().unwrap_or_default();
+    let mut next = crd.clone();
+    if let Some(list) = next["metadata"]["finalizers"].as_array_mut() {
+        list.retain(|one| one != CLEANUP);
+    }
+    let target = Target::new(served, "", name);
+    match update::update(core, &target, None, &Intent::Replace(next), cx).await {
+        Err(error) if !error.is_conflict() && !error.is_not_found() => Err(error),
+        _ => Ok(()),
+    }
+}
