@@ -1,0 +1,6 @@
+//! Bytes without HTTP: from a matched connection to an endpoint and back.
+mod pump;
+pub mod serve;
+mod splice;
+
+pub use self::pump::{Buffer, End, Limits, Totals, pump};
