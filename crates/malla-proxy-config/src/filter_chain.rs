@@ -27,6 +27,8 @@ pub struct FilterChain {
     pub filters: Vec<NetworkFilter>,
     /// What finally handles the connection.
     pub terminal: Terminal,
+    /// Hash of the proto it came from: equal chains of two versions of a listener keep their connections.
+    pub fingerprint: u64,
 }
 
 /// Network filters that decide and pass on.

@@ -1,6 +1,9 @@
 //! A filter chain from proto.
 
+use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;
+
+use prost::Message;
 
 use super::{
     ChainMatch, FilterChain, NetworkFilter, NetworkRbac, ServerName, SourceType, Terminal,
@@ -17,6 +20,7 @@ use crate::tls::DownstreamTls;
 
 impl FilterChain {
     pub(crate) fn parse(wire: pb::FilterChain, cx: &mut Cx) -> Result<Self, Invalid> {
+        let fingerprint = fingerprint(&wire);
         let pb::FilterChain {
             filter_chain_match,
             filters,
@@ -44,8 +48,15 @@ impl FilterChain {
             transport_connect_timeout: timeout.filter(|timeout| !timeout.is_zero()),
             filters,
             terminal,
+            fingerprint,
         })
     }
+}
+
+fn fingerprint(wire: &pb::FilterChain) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(&wire.encode_to_vec());
+    hasher.finish()
 }
 
 /// The filters before the last, and the last, which must be terminal.

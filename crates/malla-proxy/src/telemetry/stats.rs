@@ -228,6 +228,7 @@ counters! {
         downstream_cx_total = "downstream_cx_total",
         downstream_cx_active = "downstream_cx_active",
         downstream_cx_destroy = "downstream_cx_destroy",
+        downstream_cx_overflow = "downstream_cx_overflow",
         downstream_pre_cx_timeout = "downstream_pre_cx_timeout",
         downstream_cx_transport_socket_connect_timeout = "downstream_cx_transport_socket_connect_timeout",
         no_filter_chain_match = "no_filter_chain_match",

@@ -27,6 +27,7 @@ use crate::live::Live;
 use crate::telemetry::stats::{ClusterStats, WorkerStats};
 
 use self::pick::Picker;
+pub use self::send::{TcpSlots, TcpUpstream};
 
 /// How often pools are looked over while there are any.
 const SWEEP: Duration = Duration::from_secs(1);

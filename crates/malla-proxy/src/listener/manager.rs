@@ -1,0 +1,244 @@
+//! Applies listener changes while connections run: binds, replaces, drains, removes.
+//!
+//! The manager lives with the configuration's writer. Binding comes first and may fail, which refuses the listener and
+//! leaves the old one serving; then every worker is told, and what was replaced drains.
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use malla_proxy_config::address::Address;
+use malla_proxy_config::listener::Listener;
+use malla_runtime::drain::DrainWatch;
+use malla_runtime::socket::{ListenOptions, SocketError, listen};
+use tokio::sync::mpsc;
+use tracing::Span;
+
+use super::active::{Active, ActiveChain, Table};
+use super::chain::Conflict;
+use crate::tls::TlsSetup;
+
+/// What a worker is told.
+#[derive(Debug)]
+pub enum Command {
+    /// Serve connections of this address with this listener; `socket` comes with the first such command.
+    Serve { address: SocketAddr, listener: Arc<Active>, socket: Option<std::net::TcpListener> },
+    /// Accept no more on this address.
+    Stop { address: SocketAddr },
+}
+
+/// Why a listener cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    #[error(transparent)]
+    Conflict(#[from] Conflict),
+    #[error("address: {address} is used by listener `{other}` already; give one of them another port")]
+    Taken { address: SocketAddr, other: Arc<str> },
+    #[error("address: {0} is a Unix socket; this proxy listens on IP addresses only")]
+    Unix(String),
+    #[error("cannot share a listening socket among workers")]
+    Share(#[source] io::Error),
+}
+
+/// A listener's sockets, bound and not yet served: one of each address for each worker.
+#[derive(Debug, Default)]
+pub struct Reservation {
+    /// `(as configured, as bound, one per worker)`.
+    sockets: Vec<(SocketAddr, SocketAddr, Vec<std::net::TcpListener>)>,
+}
+
+/// All listeners of the proxy.
+#[derive(Debug)]
+pub struct Manager {
+    workers: Vec<mpsc::UnboundedSender<Command>>,
+    setup: TlsSetup,
+    drain: DrainWatch,
+    /// How long connections of a removed chain may go on.
+    drain_time: Duration,
+    table: Arc<ArcSwap<Table>>,
+    listeners: BTreeMap<Arc<str>, Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    active: Arc<Active>,
+    /// As configured and as bound (they differ for port 0).
+    bound: Vec<(SocketAddr, SocketAddr)>,
+}
+
+impl Manager {
+    pub fn new(
+        workers: Vec<mpsc::UnboundedSender<Command>>,
+        setup: TlsSetup,
+        drain: DrainWatch,
+        drain_time: Duration,
+        table: Arc<ArcSwap<Table>>,
+    ) -> Self {
+        Self { workers, setup, drain, drain_time, table, listeners: BTreeMap::new() }
+    }
+
+    /// Binds what a new or changed listener needs, and checks that its chains can be told apart.
+    ///
+    /// # Errors
+    /// With a reason for the author of the listener; nothing has changed then.
+    pub fn reserve(&self, listener: &Listener) -> Result<Reservation, ListenError> {
+        super::chain::Matcher::build(listener.chains.iter().map(|chain| &chain.matches))?;
+        let mut reservation = Reservation::default();
+        for address in &listener.addresses {
+            let Some(address) = address.socket() else { return Err(ListenError::Unix(address.to_string())) };
+            if !listener.bind_to_port {
+                continue;
+            }
+            let known = self.listeners.get(&listener.name);
+            if known.is_some_and(|entry| entry.bound.iter().any(|(configured, _)| *configured == address)) {
+                continue; // The sockets are there; they go on with the new listener.
+            }
+            if let Some(other) = self.owner_of(address, &listener.name) {
+                return Err(ListenError::Taken { address, other });
+            }
+            reservation.sockets.push(self.bind(address, listener)?);
+        }
+        Ok(reservation)
+    }
+
+    /// Serves a listener for which sockets were reserved; a former version of it drains.
+    ///
+    /// # Errors
+    /// As for [`Self::reserve`], which finds them first.
+    pub fn serve(&mut self, listener: Arc<Listener>, reservation: Reservation) -> Result<(), ListenError> {
+        let previous = self.listeners.remove(&listener.name);
+        let old = previous.as_ref().map(|entry| Arc::clone(&entry.active));
+        let active = match Active::build(Arc::clone(&listener), &self.setup, &self.drain, old.as_deref()) {
+            Ok(active) => Arc::new(active),
+            Err(conflict) => {
+                self.listeners.extend(previous.map(|entry| (Arc::clone(&listener.name), entry)));
+                return Err(conflict.into());
+            }
+        };
+        let wanted: Vec<SocketAddr> = match listener.bind_to_port {
+            true => listener.addresses.iter().filter_map(Address::socket).collect(),
+            false => Vec::new(),
+        };
+        let mut bound = Vec::new();
+        for (configured, actual) in previous.map(|entry| entry.bound).unwrap_or_default() {
+            if wanted.contains(&configured) {
+                self.tell_all(|| Command::Serve { address: actual, listener: Arc::clone(&active), socket: None });
+                bound.push((configured, actual));
+            } else {
+                self.tell_all(|| Command::Stop { address: actual });
+            }
+        }
+        for (configured, actual, sockets) in reservation.sockets {
+            for (worker, socket) in self.workers.iter().zip(sockets) {
+                let listener = Arc::clone(&active);
+                let _ = worker.send(Command::Serve { address: actual, listener, socket: Some(socket) });
+            }
+            bound.push((configured, actual));
+        }
+        tracing::info!(listener = %listener.name, addresses = ?bound.iter().map(|(_, actual)| actual).collect::<Vec<_>>(), "listening");
+        self.listeners.insert(Arc::clone(&listener.name), Entry { active: Arc::clone(&active), bound });
+        self.publish();
+        if let Some(old) = old {
+            let kept = |chain: &Arc<ActiveChain>| active.chains().iter().any(|other| Arc::ptr_eq(other, chain));
+            self.retire(old.chains().iter().filter(|chain| !kept(chain)));
+        }
+        Ok(())
+    }
+
+    /// Stops accepting for a listener and drains its connections. True if it was there.
+    pub fn remove(&mut self, name: &str) -> bool {
+        let Some(entry) = self.listeners.remove(name) else { return false };
+        for (_, actual) in &entry.bound {
+            self.tell_all(|| Command::Stop { address: *actual });
+        }
+        self.publish();
+        self.retire(entry.active.chains().iter());
+        tracing::info!(listener = name, "listener removed");
+        true
+    }
+
+    /// Stops accepting everywhere; connections go on.
+    pub fn stop_accepting(&mut self) {
+        for entry in self.listeners.values() {
+            for (_, actual) in &entry.bound {
+                self.tell_all(|| Command::Stop { address: *actual });
+            }
+        }
+    }
+
+    /// Where a listener accepts; the actual ports.
+    pub fn bound(&self, name: &str) -> Vec<SocketAddr> {
+        let entry = self.listeners.get(name);
+        entry.map(|entry| entry.bound.iter().map(|(_, actual)| *actual).collect()).unwrap_or_default()
+    }
+
+    /// Every listener with the addresses it accepts on.
+    pub fn listeners(&self) -> impl Iterator<Item = (&Arc<Active>, Vec<SocketAddr>)> {
+        self.listeners.values().map(|entry| {
+            let bound = entry.bound.iter().map(|(_, actual)| *actual).collect();
+            (&entry.active, bound)
+        })
+    }
+
+    fn owner_of(&self, address: SocketAddr, except: &str) -> Option<Arc<str>> {
+        if address.port() == 0 {
+            return None;
+        }
+        let owns = |entry: &&Entry| entry.bound.iter().any(|(configured, _)| *configured == address);
+        let others = self.listeners.iter().filter(|(name, _)| &***name != except);
+        others.map(|(_, entry)| entry).find(owns).map(|entry| Arc::clone(&entry.active.config.name))
+    }
+
+    /// One socket per worker; the first finds out the port and whether anybody else has it.
+    fn bind(
+        &self,
+        address: SocketAddr,
+        listener: &Listener,
+    ) -> Result<(SocketAddr, SocketAddr, Vec<std::net::TcpListener>), ListenError> {
+        let options = ListenOptions {
+            reuse_port: false,
+            transparent: listener.transparent,
+            freebind: listener.freebind,
+            dual_stack: false,
+        };
+        // A probe without SO_REUSEPORT: another process that shares its port must not silently take half of our traffic.
+        drop(listen(address, options)?);
+        let shared = ListenOptions { reuse_port: true, ..options };
+        let mut actual = address;
+        let mut sockets = Vec::with_capacity(self.workers.len());
+        for _ in 0..self.workers.len().max(1) {
+            let socket = listen(actual, shared)?;
+            actual = socket.local_addr().map_err(ListenError::Share)?;
+            sockets.push(socket.into_std().map_err(ListenError::Share)?);
+        }
+        Ok((address, actual, sockets))
+    }
+
+    fn publish(&self) {
+        let table = Table::new(self.listeners.values().map(|entry| &entry.active));
+        self.table.store(Arc::new(table));
+    }
+
+    fn tell_all(&self, command: impl Fn() -> Command) {
+        for worker in &self.workers {
+            // A worker that has gone needs no telling.
+            let _ = worker.send(command());
+        }
+    }
+
+    fn retire<'a>(&self, chains: impl Iterator<Item = &'a Arc<ActiveChain>>) {
+        for chain in chains {
+            let owner = chain.owner.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(owner) = owner {
+                let grace = self.drain_time;
+                self.drain.spawn(Span::none(), async move {
+                    owner.stop(grace).await;
+                });
+            }
+        }
+    }
+}

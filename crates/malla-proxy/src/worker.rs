@@ -1,0 +1,251 @@
+//! A worker: one thread, one single-threaded runtime, its own sockets, pools and counters.
+//!
+//! Invariant: what a [`Worker`] holds is either its own (plain cells) or immutable and shared; nothing on the path of a
+//! request takes a lock.
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+use malla_proxy_config::http_manager::HttpManager;
+use malla_proxy_config::listener::Listener;
+use malla_runtime::drain::{Drain, DrainWatch};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::LocalSet;
+use tracing::Span;
+
+use crate::connection::Connection;
+use crate::listener::accept::accept_loop;
+use crate::listener::active::{Active, Table};
+use crate::listener::manager::Command;
+use crate::live::Live;
+use crate::tcp;
+use crate::tcp::serve::TcpRecord;
+use crate::telemetry::stats::WorkerStats;
+use crate::transport::Io;
+use crate::upstream::cluster::Clusters;
+use crate::upstream::worker::WorkerClusters;
+
+/// A future on the worker's thread.
+pub type LocalFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
+
+/// What the workers share.
+#[derive(Debug, Clone)]
+pub struct Shared {
+    pub live: Live,
+    pub clusters: Clusters,
+    pub stats: crate::telemetry::stats::Registry,
+    pub table: Arc<ArcSwap<Table>>,
+    pub connections: Arc<Connections>,
+}
+
+/// Downstream connections over all workers.
+#[derive(Debug, Default)]
+pub struct Connections {
+    active: AtomicU64,
+    /// No more than so many at once.
+    pub maximum: Option<u64>,
+}
+
+impl Connections {
+    pub fn limited(maximum: Option<u64>) -> Self {
+        Self { active: AtomicU64::new(0), maximum }
+    }
+
+    pub fn active(&self) -> u64 {
+        self.active.load(Ordering::Relaxed)
+    }
+}
+
+/// One connection counted; given back by its drop.
+#[derive(Debug)]
+pub struct ConnectionSlot(Arc<Connections>);
+
+impl Drop for ConnectionSlot {
+    fn drop(&mut self) {
+        self.0.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What takes over where a filter chain says so.
+pub trait Handlers: 'static {
+    /// Serves HTTP until the connection ends or drains.
+    fn http<'a>(
+        &'a self,
+        worker: &'a Worker,
+        io: Io,
+        connection: Rc<Connection>,
+        manager: Arc<HttpManager>,
+        drain: DrainWatch,
+    ) -> LocalFuture<'a, ()>;
+
+    /// Runs the chain's network filters; false closes the connection.
+    fn authorise<'a>(&'a self, connection: &'a Connection) -> LocalFuture<'a, bool>;
+
+    /// Writes the record of a finished TCP connection.
+    fn log_tcp(&self, record: &TcpRecord<'_>);
+
+    /// Writes the record of a connection that no chain took.
+    fn unmatched(&self, listener: &Listener, local: SocketAddr, remote: SocketAddr);
+}
+
+/// One worker, as its tasks see it; cheap to clone.
+#[derive(Clone)]
+pub struct Worker {
+    inner: Rc<Inner>,
+}
+
+struct Inner {
+    index: usize,
+    shared: Shared,
+    clusters: WorkerClusters,
+    stats: WorkerStats,
+    tasks: DrainWatch,
+    buffer: tcp::Buffer,
+    next_connection: Cell<u64>,
+    handlers: Box<dyn Handlers>,
+}
+
+impl std::fmt::Debug for Worker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Worker").field("index", &self.inner.index).finish_non_exhaustive()
+    }
+}
+
+impl Worker {
+    pub fn new(index: usize, shared: Shared, tasks: DrainWatch, handlers: Box<dyn Handlers>) -> Self {
+        let stats = shared.stats.worker(index);
+        let clusters =
+            WorkerClusters::new(shared.clusters.clone(), shared.live.clone(), stats.clone(), tasks.clone(), index);
+        let inner = Inner {
+            index,
+            clusters,
+            stats,
+            tasks,
+            buffer: tcp::Buffer::default(),
+            next_connection: Cell::new((index as u64) << 48),
+            handlers,
+            shared,
+        };
+        Self { inner: Rc::new(inner) }
+    }
+
+    pub fn live(&self) -> &Live {
+        &self.inner.shared.live
+    }
+
+    pub fn clusters(&self) -> &WorkerClusters {
+        &self.inner.clusters
+    }
+
+    pub fn stats(&self) -> &WorkerStats {
+        &self.inner.stats
+    }
+
+    pub fn tasks(&self) -> &DrainWatch {
+        &self.inner.tasks
+    }
+
+    pub fn buffer(&self) -> &tcp::Buffer {
+        &self.inner.buffer
+    }
+
+    pub fn handlers(&self) -> &dyn Handlers {
+        &*self.inner.handlers
+    }
+
+    /// The listeners, for hand-over by original destination.
+    pub fn listeners(&self) -> arc_swap::Guard<Arc<Table>> {
+        self.inner.shared.table.load()
+    }
+
+    /// Counts one more connection, or refuses it.
+    pub fn admit_connection(&self) -> Option<ConnectionSlot> {
+        let connections = &self.inner.shared.connections;
+        let before = connections.active.fetch_add(1, Ordering::Relaxed);
+        let slot = ConnectionSlot(Arc::clone(connections));
+        connections.maximum.is_none_or(|maximum| before < maximum).then_some(slot)
+    }
+
+    /// Unique in this process.
+    pub fn next_connection_id(&self) -> u64 {
+        let id = self.inner.next_connection.get();
+        self.inner.next_connection.set(id + 1);
+        id
+    }
+
+    /// Obeys the listener manager until it is gone or the worker is killed.
+    async fn obey(self, mut commands: mpsc::UnboundedReceiver<Command>) {
+        let mut sockets: HashMap<SocketAddr, (Drain, Rc<RefCell<Arc<Active>>>)> = HashMap::new();
+        while let Some(command) = commands.recv().await {
+            match command {
+                Command::Serve { address, listener, socket: None } => {
+                    if let Some((_, current)) = sockets.get(&address) {
+                        *current.borrow_mut() = listener;
+                    }
+                }
+                Command::Serve { address, listener, socket: Some(socket) } => {
+                    let socket = match TcpListener::from_std(socket) {
+                        Ok(socket) => socket,
+                        Err(error) => {
+                            tracing::error!(%address, %error, "a worker cannot use its listening socket");
+                            continue;
+                        }
+                    };
+                    let current = Rc::new(RefCell::new(listener));
+                    let stop = Drain::new();
+                    let accepting = accept_loop(self.clone(), socket, Rc::clone(&current), stop.watch());
+                    stop.watch().spawn_local(Span::none(), accepting);
+                    sockets.insert(address, (stop, current));
+                }
+                // Dropping the drain ends the accept loop and closes its socket.
+                Command::Stop { address } => drop(sockets.remove(&address)),
+            }
+        }
+    }
+}
+
+/// Makes a worker's handlers on its thread.
+pub type MakeHandlers = Arc<dyn Fn(&Shared, &WorkerStats) -> Box<dyn Handlers> + Send + Sync>;
+
+/// The stack of a worker thread, bytes: its futures live on the heap.
+const STACK: usize = 512 * 1024;
+
+/// Starts worker `index` on a thread of its own; it ends when `drain` has been stopped.
+///
+/// # Errors
+/// When the thread cannot be started.
+pub fn start(
+    index: usize,
+    shared: Shared,
+    drain: DrainWatch,
+    make: MakeHandlers,
+) -> std::io::Result<(mpsc::UnboundedSender<Command>, std::thread::JoinHandle<()>)> {
+    let (commands, receive) = mpsc::unbounded_channel();
+    let run = move || {
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => return tracing::error!(%error, "a worker cannot start"),
+        };
+        let local = LocalSet::new();
+        local.block_on(&runtime, async move {
+            let handlers = make(&shared, &shared.stats.worker(index));
+            let worker = Worker::new(index, shared, drain.clone(), handlers);
+            let sweep = worker.clusters().clone().sweep();
+            tokio::select! {
+                biased; // The end of the worker first: nothing may start after it.
+                () = drain.killed() => {}
+                () = worker.obey(receive) => {}
+                () = sweep => {}
+            }
+        });
+    };
+    let thread = std::thread::Builder::new().name(format!("worker-{index}")).stack_size(STACK).spawn(run)?;
+    Ok((commands, thread))
+}
