@@ -1,0 +1,235 @@
+//! The control plane as a process: binds its ports, wires its parts, runs until told to stop.
+//!
+//! The parts start in an order in which each finds what it needs: the certificate authority, then
+//! the watches, and only after the first whole world the ports by which proxies come in.
+
+mod http;
+mod listen;
+mod world;
+mod writers;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use malla_identity::authority::{Authority, Lifetimes};
+use malla_identity::bundle::TrustBundle;
+use malla_identity::ca_server::{CaServer, RateLimit};
+use malla_identity::source::CertSource;
+use malla_model::{MeshSettings, SpiffeId, TrustDomain};
+use malla_runtime::drain::DrainWatch;
+use malla_runtime::ready::Readiness;
+use malla_runtime::task::AbortOnDrop;
+use rustls::crypto::CryptoProvider;
+use tokio::sync::{mpsc, watch};
+use tracing::{info, info_span};
+
+use crate::index::World;
+use crate::inject::InjectSettings;
+use crate::nodes::Nodes;
+use crate::source::{Scope, watch_all};
+use crate::tokens::Authenticator;
+use crate::webhook::Reviewer;
+use crate::write::authority::load_or_create;
+
+/// What `malla control` is told.
+#[derive(Debug, Clone)]
+pub struct ControlConfig {
+    /// The namespace it runs in; also the mesh's root namespace.
+    pub namespace: String,
+    /// Its own pod's name, for elections.
+    pub pod: String,
+    pub cluster_id: String,
+    /// Image of injected proxies.
+    pub image: String,
+    /// Arguments of injected proxies after `proxy sidecar`.
+    pub proxy_args: Vec<String>,
+    pub revisions: Vec<String>,
+    pub bind: IpAddr,
+    pub ports: Ports,
+}
+
+/// istiod's ports.
+#[derive(Debug, Clone, Copy)]
+pub struct Ports {
+    /// xDS and certificates in plain text; callers show a token.
+    pub plain_xds: u16,
+    /// The same over TLS.
+    pub xds: u16,
+    pub webhooks: u16,
+    pub monitoring: u16,
+    /// `/ready` and `/debug`.
+    pub debug: u16,
+}
+
+impl Default for Ports {
+    fn default() -> Self {
+        Self {
+            plain_xds: 15010,
+            xds: 15012,
+            webhooks: 15017,
+            monitoring: 15014,
+            debug: 8080,
+        }
+    }
+}
+
+/// Why the control plane could not start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    #[error("listen on {address}")]
+    Bind {
+        address: std::net::SocketAddr,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error(transparent)]
+    Authority(#[from] crate::write::authority::Error),
+    #[error("make the control plane's own certificate")]
+    Certificate(#[source] malla_identity::authority::AuthorityError),
+    #[error("read the mesh's root certificates")]
+    Roots(#[source] malla_identity::pem::MaterialError),
+    #[error("set up TLS")]
+    Tls(#[from] rustls::Error),
+}
+
+/// Certificates of the control plane live a day less often than they are renewed.
+const OWN_CERTIFICATE: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Runs until the drain starts.
+///
+/// # Errors
+/// When it cannot start; once it runs, what breaks is retried and reported.
+pub async fn run(
+    config: ControlConfig,
+    client: kube::Client,
+    provider: Arc<CryptoProvider>,
+    drain: DrainWatch,
+) -> Result<(), ControlError> {
+    let bound = listen::bind(&config)?;
+    let readiness = Readiness::new();
+    let listed = readiness.gate("the cluster's objects");
+    let served = readiness.gate("the webhooks");
+    let trust_domain = TrustDomain::default();
+    let authority = Arc::new(
+        load_or_create(
+            &client,
+            &config.namespace,
+            trust_domain.as_str(),
+            SystemTime::now(),
+        )
+        .await?,
+    );
+    let own = own_certificate(&config, &authority, &trust_domain, &provider)?;
+
+    let (updates, received) = mpsc::channel(1024);
+    let (worlds, world) = watch::channel(None::<World>);
+    let scope = Scope {
+        root_namespace: config.namespace.clone(),
+        mesh_config: "istio".to_owned(),
+    };
+    let _watches = watch_all(&client, &scope, &updates);
+    let settings = MeshSettings {
+        root_namespace: config.namespace.as_str().into(),
+        cluster_id: config.cluster_id.as_str().into(),
+        trust_domain: trust_domain.clone(),
+        ..MeshSettings::default()
+    };
+    let namespaces = Arc::new(ArcSwap::default());
+    let _index = AbortOnDrop::spawn(
+        info_span!("index"),
+        world::keep(
+            received,
+            settings.clone(),
+            worlds,
+            Arc::clone(&namespaces),
+            listed,
+        ),
+    );
+
+    let authenticator = Authenticator {
+        client: client.clone(),
+        trust_domain,
+    };
+    let nodes = Arc::new(Nodes::new(authenticator.clone(), world.clone()));
+    let ca = CaServer::new(
+        Arc::new(ArcSwap::from(Arc::clone(&authority))),
+        authenticator,
+        Lifetimes::default(),
+        RateLimit::default(),
+    );
+    let reviewer = Arc::new(Reviewer {
+        settings: inject_settings(&config, &settings),
+        namespaces,
+    });
+    let roots_pem: Arc<str> = authority.roots_pem().into();
+    let _writers = writers::start(&client, &config, &roots_pem, &world, &nodes, served);
+    info!(
+        namespace = config.namespace,
+        cluster = config.cluster_id,
+        "control plane starts"
+    );
+    listen::serve(
+        bound,
+        listen::Parts {
+            own,
+            ca,
+            nodes,
+            reviewer,
+            readiness,
+            world,
+        },
+        &provider,
+        drain,
+    )
+    .await
+}
+
+fn own_certificate(
+    config: &ControlConfig,
+    authority: &Authority,
+    trust_domain: &TrustDomain,
+    provider: &CryptoProvider,
+) -> Result<CertSource, ControlError> {
+    let namespace = &config.namespace;
+    let names = [
+        format!("istiod.{namespace}.svc"),
+        format!("istiod.{namespace}.svc.cluster.local"),
+        format!("istiod.{namespace}"),
+        "istiod".to_owned(),
+        "istio-pilot.istio-system.svc".to_owned(),
+    ];
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let id = SpiffeId::new(trust_domain, namespace, "istiod");
+    let credential = authority
+        .issue_server(
+            &names,
+            Some(&id),
+            OWN_CERTIFICATE,
+            SystemTime::now(),
+            provider,
+        )
+        .map_err(ControlError::Certificate)?;
+    let bundle = TrustBundle::from_pem("the mesh's roots", authority.roots_pem().as_bytes())
+        .map_err(ControlError::Roots)?;
+    Ok(CertSource::fixed(
+        Some(Arc::new(credential)),
+        bundle.for_domains([trust_domain.clone()]),
+    ))
+}
+
+fn inject_settings(config: &ControlConfig, mesh: &MeshSettings) -> InjectSettings {
+    InjectSettings {
+        image: config.image.clone(),
+        discovery_address: format!("istiod.{}.svc:{}", config.namespace, config.ports.xds),
+        domain: mesh.domain.to_string(),
+        trust_domain: mesh.trust_domain.to_string(),
+        cluster_id: config.cluster_id.clone(),
+        mesh_id: mesh.trust_domain.to_string(),
+        revisions: config.revisions.clone(),
+        extra_proxy_args: config.proxy_args.clone(),
+        hold_application: false,
+        root_namespace: config.namespace.clone(),
+    }
+}

@@ -1,0 +1,193 @@
+//! One connected proxy: what it was offered, and how far it has come with it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use malla_model::SpiffeId;
+use malla_translate::NodeView;
+use malla_xds::NodeResources;
+use malla_xds::server::Event;
+use tokio::sync::watch;
+use tracing::{debug, warn};
+
+use super::set::NodeSet;
+use crate::index::World;
+
+/// How far a proxy is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// The newest world whose every resource the proxy has taken or refused.
+    pub settled: u64,
+    /// How long that took from the push on.
+    pub after: Duration,
+    /// What it refuses: type, resource and its reason, until a push of the type is accepted.
+    pub refused: Vec<Refusal>,
+}
+
+/// One resource a proxy will not take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    pub type_url: String,
+    pub names: Vec<String>,
+    pub message: String,
+}
+
+/// A proxy as status and debug pages show it.
+#[derive(Debug, Clone)]
+pub struct NodeReport {
+    pub connection: u64,
+    /// xDS node id.
+    pub id: String,
+    pub identity: SpiffeId,
+    /// `pod.namespace`.
+    pub name: String,
+    pub offered: u64,
+    pub progress: Progress,
+}
+
+pub(super) struct Session {
+    connection: u64,
+    id: String,
+    identity: SpiffeId,
+    state: Mutex<State>,
+    resources: watch::Sender<Arc<dyn NodeResources>>,
+}
+
+#[derive(Debug)]
+struct State {
+    view: NodeView,
+    set: Arc<NodeSet>,
+    offered: u64,
+    progress: Progress,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session")
+            .field("id", &self.id)
+            .field("identity", &self.identity)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Session {
+    pub(super) fn new(
+        connection: u64,
+        id: &str,
+        identity: SpiffeId,
+        view: NodeView,
+        offered: u64,
+        set: Arc<NodeSet>,
+    ) -> Self {
+        let resources: Arc<dyn NodeResources> = Arc::clone(&set) as _;
+        Self {
+            connection,
+            id: id.to_owned(),
+            identity,
+            state: Mutex::new(State {
+                view,
+                set,
+                offered,
+                progress: Progress::default(),
+            }),
+            resources: watch::Sender::new(resources),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panic elsewhere leaves whole values: every change below is one assignment.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn connection(&self) -> u64 {
+        self.connection
+    }
+
+    pub(super) fn id(&self) -> &str {
+        &self.id
+    }
+
+    pub(super) fn resources(&self) -> watch::Receiver<Arc<dyn NodeResources>> {
+        self.resources.subscribe()
+    }
+
+    /// Translates the world for this proxy, unless an equal view has been translated already.
+    pub(super) fn offer(&self, world: &World, translated: &mut HashMap<NodeView, Arc<NodeSet>>) {
+        let (view, before) = {
+            let state = self.state();
+            if state.offered >= world.number {
+                return;
+            }
+            (state.view.clone(), Arc::clone(&state.set))
+        };
+        let view = super::known_by(world, view, &self.identity);
+        let set = translated
+            .entry(view.clone())
+            .or_insert_with(|| NodeSet::translate(world, &view, Some(&before)));
+        let set = Arc::clone(set);
+        {
+            let mut state = self.state();
+            state.view = view;
+            state.set = Arc::clone(&set);
+            state.offered = world.number;
+        }
+        self.resources.send_replace(set);
+    }
+
+    pub(super) fn event(&self, event: &Event) {
+        match event {
+            Event::Settled { version, after } => {
+                let mut state = self.state();
+                state.progress.settled = version.parse().unwrap_or(state.progress.settled);
+                state.progress.after = *after;
+            }
+            Event::Acked { type_url, .. } => {
+                self.state()
+                    .progress
+                    .refused
+                    .retain(|refusal| refusal.type_url != **type_url);
+            }
+            Event::Nacked {
+                type_url,
+                names,
+                message,
+                ..
+            } => {
+                warn!(node = self.id, %type_url, ?names, message, "the proxy refused resources and keeps what it had");
+                let refusal = Refusal {
+                    type_url: type_url.to_string(),
+                    names: names.iter().map(ToString::to_string).collect(),
+                    message: message.clone(),
+                };
+                let mut state = self.state();
+                state
+                    .progress
+                    .refused
+                    .retain(|known| known.type_url != refusal.type_url);
+                state.progress.refused.push(refusal);
+            }
+            Event::Subscribed { type_url } => debug!(node = self.id, %type_url, "subscribed"),
+            Event::Pushed {
+                type_url,
+                resources,
+                removed,
+                ..
+            } => {
+                debug!(node = self.id, %type_url, resources, removed, "pushed");
+            }
+        }
+    }
+
+    pub(super) fn report(&self) -> NodeReport {
+        let state = self.state();
+        NodeReport {
+            connection: self.connection,
+            id: self.id.clone(),
+            identity: self.identity.clone(),
+            name: format!("{}.{}", state.view.name, state.view.namespace),
+            offered: state.offered,
+            progress: state.progress.clone(),
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! What the control plane reads: one watch per kind, each turned into changes for the index.
+//!
+//! A list that starts over (after a broken watch or a compaction) is collected first and handed on
+//! whole, so the world never shrinks to half a list in between.
+
+use std::sync::Arc;
+
+use futures_util::StreamExt as _;
+use kube::api::{Api, ApiResource, DynamicObject};
+use kube::runtime::WatchStreamExt as _;
+use kube::runtime::watcher::{self, Event};
+use malla_api::Kind;
+use malla_runtime::task::AbortOnDrop;
+use tokio::sync::mpsc;
+use tracing::{Instrument as _, info_span, warn};
+
+/// A watched kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Watched {
+    Namespace,
+    Node,
+    Pod,
+    Service,
+    EndpointSlice,
+    /// Only the mesh's own, in the root namespace.
+    MeshConfig,
+    Istio(Kind),
+}
+
+impl Watched {
+    /// Everything that makes up the world.
+    pub fn all() -> impl Iterator<Item = Self> {
+        let core = [
+            Self::Namespace,
+            Self::Node,
+            Self::Pod,
+            Self::Service,
+            Self::EndpointSlice,
+            Self::MeshConfig,
+        ];
+        core.into_iter()
+            .chain(Kind::ALL.into_iter().map(Self::Istio))
+    }
+
+    fn resource(self) -> ApiResource {
+        let of = |group: &str, version: &str, kind: &str, plural: &str| ApiResource {
+            group: group.to_owned(),
+            version: version.to_owned(),
+            api_version: if group.is_empty() {
+                version.to_owned()
+            } else {
+                format!("{group}/{version}")
+            },
+            kind: kind.to_owned(),
+            plural: plural.to_owned(),
+        };
+        match self {
+            Self::Namespace => of("", "v1", "Namespace", "namespaces"),
+            Self::Node => of("", "v1", "Node", "nodes"),
+            Self::Pod => of("", "v1", "Pod", "pods"),
+            Self::Service => of("", "v1", "Service", "services"),
+            Self::EndpointSlice => of("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices"),
+            Self::MeshConfig => of("", "v1", "ConfigMap", "configmaps"),
+            Self::Istio(kind) => of(
+                kind.group(),
+                kind.storage_version(),
+                kind.name(),
+                kind.plural(),
+            ),
+        }
+    }
+}
+
+/// One step in what is known of a kind.
+#[derive(Debug, Clone)]
+pub enum Change {
+    /// The whole list.
+    Replaced(Vec<Arc<DynamicObject>>),
+    Applied(Arc<DynamicObject>),
+    Deleted(Arc<DynamicObject>),
+}
+
+/// A change and the kind it is about.
+pub type Update = (Watched, Change);
+
+/// Where to read, and what of it.
+#[derive(Debug, Clone)]
+pub struct Scope {
+    pub root_namespace: String,
+    /// Name of the mesh's ConfigMap, `istio` unless this is a named revision.
+    pub mesh_config: String,
+}
+
+/// Watches everything until the returned tasks are dropped.
+#[must_use]
+pub fn watch_all(
+    client: &kube::Client,
+    scope: &Scope,
+    updates: &mpsc::Sender<Update>,
+) -> Vec<AbortOnDrop<()>> {
+    Watched::all()
+        .map(|watched| {
+            let span = info_span!("watch", kind = ?watched);
+            AbortOnDrop::spawn(
+                span.clone(),
+                watch(client.clone(), scope.clone(), watched, updates.clone()).instrument(span),
+            )
+        })
+        .collect()
+}
+
+async fn watch(
+    client: kube::Client,
+    scope: Scope,
+    watched: Watched,
+    updates: mpsc::Sender<Update>,
+) {
+    let resource = watched.resource();
+    let mut config = watcher::Config::default();
+    let api: Api<DynamicObject> = if watched == Watched::MeshConfig {
+        config = config.fields(&format!("metadata.name={}", scope.mesh_config));
+        Api::namespaced_with(client, &scope.root_namespace, &resource)
+    } else {
+        Api::all_with(client, &resource)
+    };
+    let stream = watcher::watcher(api, config).default_backoff();
+    let mut stream = std::pin::pin!(stream);
+    let mut list = Vec::new();
+    while let Some(event) = stream.next().await {
+        let change = match event {
+            Ok(event) => step(event, &mut list),
+            Err(error) => {
+                // Back-off is the stream's; what was known stays known meanwhile.
+                warn!(%error, "the watch broke off and will be resumed");
+                continue;
+            }
+        };
+        if let Some(change) = change
+            && updates.send((watched, change)).await.is_err()
+        {
+            return; // Nobody listens any more: the control plane is stopping.
+        }
+    }
+}
+
+/// Collects lists, passes single changes on.
+fn step(event: Event<DynamicObject>, list: &mut Vec<Arc<DynamicObject>>) -> Option<Change> {
+    match event {
+        Event::Init => {
+            list.clear();
+            None
+        }
+        Event::InitApply(object) => {
+            list.push(Arc::new(slim(object)));
+            None
+        }
+        Event::InitDone => Some(Change::Replaced(std::mem::take(list))),
+        Event::Apply(object) => Some(Change::Applied(Arc::new(slim(object)))),
+        Event::Delete(object) => Some(Change::Deleted(Arc::new(slim(object)))),
+    }
+}
+
+/// Managed fields are half of an object's size and say nothing about the mesh.
+fn slim(mut object: DynamicObject) -> DynamicObject {
+    object.metadata.managed_fields = None;
+    if let Some(annotations) = &mut object.metadata.annotations {
+        annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
+    }
+    object
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(name: &str) -> DynamicObject {
+        DynamicObject::new(name, &Watched::Pod.resource())
+    }
+
+    #[test]
+    fn a_list_arrives_whole() {
+        let mut list = Vec::new();
+        assert!(step(Event::Init, &mut list).is_none());
+        assert!(step(Event::InitApply(object("a")), &mut list).is_none());
+        // The watch breaks off here and starts over.
+        assert!(step(Event::Init, &mut list).is_none());
+        assert!(step(Event::InitApply(object("b")), &mut list).is_none());
+        let Some(Change::Replaced(whole)) = step(Event::InitDone, &mut list) else {
+            panic!("no list")
+        };
+        assert_eq!(
+            whole
+                .iter()
+                .map(|o| o.metadata.name.clone().unwrap())
+                .collect::<Vec<_>>(),
+            ["b"]
+        );
+    }
+
+    #[test]
+    fn every_watched_kind_is_another_resource() {
+        let mut paths: Vec<_> = Watched::all()
+            .map(|w| format!("{}/{}", w.resource().api_version, w.resource().plural))
+            .collect();
+        let count = paths.len();
+        paths.sort();
+        paths.dedup();
+        assert_eq!(paths.len(), count);
+    }
+}
