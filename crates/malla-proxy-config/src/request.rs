@@ -193,6 +193,11 @@ impl HeaderMatcher {
         }
     }
 
+    /// The same for a value at hand.
+    pub fn matches_text(&self, value: Option<&str>) -> bool {
+        self.matches_value(value)
+    }
+
     fn matches_value(&self, value: Option<&str>) -> bool {
         let value = match (value, &self.test) {
             (Some(value), _) => value,

@@ -72,8 +72,9 @@ pub trait ClusterHandle: Clone + 'static {
 
     /// Sends `request` to one host and waits for the response head.
     ///
-    /// `request` has the final path, host and headers, no hop-by-hop fields, and the version the client spoke; the
-    /// implementation sets the version and the framing for the connection it picks. A request with `Upgrade` and
+    /// `request` has an origin-form target, the authority in `Host` (whatever the client spoke), no hop-by-hop fields and
+    /// the version the client spoke; the implementation sets the version, the pseudo-headers and the framing for the
+    /// connection it picks. A request with `Upgrade` and
     /// `Connection: upgrade` (HTTP/1), or with method CONNECT, is sent so that `hyper::upgrade::on` works on the
     /// returned response. `response.version()` says which protocol was spoken upstream.
     fn send(
@@ -107,6 +108,10 @@ pub struct Choice<'a> {
     pub metadata_match: Option<&'a Metadata>,
     /// Priority class of the circuit breaker.
     pub high_priority: bool,
+    /// Replace the request's `Host` by the chosen endpoint's hostname, if it has one (`auto_host_rewrite`).
+    pub auto_host: bool,
+    /// The request's scheme is `https` (`:scheme` of HTTP/2; HTTP/1 does not carry it).
+    pub https: bool,
 }
 
 /// Facts about one try, filled by the implementation while it goes.

@@ -103,6 +103,8 @@ impl Session<'_> {
                 host_selection_attempts: 1,
                 metadata_match: target.metadata_match.as_ref().or(self.proxy.metadata_match.as_ref()),
                 high_priority: false,
+                auto_host: false,
+                https: false,
             };
             match handle.connect_tcp(&choice, &mut self.attempt).await {
                 Ok(upstream) => return Some(upstream),

@@ -46,11 +46,17 @@ impl ClusterHandle for Handle {
     ) -> Result<Response<UpstreamBody>, SendError> {
         let host = self.cluster.choose(choice, request.headers()).await?;
         note_host(attempt, &host);
+        let mut request = request;
+        if choice.auto_host
+            && !host.endpoint.hostname.is_empty()
+            && let Ok(name) = HeaderValue::from_str(&host.endpoint.hostname)
+        {
+            request.headers_mut().insert(HOST, name);
+        }
         let purpose = Purpose::of(self.config().http.protocol, request.version());
         let name = request_name(&self.config().http, &request);
         let pool = self.cluster.pool(&host, purpose, name, choice.connection);
         let host = pool.host();
-        let mut request = request;
         for _ in 0..STALE_TRIES {
             let lease = match pool.obtain(choice.high_priority).await {
                 Ok(lease) => lease,
@@ -61,7 +67,7 @@ impl ClusterHandle for Handle {
             };
             let slots = self.slots(host, choice.high_priority)?;
             note_connection(attempt, &lease);
-            match self.exchange(lease, slots, request, attempt).await {
+            match self.exchange(lease, slots, request, choice.https, attempt).await {
                 Ok(response) => {
                     self.cluster.around.shared.record(host, outcome_of(&response));
                     return Ok(response);
@@ -189,12 +195,12 @@ impl Handle {
         mut lease: Lease,
         slots: Slots,
         request: Request<RequestBody>,
+        https: bool,
         attempt: &mut Attempt,
     ) -> Result<Response<UpstreamBody>, (StreamError, Option<Request<RequestBody>>)> {
         let (mut parts, body) = request.into_parts();
-        let over_tls = lease.info().is_some_and(|info| info.tls.is_some());
         if lease.is_h2() {
-            for_h2(&mut parts, over_tls);
+            for_h2(&mut parts, https);
         } else {
             for_h1(&mut parts);
         }
@@ -294,7 +300,7 @@ fn for_h1(parts: &mut http::request::Parts) {
 }
 
 /// Scheme and authority in the target; no connection-specific fields (RFC 9113 §8.2.2).
-fn for_h2(parts: &mut http::request::Parts, over_tls: bool) {
+fn for_h2(parts: &mut http::request::Parts, https: bool) {
     parts.version = Version::HTTP_2;
     for field in [CONNECTION, TRANSFER_ENCODING, UPGRADE] {
         parts.headers.remove(field);
@@ -305,7 +311,7 @@ fn for_h2(parts: &mut http::request::Parts, over_tls: bool) {
     }
     let from_uri = parts.uri.authority().map(|authority| authority.as_str().to_owned());
     let authority = from_uri.or_else(|| host.and_then(|host| host.to_str().ok().map(str::to_owned)));
-    let scheme = parts.uri.scheme_str().unwrap_or(if over_tls { "https" } else { "http" }).to_owned();
+    let scheme = parts.uri.scheme_str().unwrap_or(if https { "https" } else { "http" }).to_owned();
     let path = parts.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str).to_owned();
     let Some(authority) = authority else { return };
     let uri = if parts.method == Method::CONNECT && parts.extensions.get::<hyper::ext::Protocol>().is_none() {
