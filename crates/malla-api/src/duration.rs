@@ -21,8 +21,8 @@ pub struct DurationOrZero(pub StdDuration);
 
 /// The CEL rule of [`Duration`].
 pub(crate) const AT_LEAST_1MS: &str = "duration(self) >= duration('1ms')";
-/// The CEL rule of [`DurationOrZero`].
-pub(crate) const NOT_NEGATIVE: &str = "duration(self) >= duration('0s')";
+/// The schema format of [`DurationOrZero`]; Kubernetes checks it itself.
+pub(crate) const FORMAT: &str = "duration";
 
 /// Why a text is no duration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -115,12 +115,6 @@ impl<'de> Deserialize<'de> for DurationOrZero {
     }
 }
 
-fn schema_with(cel: &'static str, message: &'static str) -> Schema {
-    let mut schema = json_schema!({ "type": "string" });
-    rule(cel, message)(&mut schema);
-    schema
-}
-
 impl JsonSchema for Duration {
     fn inline_schema() -> bool {
         true
@@ -131,7 +125,9 @@ impl JsonSchema for Duration {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        schema_with(AT_LEAST_1MS, "must be a valid duration of at least 1ms")
+        let mut schema = json_schema!({ "type": "string" });
+        rule(AT_LEAST_1MS, "must be a valid duration of at least 1ms")(&mut schema);
+        schema
     }
 }
 
@@ -145,7 +141,7 @@ impl JsonSchema for DurationOrZero {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        schema_with(NOT_NEGATIVE, "must be a valid duration")
+        json_schema!({ "type": "string", "format": FORMAT })
     }
 }
 

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde_json::Value;
 
+use crate::analyze::Code;
+
 /// One finding.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
@@ -15,6 +17,8 @@ pub struct Problem {
     pub reason: String,
     /// What to write instead.
     pub fix: Option<String>,
+    /// The analyzer's code, where it has one more precise than "schema error" or "schema warning".
+    pub code: Option<Code>,
 }
 
 impl Problem {
@@ -77,6 +81,7 @@ impl<'a> Finding<'a> {
             value: None,
             reason,
             fix: None,
+            code: None,
         });
         Self(list.last_mut())
     }
@@ -86,6 +91,15 @@ impl<'a> Finding<'a> {
     pub fn value(mut self, value: impl fmt::Display) -> Self {
         if let Some(problem) = &mut self.0 {
             problem.value = Some(shorten(&value.to_string()));
+        }
+        self
+    }
+
+    /// Gives the finding a code of its own.
+    #[must_use = "the finding is already in the report; call for its effect with `.fix` or drop it"]
+    pub fn code(mut self, code: Code) -> Self {
+        if let Some(problem) = &mut self.0 {
+            problem.code = Some(code);
         }
         self
     }

@@ -50,6 +50,12 @@ pub fn lower(metadata: &ObjectMeta, spec: &Value) -> Result<Lowered<Authorizatio
             lowered
         })
         .collect();
+    if written.action == Some(raw::Action::Custom) {
+        cx.note(
+            "spec.action",
+            "CUSTOM needs an external authorizer, which Malla cannot call yet; until then every request to these workloads is refused",
+        );
+    }
     let value = AuthorizationPolicy {
         selector: selector(written.selector.as_ref().map(|s| &s.match_labels)),
         action: action(&written),

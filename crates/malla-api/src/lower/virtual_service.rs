@@ -79,14 +79,25 @@ pub(super) fn alternatives<R, M>(
 fn gateways(list: &[String], namespace: &str) -> Vec<Arc<str>> {
     list.iter()
         .filter(|name| !name.is_empty())
-        .map(|name| {
-            if name == MESH_GATEWAY || name.contains('/') {
-                Arc::from(name.as_str())
-            } else {
-                format!("{namespace}/{name}").into()
-            }
-        })
+        .map(|name| gateway_name(name, namespace))
         .collect()
+}
+
+/// `namespace/name`, whichever of its forms a Gateway's name is written in; the oldest form is the
+/// DNS-like `name.namespace.svc.cluster.local`.
+pub(crate) fn gateway_name(written: &str, own_namespace: &str) -> Arc<str> {
+    if written == MESH_GATEWAY {
+        return MESH_GATEWAY.into();
+    }
+    match (written.split_once('/'), written.split_once('.')) {
+        (Some((".", name)), _) => format!("{own_namespace}/{name}").into(),
+        (Some(_), _) => written.into(),
+        (None, Some((name, rest))) => {
+            let namespace = rest.split('.').next().unwrap_or_default();
+            format!("{namespace}/{name}").into()
+        }
+        (None, None) => format!("{own_namespace}/{written}").into(),
+    }
 }
 
 pub(super) fn scope(

@@ -270,11 +270,8 @@ fn is_path_template(text: &str) -> bool {
         match segment {
             "{**}" if seen_any => return false,
             "{**}" => seen_any = true,
-            "{*}" => {
-                if seen_any {
-                    return false;
-                }
-            }
+            "{*}" if seen_any => return false,
+            "{*}" => {}
             plain if plain.contains(['{', '}', '*']) => return false,
             _ => {}
         }

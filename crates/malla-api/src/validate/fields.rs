@@ -10,7 +10,7 @@ use std::time::Duration;
 use regex::Regex;
 use serde_json::{Map, Value};
 
-use crate::duration::{self, AT_LEAST_1MS, NOT_NEGATIVE};
+use crate::duration::{self, AT_LEAST_1MS, FORMAT};
 use crate::report::{Report, show};
 
 /// Checks `value`, which stands at `path`, against `schema`; `root` is the schema of `spec`, for
@@ -119,7 +119,10 @@ fn check_object(
         );
     }
     for name in names(schema.get("required")) {
-        if fields.get(name).is_none_or(|value| value.is_null() || value == "") {
+        if fields
+            .get(name)
+            .is_none_or(|value| value.is_null() || value == "")
+        {
             report.error(format!("{path}.{name}"), "is required").done();
         }
     }
@@ -254,16 +257,7 @@ fn check_text(schema: &Value, text: &str, path: &str, report: &mut Report) {
             None => finding.done(),
         }
     }
-    let rules = schema
-        .get("x-kubernetes-validations")
-        .and_then(Value::as_array);
-    for rule in rules
-        .into_iter()
-        .flatten()
-        .filter_map(|rule| rule.get("rule")?.as_str())
-    {
-        check_duration(rule, text, path, report);
-    }
+    check_duration(schema, text, path, report);
     bounds(
         schema,
         "minLength",
@@ -314,12 +308,18 @@ fn bounds(
     }
 }
 
-/// Durations are texts with a CEL rule; other rules are the kinds' own to check.
-fn check_duration(rule: &str, text: &str, path: &str, report: &mut Report) {
-    let least = match rule {
-        AT_LEAST_1MS => Duration::from_millis(1),
-        NOT_NEGATIVE => Duration::ZERO,
-        _ => return,
+/// Durations are texts with a CEL rule or a format.
+fn check_duration(schema: &Value, text: &str, path: &str, report: &mut Report) {
+    let rules = schema
+        .get("x-kubernetes-validations")
+        .and_then(Value::as_array);
+    let has_rule = |rule: &Value| rule.get("rule").is_some_and(|rule| rule == AT_LEAST_1MS);
+    let least = if rules.is_some_and(|rules| rules.iter().any(has_rule)) {
+        Duration::from_millis(1)
+    } else if schema.get("format").is_some_and(|format| format == FORMAT) {
+        Duration::ZERO
+    } else {
+        return;
     };
     match duration::parse(text) {
         Err(_) => report

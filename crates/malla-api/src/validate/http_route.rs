@@ -7,6 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::names;
 use super::virtual_service::{destination, weights};
+use crate::analyze::Code;
 use crate::istio::common::StringMatch;
 use crate::istio::http_action::{
     CorsPolicy, FaultAbort, Headers, HttpDirectResponse, HttpFaultInjection, HttpRedirect,
@@ -462,6 +463,7 @@ fn fault(fault: &HttpFaultInjection, path: &str, report: &mut Report) {
         if delay.percent.is_some() {
             report
                 .warn(format!("{path}.percent"), "is deprecated")
+                .code(Code::Deprecated)
                 .fix("use percentage.value");
         } else if delay.percentage.is_none() {
             never_injected(&path, report);
@@ -537,6 +539,7 @@ fn mirrors(route: &HttpRoute, path: &str, report: &mut Report) {
             names::percent(f64::from(percent), &format!("{path}.{name}"), report);
             report
                 .warn(format!("{path}.{name}"), "is deprecated")
+                .code(Code::Deprecated)
                 .fix("use mirrorPercentage.value");
         }
     }
@@ -588,6 +591,7 @@ fn cors(cors: &CorsPolicy, path: &str, report: &mut Report) {
     if !cors.allow_origin.is_empty() {
         report
             .warn(format!("{path}.allowOrigin"), "is deprecated")
+            .code(Code::Deprecated)
             .fix("use allowOrigins");
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::analyze::Code;
 use crate::istio::http_match::HttpMatchRequest;
 use crate::istio::virtual_service::VirtualServiceSpec;
 
@@ -25,6 +26,15 @@ pub enum What {
 }
 
 impl Unreachable {
+    /// The analyzer's code for it.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        match self.what {
+            What::Rule { .. } => Code::VirtualServiceUnreachableRule,
+            What::Match { .. } => Code::VirtualServiceIneffectiveMatch,
+        }
+    }
+
     /// Istio's sentence about it.
     #[must_use]
     pub fn text(&self) -> String {

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use super::names;
+use crate::analyze::Code;
 use crate::istio::traffic_policy::{
     ClientTlsMode, ClientTlsSettings, ConnectionPoolSettings, ConsistentHashLb, H2UpgradePolicy,
     LoadBalancerSettings, LocalityLbSetting, OutlierDetection, TrafficPolicy, TunnelSettings,
@@ -101,6 +102,7 @@ fn load_balancer(
     if settings.warmup_duration_secs.is_some() {
         report
             .warn(format!("{path}.warmupDurationSecs"), "is deprecated")
+            .code(Code::Deprecated)
             .fix("use warmup.duration");
     }
 }
@@ -112,6 +114,7 @@ fn consistent_hash(hash: &ConsistentHashLb, path: &str, report: &mut Report) {
     if hash.minimum_ring_size.is_some() {
         report
             .warn(format!("{path}.minimumRingSize"), "is deprecated")
+            .code(Code::Deprecated)
             .fix("use ringHash.minimumRingSize");
         if hash.ring_hash.is_some() || hash.maglev.is_some() {
             report
@@ -228,6 +231,7 @@ fn outlier(outlier: &OutlierDetection, path: &str, report: &mut Report) {
                 format!("{path}.consecutiveErrors"),
                 "is deprecated; Malla reads it as consecutiveGatewayErrors, current Istio ignores it",
             )
+            .code(Code::Deprecated)
             .fix("use consecutiveGatewayErrors (502, 503, 504) or consecutive5xxErrors");
     }
     let local = outlier.consecutive_local_origin_failures.unwrap_or(0);

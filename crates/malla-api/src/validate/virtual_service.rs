@@ -53,7 +53,10 @@ pub(super) fn check(spec: &VirtualServiceSpec, subject: &Subject<'_>, report: &m
     }
     names::export_to(&spec.export_to, subject.namespace, false, report);
     for finding in reachability::find(spec, in_mesh) {
-        report.warn(&finding.path, finding.text()).done();
+        report
+            .warn(&finding.path, finding.text())
+            .code(finding.code())
+            .done();
     }
 }
 

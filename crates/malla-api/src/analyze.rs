@@ -1,0 +1,107 @@
+//! The analyzer: what single objects do not show, and a whole configuration does.
+//!
+//! A pure function of a [`World`] of raw objects, from a cluster or from files. Each check stands
+//! in the file of what it looks at; none of them refuses anything. The annotation
+//! `galley.istio.io/analyze-suppress` silences codes on an object, as in Istio.
+
+mod annotations;
+mod destination_rules;
+mod gateways;
+mod message;
+mod namespaces;
+mod policies;
+mod services;
+mod single;
+mod virtual_services;
+mod world;
+
+use serde_json::Value;
+
+pub use message::{Code, Level, Message, Source, Subject};
+pub use world::{NotYaml, RawObject, World};
+
+use world::{Known, subject};
+
+/// Codes that are not wanted on an object: `IST0103,MAL0001` or `*`.
+const SUPPRESS: &str = "galley.istio.io/analyze-suppress";
+
+/// Analyzes a configuration: the worst first, each message once.
+#[must_use]
+pub fn analyze(world: &World) -> Vec<Message> {
+    let known = Known::of(world);
+    let mut out = Findings::default();
+    for object in &world.objects {
+        single::check(object, &world.settings, &mut out);
+        annotations::check(object, &mut out);
+    }
+    virtual_services::check(&known, &world.settings, &mut out);
+    destination_rules::check(&known, &world.settings, &mut out);
+    gateways::check(&known, &mut out);
+    namespaces::check(&known, world, &mut out);
+    services::check(&known, &mut out);
+    policies::check(&known, &world.settings, &mut out);
+    let mut messages = out.messages;
+    messages.retain(|message| !is_suppressed(world, message));
+    messages.sort_by(Message::order);
+    messages.dedup();
+    messages
+}
+
+fn is_suppressed(world: &World, message: &Message) -> bool {
+    let mut objects = world
+        .objects
+        .iter()
+        .filter(|object| subject(object) == message.subject);
+    objects.any(|object| {
+        let annotations = object
+            .value
+            .get("metadata")
+            .and_then(|m| m.get("annotations"));
+        let codes = annotations
+            .and_then(|a| a.get(SUPPRESS))
+            .and_then(Value::as_str);
+        codes.is_some_and(|codes| {
+            codes
+                .split(',')
+                .map(str::trim)
+                .any(|code| code == "*" || code == message.code.as_str())
+        })
+    })
+}
+
+/// Where checks put what they find.
+#[derive(Debug, Default)]
+struct Findings {
+    messages: Vec<Message>,
+}
+
+impl Findings {
+    fn add(&mut self, code: Code, subject: &Subject, text: impl Into<String>) {
+        self.put(code, subject, None, text.into());
+    }
+
+    fn at(
+        &mut self,
+        code: Code,
+        subject: &Subject,
+        field: impl Into<String>,
+        text: impl Into<String>,
+    ) {
+        self.put(code, subject, Some(field.into()), text.into());
+    }
+
+    fn put(&mut self, code: Code, subject: &Subject, field: Option<String>, text: String) {
+        self.messages.push(Message {
+            code,
+            subject: subject.clone(),
+            field,
+            text,
+        });
+    }
+
+    /// Istio's most frequent message.
+    fn not_found(&mut self, subject: &Subject, field: impl Into<String>, what: &str, name: &str) {
+        let text = format!("Referenced {what} not found: {name:?}");
+        self.at(Code::ReferencedResourceNotFound, subject, field, text);
+    }
+}

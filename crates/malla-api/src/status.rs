@@ -1,0 +1,309 @@
+//! The `status` of an Istio object: whether it is accepted, what of it has no effect, and on how
+//! many proxies it is active.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+
+use crate::analyze::{Level, Message};
+use crate::lower::{NotHonoured, Refused};
+
+/// Where the messages are explained.
+const DOCUMENTATION: &str = "https://istio.io/latest/docs/reference/config/analysis/";
+/// Longest condition message; the rest is counted.
+const MOST_LISTED: usize = 5;
+
+/// All there is to say about one object.
+#[derive(Debug, Clone, Default)]
+pub struct Outcome<'a> {
+    /// `metadata.generation` of what was looked at.
+    pub generation: i64,
+    /// Why the object has no effect at all.
+    pub refused: Option<&'a Refused>,
+    pub not_honoured: &'a [NotHonoured],
+    pub messages: &'a [Message],
+    /// `None` where no proxy has been asked yet.
+    pub progress: Option<Progress>,
+}
+
+/// How far the object's configuration has got.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Proxies that have acknowledged it.
+    pub active: usize,
+    /// Proxies that should.
+    pub of: usize,
+    /// From the change to the last acknowledgement, once all have.
+    pub took: Option<Duration>,
+    /// Proxies that refused it, and why.
+    pub rejections: Vec<String>,
+}
+
+/// Builds the status over the one that stands (`Null` if none), at `now` (RFC 3339): what did not
+/// change keeps its time, and fields of other writers stay. So equal outcomes give equal bytes.
+#[must_use]
+pub fn status(outcome: &Outcome<'_>, previous: &Value, now: &str) -> Value {
+    let mut status = match previous {
+        Value::Object(fields) => fields.clone(),
+        _ => Map::new(),
+    };
+    let before = previous
+        .get("conditions")
+        .and_then(Value::as_array)
+        .cloned()
+        .unwrap_or_default();
+    let mut conditions = vec![accepted(outcome), honoured(outcome)];
+    conditions.extend(outcome.progress.as_ref().map(reconciled));
+    let mut written: Vec<Value> = conditions
+        .iter()
+        .map(|condition| condition.write(&before, outcome.generation, now))
+        .collect();
+    let ours: Vec<&str> = [ACCEPTED, HONOURED, RECONCILED].to_vec();
+    written.extend(before.into_iter().filter(|condition| {
+        let name = condition
+            .get("type")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
+        !ours.contains(&name)
+    }));
+    status.insert("observedGeneration".into(), outcome.generation.into());
+    status.insert("conditions".into(), written.into());
+    let messages: Vec<Value> = outcome.messages.iter().map(validation_message).collect();
+    if messages.is_empty() {
+        status.remove("validationMessages");
+    } else {
+        status.insert("validationMessages".into(), messages.into());
+    }
+    Value::Object(status)
+}
+
+const ACCEPTED: &str = "Accepted";
+const HONOURED: &str = "Honoured";
+/// Istio's name for "the proxies have it".
+const RECONCILED: &str = "Reconciled";
+
+struct Condition {
+    name: &'static str,
+    holds: bool,
+    reason: &'static str,
+    message: String,
+}
+
+impl Condition {
+    fn write(&self, before: &[Value], generation: i64, now: &str) -> Value {
+        let value = if self.holds { "True" } else { "False" };
+        let same = before.iter().find(|old| {
+            old.get("type").is_some_and(|name| name == self.name)
+                && old.get("status").is_some_and(|status| status == value)
+        });
+        let since = same
+            .and_then(|old| old.get("lastTransitionTime")?.as_str())
+            .unwrap_or(now);
+        json!({
+            "type": self.name,
+            "status": value,
+            "reason": self.reason,
+            "message": self.message,
+            "observedGeneration": generation,
+            "lastTransitionTime": since,
+        })
+    }
+}
+
+fn accepted(outcome: &Outcome<'_>) -> Condition {
+    let errors: Vec<String> = outcome
+        .messages
+        .iter()
+        .filter(|message| message.level() == Level::Error)
+        .map(|message| format!("[{}] {}", message.code.as_str(), message.text))
+        .collect();
+    let (holds, reason, message) = match outcome.refused {
+        Some(refused) => (
+            false,
+            "Refused",
+            format!("{}: {}", refused.path, refused.reason),
+        ),
+        None if errors.is_empty() => (true, "Valid", "the object is in force".to_owned()),
+        None => (
+            true,
+            "HasErrors",
+            format!("the object is in force, but: {}", listed(&errors)),
+        ),
+    };
+    Condition {
+        name: ACCEPTED,
+        holds,
+        reason,
+        message,
+    }
+}
+
+fn honoured(outcome: &Outcome<'_>) -> Condition {
+    let gaps: Vec<String> = outcome
+        .not_honoured
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    let (holds, reason, message) = match (outcome.refused, gaps.is_empty()) {
+        (Some(_), _) => (
+            false,
+            "Refused",
+            "nothing of the object has an effect".to_owned(),
+        ),
+        (None, true) => (true, "AllFields", "every field has its effect".to_owned()),
+        (None, false) => (false, "FieldsNotHonoured", listed(&gaps)),
+    };
+    Condition {
+        name: HONOURED,
+        holds,
+        reason,
+        message,
+    }
+}
+
+fn reconciled(progress: &Progress) -> Condition {
+    let count = format!("active on {}/{} proxies", progress.active, progress.of);
+    if !progress.rejections.is_empty() {
+        return Condition {
+            name: RECONCILED,
+            holds: false,
+            reason: "RejectedByProxy",
+            message: format!("{count}; rejected: {}", listed(&progress.rejections)),
+        };
+    }
+    let done = progress.active >= progress.of;
+    let took = progress
+        .took
+        .filter(|_| done)
+        .map(|time| format!(", {} ms", time.as_millis()));
+    Condition {
+        name: RECONCILED,
+        holds: done,
+        reason: if done { "Active" } else { "InProgress" },
+        message: format!("{count}{}", took.unwrap_or_default()),
+    }
+}
+
+fn listed(texts: &[String]) -> String {
+    let shown: Vec<&str> = texts.iter().take(MOST_LISTED).map(String::as_str).collect();
+    let rest = texts.len().saturating_sub(MOST_LISTED);
+    let rest = if rest > 0 {
+        format!("; and {rest} more")
+    } else {
+        String::new()
+    };
+    format!("{}{rest}", shown.join("; "))
+}
+
+fn validation_message(message: &Message) -> Value {
+    let code = message.code.as_str();
+    let level = match message.level() {
+        Level::Error => "ERROR",
+        Level::Warning => "WARNING",
+        Level::Info => "INFO",
+    };
+    let mut value = json!({
+        "type": { "code": code, "name": message.code.name() },
+        "level": level,
+        "message": message.text,
+    });
+    if code.starts_with("IST") {
+        value["documentationUrl"] = format!("{DOCUMENTATION}{}/", code.to_ascii_lowercase()).into();
+    }
+    if let Some(field) = &message.field {
+        value["field"] = field.as_str().into();
+    }
+    value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(status: &Value) -> Vec<String> {
+        let text = |c: &Value, name: &str| c[name].as_str().unwrap_or_default().to_owned();
+        let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
+        conditions
+            .iter()
+            .map(|c| {
+                format!(
+                    "{}={} {} {}",
+                    text(c, "type"),
+                    text(c, "status"),
+                    text(c, "lastTransitionTime"),
+                    text(c, "message")
+                )
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_status_tells_how_far_a_change_has_got() {
+        let mut outcome = Outcome {
+            generation: 3,
+            progress: Some(Progress {
+                active: 23,
+                of: 24,
+                ..Progress::default()
+            }),
+            ..Outcome::default()
+        };
+        let first = status(
+            &outcome,
+            &json!({"addresses": [1], "conditions": [{"type": "Other"}]}),
+            "t1",
+        );
+        assert_eq!(
+            lines(&first),
+            [
+                "Accepted=True t1 the object is in force",
+                "Honoured=True t1 every field has its effect",
+                "Reconciled=False t1 active on 23/24 proxies",
+                "Other=  ",
+            ]
+        );
+        outcome.progress = Some(Progress {
+            active: 24,
+            of: 24,
+            took: Some(Duration::from_millis(140)),
+            rejections: Vec::new(),
+        });
+        let second = status(&outcome, &first, "t2");
+        assert_eq!(
+            lines(&second),
+            [
+                "Accepted=True t1 the object is in force",
+                "Honoured=True t1 every field has its effect",
+                "Reconciled=True t2 active on 24/24 proxies, 140 ms",
+                "Other=  ",
+            ]
+        );
+        assert_eq!(second["addresses"], json!([1]));
+        assert_eq!(second["observedGeneration"], 3);
+        assert_eq!(
+            status(&outcome, &second, "t3"),
+            second,
+            "nothing new, nothing written"
+        );
+    }
+
+    #[test]
+    fn fields_without_effect_are_listed() {
+        let gaps: Vec<NotHonoured> = (0..7)
+            .map(|n| NotHonoured {
+                path: format!("spec.x{n}"),
+                why: "not yet".into(),
+            })
+            .collect();
+        let outcome = Outcome {
+            not_honoured: &gaps,
+            ..Outcome::default()
+        };
+        let text = lines(&status(&outcome, &Value::Null, "t")).remove(1);
+        assert!(
+            text.starts_with("Honoured=False t spec.x0: not yet; "),
+            "{text}"
+        );
+        assert!(text.ends_with("; and 2 more"), "{text}");
+    }
+}
