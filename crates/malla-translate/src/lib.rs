@@ -6,8 +6,8 @@
 //!
 //! Reading order: [`node`] is who asks, `view` is what it may see, `rules` finds DestinationRules;
 //! `cluster`, `endpoints`, `route` and `listener` build the four kinds of resources; `tls`, `authn`
-//! and `rbac` are security; [`references`] finds what is named but not there.
-
+//! and `rbac` are security; [`references`] finds what is named but not there; [`simulate`] walks a
+//! request through emitted resources.
 pub mod access_log;
 mod authn;
 mod cluster;
@@ -21,6 +21,7 @@ pub mod references;
 pub mod resource;
 mod route;
 mod rules;
+pub mod simulate;
 mod tls;
 mod view;
 

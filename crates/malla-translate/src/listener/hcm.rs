@@ -34,7 +34,7 @@ pub(crate) enum Side {
 #[derive(Debug)]
 pub(crate) enum Routes {
     Named(String),
-    Inline(RouteConfiguration),
+    Inline(Box<RouteConfiguration>),
 }
 
 /// A connection manager. `authorization` runs before everything else.
@@ -57,7 +57,7 @@ pub(crate) fn manager(
                 config_source: Some(tls::ads()),
                 route_config_name: name,
             }),
-            Routes::Inline(routes) => RouteSpecifier::RouteConfig(routes),
+            Routes::Inline(routes) => RouteSpecifier::RouteConfig(*routes),
         }),
         access_log: access_log::of_filter(&view.mesh.settings),
         stream_idle_timeout: Some(NO_TIMEOUT),

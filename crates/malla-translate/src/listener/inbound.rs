@@ -256,12 +256,12 @@ fn http(view: &View<'_>, target: &Target<'_>) -> Filter {
         view,
         Side::Inbound,
         stat_prefix,
-        Routes::Inline(inbound_configuration(
+        Routes::Inline(Box::new(inbound_configuration(
             &target.cluster,
             port,
             &operation,
             retried,
-        )),
+        ))),
         rbac::http_filters(view),
         false,
     )

@@ -11,6 +11,7 @@ use malla_model::traffic::{Balance, HashKey};
 use malla_xds_proto::core::DataSource;
 use malla_xds_proto::core::data_source::Specifier;
 use malla_xds_proto::matcher::RegexMatchAndSubstitute;
+use malla_xds_proto::pb::google::protobuf::Duration;
 use malla_xds_proto::route::redirect_action::{
     PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier,
 };
@@ -19,7 +20,7 @@ use malla_xds_proto::route::route_action::hash_policy::{
     ConnectionProperties, Cookie, Header, PolicySpecifier, QueryParameter,
 };
 use malla_xds_proto::route::route_action::{
-    ClusterSpecifier, HashPolicy, HostRewriteSpecifier, RequestMirrorPolicy,
+    ClusterSpecifier, HashPolicy, HostRewriteSpecifier, MaxStreamDuration, RequestMirrorPolicy,
 };
 use malla_xds_proto::route::weighted_cluster::ClusterWeight;
 use malla_xds_proto::route::weighted_cluster::cluster_weight;
@@ -42,18 +43,22 @@ pub(crate) fn action(view: &View<'_>, route: &HttpRoute, port: u16) -> Option<Ac
 }
 
 /// A plain action to one cluster: no time limit, the default retries.
-#[expect(
-    deprecated,
-    reason = "the field that Istio sets; its successor cannot say \"no limit\""
-)]
 pub(crate) fn to_cluster(cluster: String, hash: Vec<HashPolicy>) -> RouteAction {
     RouteAction {
         cluster_specifier: Some(ClusterSpecifier::Cluster(cluster)),
         timeout: Some(NO_TIMEOUT),
-        max_grpc_timeout: Some(NO_TIMEOUT),
+        max_stream_duration: Some(grpc_limit(NO_TIMEOUT)),
         retry_policy: retry::outbound(None, !hash.is_empty()),
         hash_policy: hash,
         ..RouteAction::default()
+    }
+}
+
+/// gRPC clients may ask for less time than the route gives, not for more.
+fn grpc_limit(timeout: Duration) -> MaxStreamDuration {
+    MaxStreamDuration {
+        grpc_timeout_header_max: Some(timeout),
+        ..MaxStreamDuration::default()
     }
 }
 
@@ -94,10 +99,6 @@ fn live(to: &[WeightedDestination]) -> impl Iterator<Item = &WeightedDestination
     to.iter().filter(move |to| alone || to.weight > 0)
 }
 
-#[expect(
-    deprecated,
-    reason = "the field that Istio sets; its successor cannot say \"no limit\""
-)]
 fn forward(
     view: &View<'_>,
     route: &HttpRoute,
@@ -106,7 +107,7 @@ fn forward(
 ) -> RouteAction {
     let live: Vec<&WeightedDestination> = live(to).collect();
     let hash = hash_policies(view, &live, port);
-    let timeout = Some(route.timeout.map_or(NO_TIMEOUT, wkt::duration));
+    let timeout = route.timeout.map_or(NO_TIMEOUT, wkt::duration);
     let specifier = match live[..] {
         [] => ClusterSpecifier::Cluster(BLACK_HOLE.into()),
         [only] => ClusterSpecifier::Cluster(cluster_of(view, &only.destination, port)),
@@ -117,8 +118,8 @@ fn forward(
     };
     let mut action = RouteAction {
         cluster_specifier: Some(specifier),
-        timeout,
-        max_grpc_timeout: timeout,
+        timeout: Some(timeout),
+        max_stream_duration: Some(grpc_limit(timeout)),
         retry_policy: retry::outbound(route.retries.as_ref(), !hash.is_empty()),
         hash_policy: hash,
         request_mirror_policies: route
