@@ -13,6 +13,7 @@
 
 pub mod apply;
 pub mod builtin;
+pub mod condition;
 pub mod crd;
 pub mod error;
 pub mod kind;

@@ -1,12 +1,18 @@
 //! What stands between a request and the store: namespace lifecycle, and the users' webhooks.
 
+mod call;
+mod hook;
+mod matching;
+mod webhook;
+
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 
 use crate::core::Core;
-use crate::error::{ApiError, Reason};
+use crate::error::ApiError;
 use crate::rest::{Cx, Target};
+pub(crate) use hook::Hooks;
 
 /// The verbs webhooks see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,12 +124,11 @@ pub(crate) fn lifecycle_delete(target: &Target) -> Result<(), ApiError> {
 /// Lets the mutating webhooks change the object.
 pub(crate) async fn mutate(
     core: &Core,
-    review: &mut Review<'_>,
+    review: &Review<'_>,
     object: &mut Value,
     cx: &mut Cx,
 ) -> Result<(), ApiError> {
-    let _ = (core, review, object, cx);
-    Ok(())
+    Box::pin(webhook::mutate(core, review, object, cx)).await
 }
 
 /// Lets the validating webhooks refuse. `object` is `None` for deletions.
@@ -133,6 +138,5 @@ pub(crate) async fn validate(
     object: Option<&Value>,
     cx: &mut Cx,
 ) -> Result<(), ApiError> {
-    let _ = (core, review, object, cx, Reason::Forbidden);
-    Ok(())
+    Box::pin(webhook::validate(core, review, object, cx)).await
 }

@@ -8,6 +8,7 @@ use malla_apimachinery::meta::ObjectKey;
 use serde_json::Value;
 use tokio::sync::watch;
 
+use crate::admission::Hooks;
 use crate::auth::{Authority, TokenKeys};
 use crate::config::Config;
 use crate::outside::{Dial, HostDial, NodeRuntime};
@@ -23,6 +24,7 @@ pub(crate) struct Core {
     pub(crate) tokens: TokenKeys,
     /// Addresses and ports given to Services whose write is not durable yet.
     pub(crate) reservations: Arc<Reservations>,
+    pub(crate) hooks: Hooks,
     registry: ArcSwap<Registry>,
     /// Bumped with every new registry. The lock serialises rebuilding.
     registry_version: watch::Sender<u64>,
@@ -45,6 +47,7 @@ impl Core {
             authority,
             tokens,
             reservations: Arc::default(),
+            hooks: Hooks::default(),
             registry: ArcSwap::from_pointee(Registry::builtin()),
             registry_version: watch::Sender::new(0),
             rebuilding: Mutex::new(()),

@@ -3,7 +3,7 @@
 //! Invariants: a compiled rule names only variables and functions that exist and builds no messages (the interpreter panics on
 //! those); a rule whose worst case over the actual object exceeds [`MAX_STEPS`] fails instead of running.
 
-mod program;
+pub(crate) mod program;
 mod value;
 
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use program::Checked;
 use value::{Formats, to_cel};
 
 /// Steps one rule may take on one object, as Kubernetes' per-expression cost limit.
-const MAX_STEPS: u64 = 10_000_000;
+pub(crate) const MAX_STEPS: u64 = 10_000_000;
 /// Longest message a rule may produce; longer ones are cut.
 const MAX_MESSAGE_BYTES: usize = 2048;
 
@@ -277,7 +277,7 @@ fn correlate<'a>(list: &ListType, item: &Value, old: &'a Value) -> Option<&'a Va
 }
 
 /// The length of the longest list, map or string in a value: what a comprehension may have to visit.
-fn longest_collection(value: &Value) -> u64 {
+pub(crate) fn longest_collection(value: &Value) -> u64 {
     match value {
         Value::Array(items) => items
             .iter()

@@ -74,8 +74,8 @@ async fn attempt(
     let name = text(&object, "/metadata/name").to_owned();
     admission::lifecycle_create(core, target, &object)?;
     strategy.admit_create(core, target, &mut object).await?;
-    let mut review = Review::new(target, Operation::Create, &name, None);
-    admission::mutate(core, &mut review, &mut object, cx).await?;
+    let review = Review::new(target, Operation::Create, &name, None);
+    admission::mutate(core, &review, &mut object, cx).await?;
     renormalise(kind, &mut object)?;
     let errors = kind.validate_create(&object);
     if !errors.is_empty() {

@@ -100,7 +100,7 @@ async fn attempt_with(
     }
     let mut review = Review::new(target, Operation::Update, &target.name, subresource);
     review.old = Some(old.clone());
-    admission::mutate(core, &mut review, new, cx).await?;
+    admission::mutate(core, &review, new, cx).await?;
     renormalise(kind, new)?;
     let errors = kind.validate_update(new, old);
     if !errors.is_empty() {

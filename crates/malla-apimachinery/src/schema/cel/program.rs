@@ -177,7 +177,7 @@ const TYPES: &[&str] = &[
 ];
 
 /// A checked program.
-pub(super) struct Checked {
+pub(crate) struct Checked {
     pub(super) source: String,
     pub(super) uses_old_self: bool,
     program: Program,
@@ -194,6 +194,11 @@ impl fmt::Debug for Checked {
 impl Checked {
     /// Parses and checks an expression over `self` and `oldSelf`.
     pub(super) fn compile(source: &str) -> Result<Self, String> {
+        Self::compile_over(source, &["self", "oldSelf"])
+    }
+
+    /// Parses and checks an expression over these variables.
+    pub(crate) fn compile_over(source: &str, names: &[&str]) -> Result<Self, String> {
         if source.len() > MAX_SOURCE_BYTES {
             return Err(format!(
                 "expression is longer than {MAX_SOURCE_BYTES} bytes"
@@ -204,7 +209,7 @@ impl Checked {
             .map_err(|_| "the expression cannot be parsed".to_owned())?
             .map_err(|error| error.to_string())?;
         let mut scope = Scope {
-            names: vec!["self".to_owned(), "oldSelf".to_owned()],
+            names: names.iter().map(|name| (*name).to_owned()).collect(),
             uses_old_self: false,
             nodes: 0,
             loops: 0,
@@ -226,13 +231,13 @@ impl Checked {
     }
 
     /// An upper bound of the steps on a value whose longest list, map or string has this length.
-    pub(super) fn steps(&self, longest: u64) -> u64 {
+    pub(crate) fn steps(&self, longest: u64) -> u64 {
         self.nodes
             .saturating_mul(longest.max(1).saturating_pow(self.loops))
     }
 
     /// Evaluates; a panic of the interpreter is an error like any other.
-    pub(super) fn execute(&self, scope: &Context<'_>) -> Result<Value, String> {
+    pub(crate) fn execute(&self, scope: &Context<'_>) -> Result<Value, String> {
         match catch_unwind(AssertUnwindSafe(|| self.program.execute(scope))) {
             Ok(result) => result.map_err(|error| cut(&error.to_string())),
             Err(_) => Err("the expression cannot be evaluated".to_owned()),
