@@ -151,7 +151,7 @@ impl ResourceKind {
         let unknown = self.schema.prune(object);
         let texts: Vec<String> = unknown
             .iter()
-            .map(|path| format!("unknown field {path:?}"))
+            .map(|path| self.unknown_field(path))
             .collect();
         if validation == FieldValidation::Strict && !texts.is_empty() {
             let (kind, version) = (self.kind.clone(), self.version.clone());
@@ -176,6 +176,14 @@ impl ResourceKind {
         } else {
             Vec::new()
         })
+    }
+
+    /// Kubernetes' words; of custom kinds also the field that was meant. (Built-in schemas may contain themselves, so they
+    /// cannot be searched this way.)
+    fn unknown_field(&self, path: &str) -> String {
+        let meant = self.custom.then(|| self.schema.meant(path)).flatten();
+        let meant = meant.map(|meant| format!(" (did you mean {meant:?}?)"));
+        format!("unknown field {path:?}{}", meant.unwrap_or_default())
     }
 
     fn check_type_meta(&self, object: &mut Value) -> Result<(), DecodeError> {

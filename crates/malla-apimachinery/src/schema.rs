@@ -9,6 +9,7 @@ pub(crate) mod cel;
 pub(crate) mod compile;
 mod default;
 pub(crate) mod format;
+mod hint;
 pub(crate) mod node;
 mod prune;
 mod validate;
@@ -55,6 +56,11 @@ impl Schema {
     /// Drops unknown fields and returns their paths, e.g. `spec.containers[0].imag`.
     pub fn prune(&self, object: &mut Value) -> Vec<String> {
         prune::prune(&self.root, object)
+    }
+
+    /// The field probably meant by an unknown one that [`Self::prune`] returned; of a CRD's schema only.
+    pub fn meant(&self, unknown: &str) -> Option<String> {
+        hint::meant(&self.root, unknown)
     }
 
     /// Fills in the defaults of the schema. Idempotent.
