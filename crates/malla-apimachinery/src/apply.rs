@@ -1,9 +1,48 @@
 //! Server-side apply and field ownership (`metadata.managedFields`).
+//!
+//! Semantics are those of `sigs.k8s.io/structured-merge-diff` and `k8s.io/apimachinery/pkg/util/managedfields`: an applier owns
+//! what it applies; what it stops applying goes, unless somebody else owns it; changing what another manager owns is a conflict
+//! unless forced; an update takes the fields it changes.
+//!
+//! Invariants: a field of the result that anybody owns exists; an apply with the same configuration twice changes nothing.
+
+mod managers;
+mod merge;
+mod set;
+mod typed;
+
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 use thiserror::Error;
 
+use crate::meta;
 use crate::schema::Schema;
+use managers::{Identity, Managers, Owned};
+use set::FieldSet;
+use typed::Comparison;
+
+/// The manager of what an object had before anybody was recorded.
+const BEFORE_FIRST_APPLY: &str = "before-first-apply";
+/// kubectl's name when it applies server-side; only then is its client-side annotation honoured.
+const KUBECTL: &str = "kubectl";
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+/// Fields nobody owns: the server's, and those that make the object's identity.
+const UNOWNED: &[&[&str]] = &[
+    &["f:apiVersion"],
+    &["f:kind"],
+    &["f:metadata"],
+    &["f:metadata", "f:name"],
+    &["f:metadata", "f:namespace"],
+    &["f:metadata", "f:creationTimestamp"],
+    &["f:metadata", "f:selfLink"],
+    &["f:metadata", "f:uid"],
+    &["f:metadata", "f:generation"],
+    &["f:metadata", "f:managedFields"],
+    &["f:metadata", "f:resourceVersion"],
+];
 
 /// Who writes, and through which endpoint.
 #[derive(Debug, Clone, Copy)]
@@ -16,15 +55,15 @@ pub struct Manager<'a> {
     pub subresource: Option<&'a str>,
     /// Now, for the `time` of entries that change.
     pub now: Timestamp,
-    /// Dotted top-level paths this endpoint does not write: [`crate::kind::ResourceKind::ignored_fields`].
+    /// Dotted paths this endpoint does not write: [`crate::kind::ResourceKind::ignored_fields`].
     pub ignored: &'a [&'a str],
 }
 
 /// One field somebody else owns.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Conflict {
-    /// `conflict with "kubectl-client-side-apply" using apps/v1`.
-    pub message: String,
+    /// The other manager: `"kubectl-client-side-apply" using apps/v1`.
+    pub manager: String,
     /// Path such as `.spec.replicas`.
     pub field: String,
 }
@@ -35,20 +74,56 @@ pub enum ApplyError {
     /// Fields are owned by others and `force` was not given (HTTP 409, reason Conflict).
     #[error("{}", conflict_message(.0))]
     Conflict(Vec<Conflict>),
-    /// The applied object is malformed, e.g. a list entry lacks its key (HTTP 400 or 500 in Kubernetes; use 400).
+    /// The applied object is malformed, e.g. a list entry lacks its key (HTTP 400).
     #[error("{0}")]
     Malformed(String),
 }
 
 fn conflict_message(conflicts: &[Conflict]) -> String {
-    let _ = conflicts;
-    unimplemented!()
+    if let [one] = conflicts {
+        return format!(
+            "Apply failed with 1 conflict: conflict with {}: {}",
+            one.manager, one.field
+        );
+    }
+    let mut by_manager: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for conflict in conflicts {
+        by_manager
+            .entry(&conflict.manager)
+            .or_default()
+            .push(format!("- {}", conflict.field));
+    }
+    let texts: Vec<String> = by_manager
+        .iter()
+        .map(|(manager, fields)| format!("conflicts with {manager}:\n{}", fields.join("\n")))
+        .collect();
+    format!(
+        "Apply failed with {} conflicts: {}",
+        conflicts.len(),
+        texts.join("\n")
+    )
 }
 
 impl ApplyError {
     /// The 409 or 400 `metav1.Status`.
     pub fn status(&self) -> Value {
-        unimplemented!()
+        let (reason, code, causes) = match self {
+            Self::Conflict(conflicts) => {
+                let cause = |conflict: &Conflict| {
+                    json!({
+                        "reason": "FieldManagerConflict",
+                        "message": format!("conflict with {}", conflict.manager),
+                        "field": conflict.field,
+                    })
+                };
+                ("Conflict", 409, conflicts.iter().map(cause).collect())
+            }
+            Self::Malformed(_) => ("BadRequest", 400, Vec::new()),
+        };
+        json!({
+            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+            "message": self.to_string(), "reason": reason, "details": {"causes": causes}, "code": code,
+        })
     }
 }
 
@@ -61,12 +136,275 @@ pub fn apply(
     manager: &Manager<'_>,
     force: bool,
 ) -> Result<Value, ApplyError> {
-    let _ = (schema, live, config, manager, force);
-    unimplemented!()
+    if config
+        .pointer("/metadata/managedFields")
+        .is_some_and(|fields| !fields.is_null())
+    {
+        return Err(ApplyError::Malformed(
+            "metadata.managedFields must be nil".to_owned(),
+        ));
+    }
+    if let Some(problem) = typed::ambiguity(Some(&schema.root), config, "") {
+        return Err(ApplyError::Malformed(format!(
+            "failed to create typed patch object: {problem}"
+        )));
+    }
+    let nothing = json!({});
+    let bare = without_managed_fields(live.unwrap_or(&nothing));
+    let mut recorded = live
+        .and_then(|live| Managers::parse(live.pointer("/metadata/managedFields")))
+        .unwrap_or_default();
+    if live.is_some() && recorded.0.is_empty() {
+        let before = Identity {
+            applier: false,
+            name: BEFORE_FIRST_APPLY.to_owned(),
+            api_version: manager.api_version.to_owned(),
+            subresource: String::new(),
+        };
+        let fields = owned_by_anybody(&typed::fields_of(&schema.root, &bare), &FieldSet::default());
+        let time = Some(meta::time(manager.now));
+        recorded.0.insert(
+            before,
+            Owned {
+                api_version: manager.api_version.to_owned(),
+                time,
+                fields,
+            },
+        );
+    }
+    let attempt = Application {
+        schema,
+        live: &bare,
+        config,
+        manager,
+        recorded: &recorded,
+    };
+    match attempt.run(force) {
+        Err(ApplyError::Conflict(conflicts)) if manager.name == KUBECTL => {
+            // kubectl's client-side apply owned these fields under another name: moving to server-side apply takes them over.
+            let allowed = last_applied_fields(schema, &bare);
+            let left: Vec<Conflict> = conflicts
+                .into_iter()
+                .filter(|conflict| !allowed.contains(&conflict.field))
+                .collect();
+            if left.is_empty() {
+                attempt.run(true)
+            } else {
+                Err(ApplyError::Conflict(left))
+            }
+        }
+        other => other,
+    }
 }
 
-/// Records an update (create, put, patch) of `live` (none: create) to `new` in `new`'s managedFields.
-pub fn update(schema: &Schema, live: Option<&Value>, new: &mut Value, manager: &Manager<'_>) {
-    let _ = (schema, live, new, manager);
-    unimplemented!()
+struct Application<'a> {
+    schema: &'a Schema,
+    live: &'a Value,
+    config: &'a Value,
+    manager: &'a Manager<'a>,
+    recorded: &'a Managers,
 }
+
+impl Application<'_> {
+    fn run(&self, force: bool) -> Result<Value, ApplyError> {
+        let root = &*self.schema.root;
+        let mut managers = self.recorded.clone();
+        let ignored = ignored_set(self.manager.ignored);
+        let identity = Identity {
+            applier: true,
+            name: self.manager.name.to_owned(),
+            api_version: String::new(),
+            subresource: self.manager.subresource.unwrap_or_default().to_owned(),
+        };
+        let last = managers.0.remove(&identity);
+        let fields = owned_by_anybody(&typed::fields_of(root, self.config), &ignored);
+        let applied = Owned {
+            api_version: self.manager.api_version.to_owned(),
+            time: None,
+            fields,
+        };
+        managers.0.insert(identity.clone(), applied.clone());
+        let mut object = merge::merge(Some(root), self.live, self.config);
+        if let Some(last) = &last {
+            let dropped = last
+                .fields
+                .with_named_parents(Some(root))
+                .difference(&managers.all().with_named_parents(Some(root)));
+            object = merge::remove(Some(root), &object, &dropped);
+        }
+        self.update_last_applied(&mut object);
+        let comparison = Comparison::of(root, self.live, &object).excluding(&ignored);
+        let changed = comparison.modified.clone().union(&comparison.added);
+        if !force {
+            let conflicts = conflicts(&managers, &identity, &changed);
+            if !conflicts.is_empty() {
+                return Err(ApplyError::Conflict(conflicts));
+            }
+        }
+        managers.take(&changed.union(&comparison.removed), Some(&identity));
+        let unchanged = last.as_ref().filter(|last| {
+            last.fields == applied.fields
+                && last.api_version == applied.api_version
+                && object == *self.live
+        });
+        let time = unchanged.map_or_else(
+            || Some(meta::time(self.manager.now)),
+            |last| last.time.clone(),
+        );
+        if let Some(mine) = managers.0.get_mut(&identity) {
+            mine.time = time;
+        }
+        write_managed_fields(&mut object, &managers);
+        Ok(object)
+    }
+
+    /// Keeps kubectl's client-side annotation true after a server-side apply, so that going back works.
+    fn update_last_applied(&self, object: &mut Value) {
+        let annotation = object
+            .pointer_mut("/metadata/annotations")
+            .and_then(Value::as_object_mut);
+        if self.manager.name == KUBECTL
+            && let Some(annotations) = annotation
+            && annotations.contains_key(LAST_APPLIED)
+        {
+            annotations.insert(LAST_APPLIED.to_owned(), format!("{}\n", self.config).into());
+        }
+    }
+}
+
+fn conflicts(managers: &Managers, me: &Identity, changed: &FieldSet) -> Vec<Conflict> {
+    let mut conflicts = Vec::new();
+    for (identity, owned) in managers.0.iter().filter(|(identity, _)| *identity != me) {
+        let contested = owned.fields.intersection(changed);
+        let conflict = |path: Vec<&str>| Conflict {
+            manager: identity.display(),
+            field: set::display(&path),
+        };
+        conflicts.extend(contested.paths().into_iter().map(conflict));
+    }
+    conflicts
+}
+
+/// The fields of the last client-side applied configuration that still have the applied value.
+fn last_applied_fields(schema: &Schema, live: &Value) -> Vec<String> {
+    let annotation = live
+        .pointer("/metadata/annotations")
+        .and_then(|annotations| annotations.get(LAST_APPLIED))
+        .and_then(Value::as_str);
+    let Some(last) = annotation.and_then(|text| serde_json::from_str::<Value>(text).ok()) else {
+        return Vec::new();
+    };
+    let Comparison {
+        added,
+        modified,
+        removed,
+    } = Comparison::of(&schema.root, &last, live);
+    let fields = typed::fields_of(&schema.root, &last)
+        .difference(&modified)
+        .difference(&added)
+        .difference(&removed);
+    let mut allowed: Vec<String> = fields
+        .paths()
+        .iter()
+        .map(|path| set::display(path))
+        .collect();
+    // The annotation itself changes hands with what it describes.
+    allowed.push(format!(".metadata.annotations.{LAST_APPLIED}"));
+    allowed
+}
+
+/// Records an update (create, put, patch) of `live` (none: create) to `new` in `new`'s managedFields. A client may change
+/// managedFields itself (through the main endpoint): what it sends is the base, unless it is malformed or empty.
+pub fn update(schema: &Schema, live: Option<&Value>, new: &mut Value, manager: &Manager<'_>) {
+    let nothing = json!({});
+    let live = live.unwrap_or(&nothing);
+    let sent = new
+        .pointer("/metadata/managedFields")
+        .filter(|_| manager.subresource.is_none());
+    let known = || Managers::parse(live.pointer("/metadata/managedFields")).unwrap_or_default();
+    let mut managers = if Managers::is_reset(sent) {
+        Managers::default()
+    } else {
+        Managers::parse(sent)
+            .filter(|managers| !managers.0.is_empty())
+            .unwrap_or_else(known)
+    };
+    let ignored = ignored_set(manager.ignored);
+    let (before, after) = (without_managed_fields(live), without_managed_fields(new));
+    let comparison = Comparison::of(&schema.root, &before, &after).excluding(&ignored);
+    let changed = owned_by_anybody(&comparison.modified.union(&comparison.added), &ignored);
+    managers.take(&changed.clone().union(&comparison.removed), None);
+    if !changed.is_empty() {
+        let identity = Identity {
+            applier: false,
+            name: manager.name.to_owned(),
+            api_version: manager.api_version.to_owned(),
+            subresource: manager.subresource.unwrap_or_default().to_owned(),
+        };
+        let fresh = || Owned {
+            api_version: manager.api_version.to_owned(),
+            time: None,
+            fields: FieldSet::default(),
+        };
+        let mine = managers.0.entry(identity).or_insert_with(fresh);
+        mine.fields = std::mem::take(&mut mine.fields).union(&changed);
+        mine.time = Some(meta::time(manager.now));
+    }
+    managers.cap();
+    *new = after;
+    write_managed_fields(new, &managers);
+}
+
+/// A set without the fields nobody owns and those the endpoint does not write.
+fn owned_by_anybody(fields: &FieldSet, ignored: &FieldSet) -> FieldSet {
+    let mut unowned = FieldSet::default();
+    for path in UNOWNED {
+        unowned.insert(
+            &path
+                .iter()
+                .map(|element| (*element).to_owned())
+                .collect::<Vec<_>>(),
+        );
+    }
+    fields.recursive_difference(ignored).difference(&unowned)
+}
+
+fn ignored_set(paths: &[&str]) -> FieldSet {
+    let mut ignored = FieldSet::default();
+    for path in paths {
+        ignored.insert(
+            &path
+                .split('.')
+                .map(|field| format!("f:{field}"))
+                .collect::<Vec<_>>(),
+        );
+    }
+    ignored
+}
+
+fn without_managed_fields(object: &Value) -> Value {
+    let mut object = object.clone();
+    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.shift_remove("managedFields");
+    }
+    object
+}
+
+fn write_managed_fields(object: &mut Value, managers: &Managers) {
+    let Some(entries) = managers.encode() else {
+        return;
+    };
+    let Some(map) = object.as_object_mut() else {
+        return;
+    };
+    let metadata = map
+        .entry("metadata")
+        .or_insert_with(|| Value::Object(Map::new()));
+    if let Some(metadata) = metadata.as_object_mut() {
+        metadata.insert("managedFields".to_owned(), entries);
+    }
+}
+
+#[cfg(test)]
+#[path = "apply/tests.rs"]
+mod tests;
