@@ -70,15 +70,22 @@ mod tests {
 
     #[test]
     fn conditions_look_at_requests() {
-        let object = json!({"metadata": {"name": "a", "labels": {"app.kubernetes.io/name": "web"}}});
+        let object =
+            json!({"metadata": {"name": "a", "labels": {"app.kubernetes.io/name": "web"}}});
         let request = json!({"userInfo": {"username": "system:node:n"}, "operation": "CREATE"});
         let check = |source: &str, want: Result<bool, ()>| {
             let condition = Condition::compile(source, &["object", "request"]).unwrap();
             let got = condition.evaluate(&[("object", &object), ("request", &request)]);
             assert_eq!(got.map_err(|_| ()), want, "{source}");
         };
-        check("object.metadata.labels['app.kubernetes.io/name'] == 'web'", Ok(true));
-        check("!request.userInfo.username.startsWith('system:node:')", Ok(false));
+        check(
+            "object.metadata.labels['app.kubernetes.io/name'] == 'web'",
+            Ok(true),
+        );
+        check(
+            "!request.userInfo.username.startsWith('system:node:')",
+            Ok(false),
+        );
         check("has(object.spec)", Ok(false));
         check("object.spec.x == 1", Err(()));
         check("object.metadata.name", Err(()));
