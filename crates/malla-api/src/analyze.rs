@@ -28,9 +28,10 @@ const SUPPRESS: &str = "galley.istio.io/analyze-suppress";
 /// Analyzes a configuration: the worst first, each message once.
 #[must_use]
 pub fn analyze(world: &World) -> Vec<Message> {
-    let known = Known::of(world);
+    let objects = world.latest();
+    let known = Known::of(&objects, &world.settings);
     let mut out = Findings::default();
-    for object in &world.objects {
+    for object in &objects {
         single::check(object, &world.settings, &mut out);
         annotations::check(object, &mut out);
     }
@@ -41,18 +42,17 @@ pub fn analyze(world: &World) -> Vec<Message> {
     services::check(&known, &mut out);
     policies::check(&known, &world.settings, &mut out);
     let mut messages = out.messages;
-    messages.retain(|message| !is_suppressed(world, message));
+    messages.retain(|message| !is_suppressed(&objects, message));
     messages.sort_by(Message::order);
     messages.dedup();
     messages
 }
 
-fn is_suppressed(world: &World, message: &Message) -> bool {
-    let mut objects = world
-        .objects
+fn is_suppressed(objects: &[&RawObject], message: &Message) -> bool {
+    let mut own = objects
         .iter()
         .filter(|object| subject(object) == message.subject);
-    objects.any(|object| {
+    own.any(|object| {
         let annotations = object
             .value
             .get("metadata")

@@ -2,9 +2,13 @@
 
 #![allow(clippy::unwrap_used)] // a test says what went wrong by failing
 
+mod support;
+
 use expect_test::expect_file;
-use malla_api::crds;
-use serde_json::Value;
+use malla_api::{Kind, crds};
+use malla_apimachinery::kind::FieldValidation;
+use serde_json::{Value, json};
+use support::yaml;
 
 /// Calls `visit` with every schema of a CRD and its path.
 fn visit(schema: &Value, path: &str, visit_one: &mut impl FnMut(&str, &Value)) {
@@ -86,20 +90,119 @@ fn every_schema_is_structural() {
     });
 }
 
-#[test]
-fn every_rule_compiles() {
-    let mut rules = 0;
-    schemas(|path, schema| {
-        for rule in schema["x-kubernetes-validations"]
-            .as_array()
-            .into_iter()
-            .flatten()
-        {
-            let text = rule["rule"].as_str().unwrap();
-            let compiled = kube_cel::cel::Program::compile(text);
-            assert!(compiled.is_ok(), "{path}: {text}: {:?}", compiled.err());
-            rules += 1;
-        }
+/// What the embedded API server says of an object: its schema, its choices and its CEL rules.
+fn served(kind: Kind, spec: &str) -> Vec<String> {
+    let served = malla_apimachinery::crd::kinds(&malla_api::crd::crd(kind)).unwrap();
+    let mut object = json!({
+        "apiVersion": format!("{}/{}", kind.group(), kind.versions()[0]),
+        "kind": kind.name(),
+        "metadata": {"name": "web", "namespace": "shop"},
+        "spec": yaml(spec),
     });
-    assert!(rules > 100, "{rules}");
+    let decoded = served[0].decode(&mut object, FieldValidation::Strict);
+    match decoded {
+        Err(error) => vec![error.to_string()],
+        Ok(_) => served[0]
+            .validate_create(&object)
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
+    }
+}
+
+#[test]
+fn the_api_server_enforces_the_rules() {
+    for (kind, good, bad, part) in [
+        (
+            Kind::VirtualService,
+            "{hosts: [a], http: [{timeout: 7000ms, route: [{destination: {host: a}}]}]}",
+            "{hosts: [a], http: [{timeout: 1us, route: [{destination: {host: a}}]}]}",
+            "at least 1ms",
+        ),
+        (
+            Kind::VirtualService,
+            "{hosts: [a], http: [{match: [{uri: {exact: /a}}]}]}",
+            "{hosts: [a], http: [{match: [{uri: {exact: /a, prefix: /b}}]}]}",
+            "spec.http[0].match[0].uri",
+        ),
+        (
+            Kind::VirtualService,
+            "{hosts: [a]}",
+            "{hosts: [a], fault: {}}",
+            "unknown field \"spec.fault\" (did you mean \"spec.http[].fault\"?)",
+        ),
+        (
+            Kind::DestinationRule,
+            "{host: a, trafficPolicy: {connectionPool: {tcp: {idleTimeout: 0s}}}}",
+            "{trafficPolicy: {}}",
+            "spec.host",
+        ),
+        (
+            Kind::PeerAuthentication,
+            "{selector: {matchLabels: {app: a}}, portLevelMtls: {80: {mode: STRICT}}}",
+            "{portLevelMtls: {80: {mode: STRICT}}}",
+            "portLevelMtls requires selector",
+        ),
+        (
+            Kind::ServiceEntry,
+            "{hosts: [a.com], resolution: STATIC, endpoints: [{address: 1.2.3.4}]}",
+            "{hosts: [a.com], endpoints: [{address: 1.2.3.4}]}",
+            "NONE mode cannot set endpoints",
+        ),
+        (
+            Kind::AuthorizationPolicy,
+            "{selector: {matchLabels: {app: a}}}",
+            "{selector: {matchLabels: {app: a*}}}",
+            "wildcard not allowed in label value match",
+        ),
+        (
+            Kind::RequestAuthentication,
+            "{jwtRules: [{issuer: a, jwksUri: 'https://a.com/keys'}]}",
+            "{jwtRules: [{issuer: a, jwksUri: 'ftp://a.com/keys'}]}",
+            "url must have scheme http:// or https://",
+        ),
+        (
+            Kind::Telemetry,
+            "{tracing: [{randomSamplingPercentage: 1.5}]}",
+            "{tracing: [{randomSamplingPercentage: 101}]}",
+            "randomSamplingPercentage",
+        ),
+        (
+            Kind::WasmPlugin,
+            "{url: 'oci://a/b', pluginConfig: {any: {thing: 1}}}",
+            "{url: 'gopher://a/b'}",
+            "url must have schema one of",
+        ),
+    ] {
+        assert_eq!(served(kind, good), [""; 0], "{kind} {good}");
+        let refusal = served(kind, bad).join("; ");
+        assert!(refusal.contains(part), "{kind} {bad}: {refusal:?}");
+    }
+}
+
+/// The schema that is served and the one that is validated against are the same, so what the API
+/// server takes for malformed, validation does too.
+#[test]
+fn validation_is_no_laxer_than_the_api_server() {
+    for (kind, bad) in [
+        (
+            Kind::VirtualService,
+            "{hosts: [a], http: [{timeout: 1us, route: [{destination: {host: a}}]}]}",
+        ),
+        (Kind::DestinationRule, "{trafficPolicy: {}}"),
+        (
+            Kind::ServiceEntry,
+            "{hosts: [a.com], endpoints: [{address: 1.2.3.4}]}",
+        ),
+        (
+            Kind::Telemetry,
+            "{tracing: [{randomSamplingPercentage: 101}]}",
+        ),
+    ] {
+        let object = json!({"metadata": {"name": "web"}, "spec": yaml(bad)});
+        assert!(
+            !malla_api::validate(kind, &object).is_valid(),
+            "{kind} {bad}"
+        );
+    }
 }

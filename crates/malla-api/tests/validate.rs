@@ -4,7 +4,8 @@
 
 mod support;
 
-use malla_api::{Kind, Report, validate};
+use malla_api::analyze::Level;
+use malla_api::{Kind, Report, World, analyze, validate};
 use serde_json::{Value, json};
 use support::yaml;
 
@@ -349,4 +350,30 @@ fn kinds_without_rules_of_their_own_are_checked_against_the_schema() {
     );
     let report = validate(Kind::WasmPlugin, &Value::Null);
     assert_eq!(report.errors.len(), 1);
+}
+
+/// The lessons the project ships hold nothing to complain of.
+#[test]
+fn the_lessons_are_valid() {
+    let lessons = concat!(env!("CARGO_MANIFEST_DIR"), "/../../demo/lessons");
+    let mut files: Vec<_> = std::fs::read_dir(lessons)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    files.sort();
+    let mut world = World::default();
+    for file in files
+        .iter()
+        .filter(|file| file.extension().is_some_and(|end| end == "yaml"))
+    {
+        let text = std::fs::read_to_string(file).unwrap();
+        world.add_yaml(&file.display().to_string(), &text).unwrap();
+    }
+    let messages: Vec<String> = analyze(&world)
+        .iter()
+        .filter(|message| message.level() != Level::Info)
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(messages, [""; 0]);
+    assert!(world.objects.len() > 20);
 }

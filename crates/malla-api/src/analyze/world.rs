@@ -18,7 +18,8 @@ use crate::istio::{
 use crate::kind::Kind;
 use crate::lower::drop_nulls;
 
-/// Objects of any kind, from a cluster or from files.
+/// Objects of any kind, from a cluster or from files. Of two with the same name the later replaces
+/// the earlier, as applying one file after the other does.
 #[derive(Debug, Clone, Default)]
 pub struct World {
     pub objects: Vec<RawObject>,
@@ -69,6 +70,20 @@ impl World {
         Ok(())
     }
 
+    /// The objects without those that a later one replaces.
+    pub(super) fn latest(&self) -> Vec<&RawObject> {
+        let mut last: BTreeMap<Subject, usize> = BTreeMap::new();
+        for (at, object) in self.objects.iter().enumerate() {
+            last.insert(identity(object), at);
+        }
+        let kept = |(at, object): &(usize, &RawObject)| {
+            let key = identity(object);
+            key.name.is_empty() || last.get(&key) == Some(at)
+        };
+        let objects = self.objects.iter().enumerate();
+        objects.filter(kept).map(|(_, object)| object).collect()
+    }
+
     fn add_from(&mut self, value: Value, source: Option<Source>) {
         match value {
             Value::Object(mut list)
@@ -83,6 +98,22 @@ impl World {
             Value::Null => {}
             value => self.objects.push(RawObject { value, source }),
         }
+    }
+}
+
+/// Names an object whatever its version and wherever it was written.
+fn identity(object: &RawObject) -> Subject {
+    let api_version = object
+        .value
+        .get("apiVersion")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    let group = api_version.rsplit_once('/').map_or("", |(group, _)| group);
+    let named = subject(object);
+    Subject {
+        kind: format!("{}.{group}", named.kind),
+        source: None,
+        ..named
     }
 }
 
@@ -166,14 +197,14 @@ pub(super) struct Known {
 }
 
 impl Known {
-    pub(super) fn of(world: &World) -> Self {
+    pub(super) fn of(objects: &[&RawObject], settings: &MeshSettings) -> Self {
         let mut known = Self::default();
-        for object in &world.objects {
+        for object in objects {
             known.take(object);
         }
         known.virtual_services.sort_by(|a, b| a.age().cmp(&b.age()));
         known.gateways.sort_by(|a, b| a.age().cmp(&b.age()));
-        known.collect_hosts(&world.settings.domain);
+        known.collect_hosts(&settings.domain);
         known
     }
 
