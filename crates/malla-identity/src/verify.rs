@@ -78,6 +78,40 @@ impl From<Refused> for rustls::Error {
     }
 }
 
+/// Why a TLS handshake failed, in words: finds our own reason inside of the errors that rustls, tokio
+/// and tonic wrap around it.
+#[must_use]
+pub fn reason(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut innermost = error;
+    loop {
+        if let Some(rustls::Error::InvalidCertificate(certificate)) = innermost.downcast_ref() {
+            return explain(certificate);
+        }
+        let inside = innermost
+            .downcast_ref::<std::io::Error>()
+            .and_then(std::io::Error::get_ref)
+            .map(|inner| inner as &(dyn std::error::Error + 'static));
+        match inside.or_else(|| innermost.source()) {
+            Some(inner) => innermost = inner,
+            None => return innermost.to_string(),
+        }
+    }
+}
+
+fn explain(error: &CertificateError) -> String {
+    match error {
+        CertificateError::Other(other) => other.0.to_string(),
+        CertificateError::UnknownIssuer => Refused::UnknownIssuer.to_string(),
+        CertificateError::Expired => Refused::Expired.to_string(),
+        CertificateError::NotValidYet => Refused::NotYetValid.to_string(),
+        CertificateError::Revoked => Refused::Revoked.to_string(),
+        CertificateError::NotValidForName => {
+            "the peer's certificate is for another host name".to_owned()
+        }
+        other => other.to_string(),
+    }
+}
+
 /// The names in a certificate.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PeerNames {
@@ -228,7 +262,10 @@ fn verify_chain(
 
 fn from_webpki(error: webpki::Error) -> Refused {
     match error {
-        webpki::Error::UnknownIssuer => Refused::UnknownIssuer,
+        // Two meshes' roots often have the same name, and then it is the signature that differs.
+        webpki::Error::UnknownIssuer | webpki::Error::InvalidSignatureForPublicKey => {
+            Refused::UnknownIssuer
+        }
         webpki::Error::CertExpired { .. } => Refused::Expired,
         webpki::Error::CertNotValidYet { .. } => Refused::NotYetValid,
         webpki::Error::CertRevoked => Refused::Revoked,

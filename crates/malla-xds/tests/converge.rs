@@ -1,6 +1,7 @@
 //! Client and server, joined by a link that loses connections with everything on it, always end up
 //! with the same resources, in both variants; and on the way there no route points to a cluster that
 //! the client does not have.
+#![allow(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
 
 #[path = "converge/world.rs"]
 mod world;

@@ -2,6 +2,7 @@
 //! it, rejects what is bad, warms what changed, and comes back after a disconnect.
 //!
 //! Envoy is found by `MALLA_ENVOY`, or as `envoy` on the path. Without it the tests fail.
+#![allow(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
 
 #[path = "envoy/peer.rs"]
 mod peer;

@@ -22,7 +22,7 @@ use malla_model::SpiffeId;
 use malla_runtime::log::Throttle;
 use malla_runtime::task::{AbortOnDrop, TaskSet};
 
-use crate::verify::PeerNames;
+use crate::verify::{self, PeerNames};
 
 /// Who is at the other end; an extension of every tonic request.
 #[derive(Debug, Clone)]
@@ -143,7 +143,8 @@ async fn accept_loop(
                 }
                 Ok(Err(error)) => {
                     if let Some(skipped) = warnings.allow(&remote.ip().to_string()) {
-                        tracing::info!(%remote, %error, skipped, "TLS handshake failed");
+                        let reason = verify::reason(&error);
+                        tracing::info!(%remote, reason, skipped, "TLS handshake failed");
                     }
                 }
                 Err(_) => tracing::debug!(%remote, "TLS handshake timed out"),

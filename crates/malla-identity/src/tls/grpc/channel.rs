@@ -14,6 +14,8 @@ use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
 
+use crate::verify;
+
 /// Why a channel could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum ChannelError {
@@ -137,17 +139,10 @@ fn endpoint(address: &str, options: ChannelOptions) -> Result<Endpoint, ChannelE
         .initial_connection_window_size(4 << 20))
 }
 
-fn refuse(address: &str, error: &dyn std::error::Error) -> ChannelError {
-    // The useful part, such as "invalid peer certificate", is the innermost cause.
-    let mut reason = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        reason = inner.to_string();
-        cause = inner.source();
-    }
+fn refuse(address: &str, error: &tonic::transport::Error) -> ChannelError {
     ChannelError::Connect {
         address: address.to_owned(),
-        reason,
+        reason: verify::reason(error),
     }
 }
 
