@@ -12,9 +12,15 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use expect_test::expect_file;
-use malla_translate::Resources;
+use malla_model::Mesh;
+use malla_proxy_config::cluster::Cluster;
+use malla_proxy_config::endpoints::EndpointSet;
+use malla_proxy_config::listener::Listener;
+use malla_proxy_config::route::RouteConfig;
+use malla_translate::{NodeKind, Profile, Resources, translate};
+use malla_xds_proto::{self as pb, any};
 use serde_json::{Value, json};
-use support::{INGRESS, dump, router, sidecar, world};
+use support::{INGRESS, dump, node, world};
 
 fn lessons() -> String {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../demo/lessons");
@@ -32,18 +38,60 @@ fn lessons() -> String {
 }
 
 #[track_caller]
-fn check(name: &str, resources: &Resources) {
-    let golden = dump(resources);
+fn check(name: &str, world: &Mesh, kind: NodeKind, workload: &str) {
+    let mut node = node(world, kind, workload);
+    let golden = dump(&translate(world, &node));
     let text = serde_json::to_string_pretty(&golden).unwrap();
     expect_file![format!("golden/{name}.json")].assert_eq(&text);
     taken_by_envoy(golden);
+    node.profile = Profile::Malla;
+    taken_by_malla(&translate(world, &node));
+}
+
+/// Fields that only Envoy's statistics and spans depend on.
+const STATISTICS: [&str; 2] = ["stat_prefix", "trace_sampled"];
+
+/// Malla's own proxy must not refuse any of it either, nor leave anything out.
+#[track_caller]
+fn taken_by_malla(resources: &Resources) {
+    macro_rules! check {
+        ($list:expr, $wire:ty, $checked:ty) => {
+            for resource in &$list {
+                let wire: $wire = any::unpack(&resource.body).unwrap();
+                match <$checked>::from_proto(wire) {
+                    Ok(mut checked) => {
+                        checked.warnings.retain(|warning| {
+                            !STATISTICS.iter().any(|s| warning.path.ends_with(s))
+                        });
+                        assert!(
+                            checked.warnings.is_empty(),
+                            "{}: {:#?}",
+                            resource.name,
+                            checked.warnings
+                        );
+                    }
+                    Err(invalid) => panic!("{}: {invalid}", resource.name),
+                }
+            }
+        };
+    }
+    check!(resources.listeners, pb::listener::Listener, Listener);
+    check!(resources.routes, pb::route::RouteConfiguration, RouteConfig);
+    check!(resources.clusters, pb::cluster::Cluster, Cluster);
+    check!(
+        resources.endpoints,
+        pb::endpoint::ClusterLoadAssignment,
+        EndpointSet
+    );
 }
 
 #[test]
 fn lessons_for_a_caller() {
     check(
         "lessons-frontend",
-        &sidecar(&world(&lessons()), "frontend-0.base"),
+        &world(&lessons()),
+        NodeKind::Sidecar,
+        "frontend-0.base",
     );
 }
 
@@ -51,7 +99,41 @@ fn lessons_for_a_caller() {
 fn lessons_for_the_gateway() {
     check(
         "lessons-gateway",
-        &router(&world(&lessons()), "istio-ingressgateway-0.istio-system"),
+        &world(&lessons()),
+        NodeKind::Router,
+        "istio-ingressgateway-0.istio-system",
+    );
+}
+
+#[test]
+fn every_action_of_a_route() {
+    let mesh = world(include_str!("worlds/routes.yaml"));
+    check("routes", &mesh, NodeKind::Sidecar, "web-0.base");
+}
+
+#[test]
+fn every_block_of_a_destination_rule() {
+    let mesh = world(include_str!("worlds/clusters.yaml"));
+    check("clusters", &mesh, NodeKind::Sidecar, "web-0.base");
+}
+
+#[test]
+fn every_kind_of_port_and_policy() {
+    let mesh = world(include_str!("worlds/inbound.yaml"));
+    check("inbound", &mesh, NodeKind::Sidecar, "app-0.base");
+}
+
+#[test]
+fn every_kind_of_server() {
+    let mesh = world(&format!(
+        "{INGRESS}\n---\n{}",
+        include_str!("worlds/gateway.yaml")
+    ));
+    check(
+        "gateway",
+        &mesh,
+        NodeKind::Router,
+        "istio-ingressgateway-0.istio-system",
     );
 }
 
@@ -64,6 +146,7 @@ fn taken_by_envoy(golden: Value) {
     let output = Command::new(&envoy)
         .args(["--mode", "validate", "-l", "error", "-c"])
         .arg(&file)
+        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/worlds")) // certificates
         .output()
         .unwrap_or_else(|e| panic!("{envoy}: {e} (set MALLA_ENVOY to an Envoy 1.40 binary)"));
     let said = [output.stdout, output.stderr].concat();

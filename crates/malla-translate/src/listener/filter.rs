@@ -1,8 +1,7 @@
 //! Filters by name and configuration, in the order Istio puts them.
 
-use malla_xds_proto::core::TypedExtensionConfig;
 use malla_xds_proto::envoy_type::Int32Range;
-use malla_xds_proto::hcm::{HttpFilter, http_filter};
+use malla_xds_proto::hcm::{HttpFilter, RequestIdExtension, http_filter};
 use malla_xds_proto::http_filters::cors::v3::Cors;
 use malla_xds_proto::http_filters::fault::v3::HttpFault;
 use malla_xds_proto::http_filters::grpc_stats::v3::FilterConfig as GrpcStats;
@@ -17,9 +16,11 @@ use malla_xds_proto::listener_filters::http_inspector::v3::HttpInspector;
 use malla_xds_proto::listener_filters::original_dst::v3::OriginalDst;
 use malla_xds_proto::listener_filters::original_src::v3::OriginalSrc;
 use malla_xds_proto::listener_filters::tls_inspector::v3::TlsInspector;
+use malla_xds_proto::pb::envoy::extensions::request_id::uuid::v3::UuidRequestIdConfig;
 use malla_xds_proto::{any, wkt};
 use prost::{Message, Name};
 
+use crate::node::Profile;
 use crate::route::{CORS_FILTER, FAULT_FILTER};
 
 /// A network filter.
@@ -100,12 +101,23 @@ fn to_port(port: u16) -> ListenerFilterChainMatchPredicate {
 
 /// The end of every HTTP chain: statistics of gRPC, faults, CORS and the router. Authorization
 /// comes before them.
-pub(crate) fn http_tail(grpc_web: bool) -> Vec<HttpFilter> {
+pub(crate) fn http_tail(profile: Profile, grpc_web: bool) -> Vec<HttpFilter> {
     let mut filters = Vec::new();
-    if grpc_web {
-        filters.push(http("envoy.filters.http.grpc_web", &GrpcWeb {}));
+    if profile == Profile::PlainEnvoy {
+        // Malla's proxy counts gRPC by itself, and passes gRPC-Web on as it is.
+        if grpc_web {
+            filters.push(http("envoy.filters.http.grpc_web", &GrpcWeb {}));
+        }
+        filters.push(grpc_stats());
     }
-    filters.push(http(
+    filters.push(http(FAULT_FILTER, &HttpFault::default()));
+    filters.push(http(CORS_FILTER, &Cors {}));
+    filters.push(http("envoy.filters.http.router", &Router::default()));
+    filters
+}
+
+fn grpc_stats() -> HttpFilter {
+    http(
         "envoy.filters.http.grpc_stats",
         &GrpcStats {
             emit_filter_state: true,
@@ -114,18 +126,12 @@ pub(crate) fn http_tail(grpc_web: bool) -> Vec<HttpFilter> {
             )),
             ..GrpcStats::default()
         },
-    ));
-    filters.push(http(FAULT_FILTER, &HttpFault::default()));
-    filters.push(http(CORS_FILTER, &Cors {}));
-    filters.push(http("envoy.filters.http.router", &Router::default()));
-    filters
+    )
 }
 
-/// Request ids in the form of a UUID.
-pub(crate) fn uuid_request_id() -> TypedExtensionConfig {
-    use malla_xds_proto::pb::envoy::extensions::request_id::uuid::v3::UuidRequestIdConfig;
-    TypedExtensionConfig {
-        name: "envoy.request_id.uuid".into(),
+/// Request ids as UUIDs, which also carry the decision to trace.
+pub(crate) fn uuid_request_id() -> RequestIdExtension {
+    RequestIdExtension {
         typed_config: Some(any::pack(&UuidRequestIdConfig {
             use_request_id_for_trace_sampling: Some(wkt::boolean(true)),
             ..UuidRequestIdConfig::default()

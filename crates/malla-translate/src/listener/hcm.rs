@@ -5,13 +5,14 @@ use malla_xds_proto::hcm::http_connection_manager::{
     CodecType, ForwardClientCertDetails, PathWithEscapedSlashesAction, RouteSpecifier,
     SetCurrentClientCertDetails, UpgradeConfig,
 };
-use malla_xds_proto::hcm::{HttpConnectionManager, HttpFilter, Rds, RequestIdExtension};
+use malla_xds_proto::hcm::{HttpConnectionManager, HttpFilter, Rds};
 use malla_xds_proto::listener::Filter;
 use malla_xds_proto::route::RouteConfiguration;
 use malla_xds_proto::wkt;
 
 use super::filter;
 use crate::access_log;
+use crate::node::Profile;
 use crate::route::NO_TIMEOUT;
 use crate::tls;
 use crate::view::View;
@@ -47,7 +48,7 @@ pub(crate) fn manager(
     grpc_web: bool,
 ) -> Filter {
     let mut http_filters = authorization;
-    http_filters.extend(filter::http_tail(grpc_web));
+    http_filters.extend(filter::http_tail(view.node.profile, grpc_web));
     let mut config = HttpConnectionManager {
         codec_type: CodecType::Auto.into(),
         stat_prefix,
@@ -68,9 +69,9 @@ pub(crate) fn manager(
             ..UpgradeConfig::default()
         }],
         use_remote_address: Some(wkt::boolean(side == Side::Gateway)),
-        request_id_extension: Some(RequestIdExtension {
-            typed_config: filter::uuid_request_id().typed_config,
-        }),
+        // UUIDs are what Malla's proxy makes anyway.
+        request_id_extension: (view.node.profile == Profile::PlainEnvoy)
+            .then(filter::uuid_request_id),
         http_protocol_options: view.node.http10.then(|| Http1ProtocolOptions {
             accept_http_10: true,
             ..Http1ProtocolOptions::default()

@@ -3,18 +3,15 @@
 use std::sync::Arc;
 
 use malla_model::policy::{ConditionKey, Glob, OneOf, Operation, Rule};
-use malla_xds_proto::any;
-use malla_xds_proto::core::TypedExtensionConfig;
 use malla_xds_proto::matcher::path_matcher;
 use malla_xds_proto::matcher::{PathMatcher, StringMatcher};
-use malla_xds_proto::pb::envoy::extensions::path::r#match::uri_template::v3::UriTemplateMatchConfig;
 use malla_xds_proto::rbac::Permission;
 use malla_xds_proto::rbac::permission::{Rule as Kind, Set};
 use malla_xds_proto::route::HeaderMatcher;
 use malla_xds_proto::route::header_matcher::HeaderMatchSpecifier;
 
 use super::Layer;
-use super::principal::{cidr, glob, network, present_header};
+use super::principal::{cidr, glob, network, pattern, present_header};
 
 pub(crate) fn any() -> Permission {
     permission(Kind::Any(true))
@@ -99,22 +96,26 @@ fn header(name: &str, value: &Glob, ignore_case: bool) -> Permission {
 }
 
 fn path(value: &Glob) -> Permission {
-    if let Glob::Exact(text) = value
-        && (text.contains("{*}") || text.contains("{**}"))
-    {
-        let template = UriTemplateMatchConfig {
-            // Istio writes the braces, Envoy does not.
-            path_template: text.replace("{**}", "**").replace("{*}", "*"),
-        };
-        return permission(Kind::UriTemplate(TypedExtensionConfig {
-            name: "uri-template".into(),
-            typed_config: Some(any::pack(&template)),
-        }));
-    }
-    let matcher: StringMatcher = glob(value, "", false);
+    let matcher = match value {
+        Glob::Exact(text) if text.contains("{*}") || text.contains("{**}") => template(text),
+        value => glob(value, "", false),
+    };
     permission(Kind::UrlPath(PathMatcher {
         rule: Some(path_matcher::Rule::Path(matcher)),
     }))
+}
+
+/// `{*}` is one segment of a path, `{**}` any number of them.
+fn template(text: &str) -> StringMatcher {
+    let segments: Vec<String> = text
+        .split('/')
+        .map(|segment| match segment {
+            "{*}" => "[^/]+".to_owned(),
+            "{**}" => ".*".to_owned(),
+            literal => regex::escape(literal),
+        })
+        .collect();
+    pattern(segments.join("/"))
 }
 
 /// One of `any`, and none of `none`.

@@ -19,6 +19,7 @@ use malla_xds_proto::route::header_matcher::HeaderMatchSpecifier;
 use malla_xds_proto::wkt;
 
 use super::Layer;
+use crate::node::Profile;
 use crate::tls::trust_domains;
 use crate::view::View;
 
@@ -67,7 +68,9 @@ fn of_source(view: &View<'_>, source: &Source, layer: Layer) -> Vec<Principal> {
     let mut parts = Vec::new();
     add(&mut parts, &source.principals, |name| identity(view, name));
     if layer == Layer::Http {
-        add(&mut parts, &source.request_principals, request_principal);
+        add(&mut parts, &source.request_principals, |name| {
+            request_principal(view, name)
+        });
     }
     add(&mut parts, &source.namespaces, namespace);
     add(
@@ -111,22 +114,24 @@ fn of_condition(view: &View<'_>, condition: &Condition, layer: Layer) -> Vec<Pri
         }),
         ConditionKey::RequestPrincipal => {
             add(&mut parts, values, |text| {
-                request_principal(&Glob::parse(text))
+                request_principal(view, &Glob::parse(text))
             });
         }
         ConditionKey::RequestAudiences => {
             add(&mut parts, values, |text| {
-                claim(&["aud"], &Glob::parse(text))
+                claim(view, &["aud"], &Glob::parse(text))
             });
         }
         ConditionKey::RequestPresenter => {
             add(&mut parts, values, |text| {
-                claim(&["azp"], &Glob::parse(text))
+                claim(view, &["azp"], &Glob::parse(text))
             });
         }
         ConditionKey::RequestClaim(path) => {
             let path: Vec<&str> = path.iter().map(|part| &**part).collect();
-            add(&mut parts, values, |text| claim(&path, &Glob::parse(text)));
+            add(&mut parts, values, |text| {
+                claim(view, &path, &Glob::parse(text))
+            });
         }
         ConditionKey::DestinationIp
         | ConditionKey::DestinationPort
@@ -182,9 +187,12 @@ fn namespace(name: &Glob) -> Principal {
 }
 
 /// `issuer/subject`, where the issuer may hold slashes and the subject may not.
-fn request_principal(name: &Glob) -> Principal {
+fn request_principal(view: &View<'_>, name: &Glob) -> Principal {
     let both = |issuer: &Glob, subject: &Glob| {
-        all(vec![claim(&["iss"], issuer), claim(&["sub"], subject)])
+        all(vec![
+            claim(view, &["iss"], issuer),
+            claim(view, &["sub"], subject),
+        ])
     };
     match name {
         Glob::Present => both(&Glob::Present, &Glob::Present),
@@ -227,7 +235,11 @@ fn request_principal(name: &Glob) -> Principal {
 }
 
 /// A claim of the request's token: a text, or a list that holds it.
-fn claim(path: &[&str], value: &Glob) -> Principal {
+fn claim(view: &View<'_>, path: &[&str], value: &Glob) -> Principal {
+    if view.node.profile == Profile::Malla {
+        // It verifies no tokens yet, so no request has claims.
+        return never();
+    }
     let text = || {
         Some(ValueMatcher {
             match_pattern: Some(value_matcher::MatchPattern::StringMatch(glob(
@@ -324,7 +336,8 @@ pub(crate) fn glob(value: &Glob, prefix: &str, ignore_case: bool) -> StringMatch
     }
 }
 
-fn pattern(text: String) -> StringMatcher {
+/// A regular expression for the whole text.
+pub(crate) fn pattern(text: String) -> StringMatcher {
     StringMatcher {
         match_pattern: Some(MatchPattern::SafeRegex(regex(text))),
         ..StringMatcher::default()

@@ -1,8 +1,6 @@
 //! Envoy's RBAC: whether a call is denied, and by which policy.
 
-use malla_xds_proto::any;
 use malla_xds_proto::matcher::path_matcher;
-use malla_xds_proto::pb::envoy::extensions::path::r#match::uri_template::v3::UriTemplateMatchConfig;
 use malla_xds_proto::rbac::permission::Rule;
 use malla_xds_proto::rbac::principal::Identifier;
 use malla_xds_proto::rbac::rbac::Action;
@@ -54,18 +52,6 @@ impl Seen<'_> {
                 }
                 _ => false,
             },
-            Some(Rule::UriTemplate(config)) => {
-                let template = config
-                    .typed_config
-                    .as_ref()
-                    .map(any::unpack::<UriTemplateMatchConfig>);
-                match (template, request) {
-                    (Some(Ok(template)), Some(request)) => {
-                        template_matches(&template.path_template, plain_path(&request.path))
-                    }
-                    _ => false,
-                }
-            }
             Some(Rule::DestinationIp(range)) => text::within(range, self.call.to.ip()),
             Some(Rule::DestinationPort(port)) => *port == u32::from(self.call.to.port()),
             Some(Rule::RequestedServerName(matcher)) => {
@@ -106,17 +92,4 @@ impl Seen<'_> {
 
 fn plain_path(path: &str) -> &str {
     path.split(['?', '#']).next().unwrap_or_default()
-}
-
-/// `*` is one segment, `**` is any number of them.
-fn template_matches(template: &str, path: &str) -> bool {
-    let pattern: Vec<String> = template
-        .split('/')
-        .map(|segment| match segment {
-            "*" => "[^/]+".to_owned(),
-            "**" => ".*".to_owned(),
-            literal => regex::escape(literal),
-        })
-        .collect();
-    regex::Regex::new(&format!("^{}$", pattern.join("/"))).is_ok_and(|regex| regex.is_match(path))
 }
