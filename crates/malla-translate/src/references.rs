@@ -78,10 +78,12 @@ impl fmt::Display for Unresolved {
 #[must_use]
 pub fn unresolved(mesh: &Mesh) -> Vec<Unresolved> {
     let mut found = Vec::new();
+    let rules = rules::Index::new(mesh);
     for vs in &mesh.virtual_services {
         Finder {
             mesh,
             vs,
+            rules: &rules,
             node: client_in(vs.meta.namespace()),
             found: &mut found,
         }
@@ -112,6 +114,7 @@ fn client_in(namespace: &str) -> NodeView {
 struct Finder<'a> {
     mesh: &'a Mesh,
     vs: &'a VirtualService,
+    rules: &'a rules::Index<'a>,
     node: NodeView,
     found: &'a mut Vec<Unresolved>,
 }
@@ -205,7 +208,9 @@ impl Finder<'_> {
             _ => {}
         }
         if let Some(subset) = &to.subset {
-            let rule = rules::find(self.mesh, &self.node, &host, service.namespace());
+            let rule = self
+                .rules
+                .find(self.mesh, &self.node, &host, service.namespace());
             if rule.is_none_or(|rule| rule.subset(subset).is_none()) {
                 let subset = subset.clone();
                 self.report(format!("{field}.subset"), Missing::Subset { host, subset });

@@ -1,6 +1,7 @@
 //! Which DestinationRule applies to a call, and what its blocks come to for one port and subset.
 
 use std::cmp::Ordering;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use malla_model::id::{ObjectRef, selects};
@@ -85,42 +86,79 @@ enum Step {
     General,
 }
 
-/// Istio's lookup: the client's namespace, then the service's, then the root namespace; in each,
-/// the most specific host. Rules for chosen client workloads stand before general ones.
-pub(crate) fn find(
-    mesh: &Mesh,
-    node: &NodeView,
-    host: &Host,
-    service_namespace: &str,
-) -> Option<Rule> {
-    let root = &*mesh.settings.root_namespace;
-    let client = &*node.namespace;
-    // Rules of the root namespace are for everybody, so only its private ones are a client's own.
-    let own = if client == root {
-        Step::Private
-    } else {
-        Step::General
-    };
-    let selected = merged(mesh, node, host, client, Step::Selecting);
-    let general = [
-        (client, own),
-        (service_namespace, Step::General),
-        (root, Step::General),
-    ]
-    .into_iter()
-    .find_map(|(namespace, step)| merged(mesh, node, host, namespace, step));
-    match (selected, general) {
-        (Some(selected), Some(general)) => Some(overlay(selected, general)),
-        (selected, general) => selected.or(general),
+/// The mesh's rules by host, oldest first.
+#[derive(Debug, Default)]
+pub(crate) struct Index<'a> {
+    exact: HashMap<&'a Host, Vec<&'a Arc<DestinationRule>>>,
+    wild: Vec<&'a Arc<DestinationRule>>,
+}
+
+impl<'a> Index<'a> {
+    pub(crate) fn new(mesh: &'a Mesh) -> Self {
+        let mut index = Self::default();
+        for rule in &mesh.destination_rules {
+            if rule.host.is_wildcard() {
+                index.wild.push(rule);
+            } else {
+                index.exact.entry(&rule.host).or_default().push(rule);
+            }
+        }
+        index
+    }
+
+    fn covering(&self, host: &Host) -> impl Iterator<Item = &'a Arc<DestinationRule>> {
+        let exact = self.exact.get(host).into_iter().flatten();
+        let wild = self.wild.iter().filter(move |rule| rule.host.covers(host));
+        exact.chain(wild).copied()
+    }
+
+    /// Istio's lookup: the client's namespace, then the service's, then the root namespace; in each,
+    /// the most specific host. Rules for chosen client workloads stand before general ones.
+    pub(crate) fn find(
+        &self,
+        mesh: &Mesh,
+        node: &NodeView,
+        host: &Host,
+        service_namespace: &str,
+    ) -> Option<Rule> {
+        let root = &*mesh.settings.root_namespace;
+        let client = &*node.namespace;
+        // Rules of the root namespace are for everybody, so only its private ones are a client's own.
+        let own = if client == root {
+            Step::Private
+        } else {
+            Step::General
+        };
+        let covering: Vec<_> = self
+            .covering(host)
+            .filter(|rule| rule.visibility.allows(&node.namespace))
+            .collect();
+        let merged = |namespace, step| merged(&covering, node, namespace, step);
+        let selected = merged(client, Step::Selecting);
+        let general = [
+            (client, own),
+            (service_namespace, Step::General),
+            (root, Step::General),
+        ]
+        .into_iter()
+        .find_map(|(namespace, step)| merged(namespace, step));
+        match (selected, general) {
+            (Some(selected), Some(general)) => Some(overlay(selected, general)),
+            (selected, general) => selected.or(general),
+        }
     }
 }
 
-fn merged(mesh: &Mesh, node: &NodeView, host: &Host, namespace: &str, step: Step) -> Option<Rule> {
-    let mut candidates: Vec<&Arc<DestinationRule>> = mesh
-        .destination_rules
+fn merged(
+    covering: &[&Arc<DestinationRule>],
+    node: &NodeView,
+    namespace: &str,
+    step: Step,
+) -> Option<Rule> {
+    let mut candidates: Vec<&Arc<DestinationRule>> = covering
         .iter()
-        .filter(|rule| rule.meta.namespace() == namespace && rule.host.covers(host))
-        .filter(|rule| rule.visibility.allows(&node.namespace))
+        .copied()
+        .filter(|rule| rule.meta.namespace() == namespace)
         .filter(|rule| match (&rule.workload_selector, step) {
             (Some(selector), Step::Selecting) => selects(selector, &node.labels),
             (None, Step::Private) => rule.visibility != Visibility::Public,

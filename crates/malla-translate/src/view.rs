@@ -1,16 +1,25 @@
 //! The mesh as one proxy sees it: what is exported to it, in the order in which rules win.
 
 use std::cell::OnceCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use malla_model::id::selects;
+use malla_model::route::MESH_GATEWAY;
 use malla_model::service::{ServicePort, Visibility};
 use malla_model::workload::Address;
 use malla_model::{Gateway, Host, Mesh, Service, VirtualService};
 
 use crate::node::{NodeKind, NodeView};
 use crate::rules::{self, Rule};
+
+/// Rules of one host, and rules of hosts that are patterns.
+#[derive(Debug, Default)]
+struct ByHost<'a> {
+    exact: HashMap<&'a Host, Vec<&'a Arc<VirtualService>>>,
+    /// Most specific first.
+    wild: Vec<(&'a Host, &'a Arc<VirtualService>)>,
+}
 
 /// A mesh and a node; everything derived from the pair is derived at most once.
 #[derive(Debug)]
@@ -20,6 +29,8 @@ pub struct View<'a> {
     services: OnceCell<Vec<&'a Arc<Service>>>,
     aliases: OnceCell<BTreeMap<&'a Host, Vec<&'a Arc<Service>>>>,
     virtual_services: OnceCell<Vec<&'a Arc<VirtualService>>>,
+    on_mesh: OnceCell<ByHost<'a>>,
+    rules: OnceCell<rules::Index<'a>>,
 }
 
 impl<'a> View<'a> {
@@ -31,6 +42,8 @@ impl<'a> View<'a> {
             services: OnceCell::new(),
             aliases: OnceCell::new(),
             virtual_services: OnceCell::new(),
+            on_mesh: OnceCell::new(),
+            rules: OnceCell::new(),
         }
     }
 
@@ -94,9 +107,40 @@ impl<'a> View<'a> {
         })
     }
 
+    /// VirtualServices on the mesh gateway that have `host`: exact names, then the most specific wildcard.
+    pub(crate) fn on_mesh(&self, host: &Host) -> impl Iterator<Item = &'a Arc<VirtualService>> {
+        let index = self.on_mesh.get_or_init(|| self.index_mesh());
+        let exact = index.exact.get(host).into_iter().flatten().copied();
+        let wild = index
+            .wild
+            .iter()
+            .filter(move |(pattern, _)| pattern.covers(host));
+        exact.chain(wild.map(|(_, vs)| *vs))
+    }
+
+    fn index_mesh(&self) -> ByHost<'a> {
+        let mut index = ByHost::default();
+        for vs in self.virtual_services() {
+            if !vs.gateways.iter().any(|gateway| **gateway == *MESH_GATEWAY) {
+                continue;
+            }
+            for host in &vs.hosts {
+                if host.is_wildcard() {
+                    index.wild.push((host, vs));
+                } else {
+                    index.exact.entry(host).or_default().push(vs);
+                }
+            }
+        }
+        // Stable: the first of equals stays first.
+        index.wild.sort_by(|a, b| a.0.by_specificity(b.0));
+        index
+    }
+
     /// The rule for calls of the node to `host`, which is in `namespace`.
     pub(crate) fn rule(&self, host: &Host, namespace: &str) -> Option<Rule> {
-        rules::find(self.mesh, self.node, host, namespace)
+        let rules = self.rules.get_or_init(|| rules::Index::new(self.mesh));
+        rules.find(self.mesh, self.node, host, namespace)
     }
 
     /// As [`View::rule`], for a host that may be no service.

@@ -14,7 +14,7 @@ use super::hcm::{Routes, Side};
 use super::plan::{Slot, Tcp, plan};
 use super::{any_address, base, chain, filter, hcm, sniff, tcp};
 use crate::names::{BLACK_HOLE, OUTBOUND_PORT, VIRTUAL_OUTBOUND, outbound_cluster};
-use crate::route::{in_scope, on_mesh, tcp_destinations};
+use crate::route::{in_scope, tcp_destinations};
 use crate::view::View;
 
 /// The name Istio gives to chains for traffic it knows nothing of.
@@ -164,7 +164,7 @@ fn targets(
     let mut out = Vec::new();
     let host = &target.service.hostname;
     let mut everything_routed = false;
-    for vs in on_mesh(view, host) {
+    for vs in view.on_mesh(host) {
         if target.port.protocol.is_tls() || target.port.protocol == Protocol::Sniffed {
             for route in &vs.tls {
                 let to = || tcp_destinations(view, &route.destinations, port);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use malla_model::mesh::OutboundPolicy;
 use malla_model::route::MESH_GATEWAY;
-use malla_model::{Host, Protocol, Service, VirtualService};
+use malla_model::{Host, Protocol, Service};
 use malla_xds_proto::core::DataSource;
 use malla_xds_proto::route::route::Action;
 use malla_xds_proto::route::{Decorator, DirectResponseAction, Route, RouteAction, VirtualHost};
@@ -83,34 +83,9 @@ fn of_port(view: &View<'_>, port: u16) -> Vec<VirtualHost> {
 
 /// Routes of the VirtualService that has the service, where it has any for this node and port.
 fn rule_for(view: &View<'_>, service: &Service, port: u16) -> Option<Vec<Route>> {
-    on_mesh(view, &service.hostname)
+    view.on_mesh(&service.hostname)
         .map(|vs| virtual_service::routes(view, vs, MESH_GATEWAY, port))
         .find(|routes| !routes.is_empty())
-}
-
-/// VirtualServices on the mesh gateway that have `host`: exact names, then the most specific wildcard.
-pub(crate) fn on_mesh<'a>(
-    view: &'a View<'_>,
-    host: &'a Host,
-) -> impl Iterator<Item = &'a Arc<VirtualService>> {
-    let bound = || {
-        view.virtual_services()
-            .iter()
-            .copied()
-            .filter(|vs| vs.gateways.iter().any(|gateway| **gateway == *MESH_GATEWAY))
-    };
-    let exact = bound().filter(move |vs| vs.hosts.contains(host));
-    let mut wild: Vec<(&Host, &Arc<VirtualService>)> = bound()
-        .filter_map(|vs| {
-            let best = vs
-                .hosts
-                .iter()
-                .filter(|h| h.is_wildcard() && *h != host && h.covers(host));
-            Some((best.min_by(|a, b| a.by_specificity(b))?, vs))
-        })
-        .collect();
-    wild.sort_by(|a, b| a.0.by_specificity(b.0)); // Stable: the first of equals stays first.
-    exact.chain(wild.into_iter().map(|(_, vs)| vs))
 }
 
 /// Hosts of VirtualServices that are no services of this port.
@@ -124,7 +99,7 @@ fn unregistered(view: &View<'_>, taken: &mut Taken) -> Vec<VirtualHost> {
         let unknown: Vec<&Host> = vs
             .hosts
             .iter()
-            .filter(|host| !view.services().iter().any(|s| host.covers(&s.hostname)))
+            .filter(|host| !is_registered(view, host))
             .collect();
         if unknown.is_empty() {
             continue;
@@ -146,6 +121,16 @@ fn unregistered(view: &View<'_>, taken: &mut Taken) -> Vec<VirtualHost> {
         }
     }
     hosts
+}
+
+fn is_registered(view: &View<'_>, host: &Host) -> bool {
+    if host.is_wildcard() {
+        view.services()
+            .iter()
+            .any(|service| host.covers(&service.hostname))
+    } else {
+        view.service(host).is_some()
+    }
 }
 
 pub(crate) const fn speaks_http(protocol: Protocol) -> bool {
