@@ -11,9 +11,14 @@
 //! What workers share is immutable or atomic: the current [`Snapshot`](malla_proxy_config::Snapshot), its endpoint and
 //! secret cells, and counters that are written by one worker and summed by the admin endpoint.
 
+pub mod admin;
+pub mod app;
+pub mod apply;
 pub mod balance;
 pub mod connection;
+pub mod handlers;
 pub mod http;
+pub mod inventory;
 pub mod listener;
 pub mod live;
 pub mod tcp;

@@ -1,11 +1,11 @@
 //! The snapshot that is live, and the one way to change it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::{ArcSwap, Guard};
 use malla_proxy_config::Snapshot;
 use malla_proxy_config::snapshot::Draft;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::watch;
 
 /// Holds the current [`Snapshot`]; cheap to clone, shared by all workers.
 #[derive(Debug, Clone)]
@@ -50,9 +50,15 @@ impl Live {
         self.inner.changes.subscribe()
     }
 
-    /// Makes the next snapshot: `change` edits a draft of the current one, then one store publishes it.
+    /// As [`Self::update_now`], for callers that await anyway.
     pub async fn update<T>(&self, change: impl FnOnce(&mut Draft) -> T) -> T {
-        let _writer = self.inner.writer.lock().await;
+        self.update_now(change)
+    }
+
+    /// Makes the next snapshot: `change` edits a draft of the current one, then one store publishes it.
+    pub fn update_now<T>(&self, change: impl FnOnce(&mut Draft) -> T) -> T {
+        // A writer that panicked had not published; the next one starts from the current snapshot.
+        let _writer = self.inner.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let mut draft = self.inner.now.load().draft();
         let out = change(&mut draft);
         self.inner.now.store(Arc::new(draft.finish()));

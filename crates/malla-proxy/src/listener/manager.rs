@@ -9,8 +9,9 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use malla_proxy_config::Snapshot;
 use malla_proxy_config::address::Address;
-use malla_proxy_config::listener::Listener;
+use malla_proxy_config::listener::{Direction, Listener};
 use malla_runtime::drain::DrainWatch;
 use malla_runtime::socket::{ListenOptions, SocketError, listen};
 use tokio::sync::mpsc;
@@ -19,6 +20,8 @@ use tracing::Span;
 use super::active::{Active, ActiveChain, Table};
 use super::chain::Conflict;
 use crate::tls::TlsSetup;
+use crate::tls::accept::Acceptor;
+use crate::tls::material::TlsSetupError;
 
 /// What a worker is told.
 #[derive(Debug)]
@@ -40,6 +43,8 @@ pub enum ListenError {
     Taken { address: SocketAddr, other: Arc<str> },
     #[error("address: {0} is a Unix socket; this proxy listens on IP addresses only")]
     Unix(String),
+    #[error("filter_chains[{chain}].transport_socket: {source}")]
+    Tls { chain: usize, source: TlsSetupError },
     #[error("cannot share a listening socket among workers")]
     Share(#[source] io::Error),
 }
@@ -85,8 +90,8 @@ impl Manager {
     ///
     /// # Errors
     /// With a reason for the author of the listener; nothing has changed then.
-    pub fn reserve(&self, listener: &Listener) -> Result<Reservation, ListenError> {
-        super::chain::Matcher::build(listener.chains.iter().map(|chain| &chain.matches))?;
+    pub fn reserve(&self, listener: &Listener, snapshot: &Snapshot) -> Result<Reservation, ListenError> {
+        check(listener, &self.setup, snapshot)?;
         let mut reservation = Reservation::default();
         for address in &listener.addresses {
             let Some(address) = address.socket() else { return Err(ListenError::Unix(address.to_string())) };
@@ -170,6 +175,29 @@ impl Manager {
         }
     }
 
+    /// Asks every connection to end. With `graceful` accepting goes on meanwhile; else it stops at once.
+    pub fn drain_all(&mut self, inbound_only: bool, graceful: bool) {
+        let chosen: Vec<Arc<str>> = self
+            .listeners
+            .iter()
+            .filter(|(_, entry)| !inbound_only || entry.active.config.direction == Direction::Inbound)
+            .map(|(name, _)| Arc::clone(name))
+            .collect();
+        for name in chosen {
+            let Some(entry) = self.listeners.get(&name) else { continue };
+            if !graceful {
+                for (_, actual) in &entry.bound {
+                    self.tell_all(|| Command::Stop { address: *actual });
+                }
+            }
+            for chain in entry.active.chains() {
+                if let Some(owner) = &*chain.owner.lock().unwrap_or_else(PoisonError::into_inner) {
+                    owner.start();
+                }
+            }
+        }
+    }
+
     /// Where a listener accepts; the actual ports.
     pub fn bound(&self, name: &str) -> Vec<SocketAddr> {
         let entry = self.listeners.get(name);
@@ -241,4 +269,21 @@ impl Manager {
             }
         }
     }
+}
+
+/// What can be told of a listener without binding it: its chains can be told apart, and certificates written in it are
+/// usable (those of secrets may come later).
+///
+/// # Errors
+/// With a reason for the author of the listener.
+pub fn check(listener: &Listener, setup: &TlsSetup, snapshot: &Snapshot) -> Result<(), ListenError> {
+    super::chain::Matcher::build(listener.chains.iter().map(|chain| &chain.matches))?;
+    for (chain, config) in listener.chains.iter().chain(&listener.default_chain).enumerate() {
+        let Some(tls) = &config.tls else { continue };
+        match Acceptor::new(Arc::clone(tls), setup.clone()).prepare(snapshot) {
+            Ok(()) | Err(TlsSetupError::Missing(_)) => {}
+            Err(source) => return Err(ListenError::Tls { chain, source }),
+        }
+    }
+    Ok(())
 }

@@ -24,6 +24,8 @@ use super::dns;
 use super::host::{Host, HostSet, States, transport_index};
 use super::outlier::{self, Detector, Monitor, Outcome};
 use crate::tls::TlsSetup;
+use crate::tls::connect::Connector;
+use crate::tls::material::TlsSetupError;
 
 /// A cluster's state across workers.
 #[derive(Debug)]
@@ -248,6 +250,13 @@ fn spawn_every(
     }))
 }
 
+/// The hosts a cluster would have, for showing a cluster that nobody uses.
+pub fn preview(entry: &ClusterEntry) -> Vec<Arc<Host>> {
+    let source = entry.endpoints.load_full();
+    let set = source.map(|source| HostSet::build(&entry.config, &source, &mut States::default(), Instant::now()));
+    set.map(|set| set.hosts).unwrap_or_default()
+}
+
 /// The clusters in use, over all workers; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Clusters {
@@ -274,6 +283,21 @@ impl Clusters {
         cluster.start_tasks(&self.control);
         known.insert(Arc::clone(&entry.config.name), Arc::clone(&cluster));
         cluster
+    }
+
+    /// Whether the certificates written in a cluster can be used; those of secrets may come later.
+    ///
+    /// # Errors
+    /// With the file or field that is at fault.
+    pub fn check_tls(&self, cluster: &Cluster, snapshot: &Snapshot) -> Result<(), TlsSetupError> {
+        let matched = cluster.transport_matches.iter().map(|entry| &entry.transport);
+        for tls in matched.chain([&cluster.transport]).filter_map(|transport| transport.tls.as_ref()) {
+            match Connector::new(Arc::clone(tls), self.setup.clone(), &[]).prepare(snapshot) {
+                Ok(()) | Err(TlsSetupError::Missing(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     /// The state of a cluster, if any worker has used it.

@@ -42,6 +42,17 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// In the order of their numbers.
+    pub const ALL: [Self; 7] = [
+        Self::Consecutive5xx,
+        Self::ConsecutiveGatewayFailure,
+        Self::ConsecutiveLocalOriginFailure,
+        Self::SuccessRate,
+        Self::LocalOriginSuccessRate,
+        Self::FailurePercentage,
+        Self::FailurePercentageLocalOrigin,
+    ];
+
     /// The name in Envoy's statistics and ejection log.
     pub fn name(self) -> &'static str {
         match self {

@@ -243,3 +243,6 @@ fn request_name<B>(http: &UpstreamHttp, request: &http::Request<B>) -> RequestNa
     });
     RequestName { sni: name.filter(|_| http.auto_sni).map(Arc::from), check: http.auto_san_validation }
 }
+
+#[cfg(test)]
+mod tests;

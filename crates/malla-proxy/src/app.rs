@@ -1,0 +1,318 @@
+//! The proxy as a whole: bind, run, drain.
+//!
+//! [`Proxy::bind`] starts the workers and applies the first configuration, so that errors surface before anything is
+//! served; [`BoundProxy::run`] serves until told to stop, then drains: stop accepting, let finish, cut off.
+mod source;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use malla_proxy_config::bootstrap::Bootstrap;
+use malla_runtime::drain::{Drain, Stopped};
+use malla_runtime::log::LogHandle;
+use malla_runtime::ready::{Gate, Readiness};
+use malla_runtime::signal::ShutdownSignals;
+use malla_runtime::socket::SocketError;
+use malla_xds_proto::bootstrap as pb;
+use rustls::crypto::CryptoProvider;
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::{Admin, AdminServer};
+use crate::apply::{Applier, ApplyError, Gates};
+use crate::inventory::Inventory;
+use crate::listener::active::Table;
+use crate::listener::manager::Manager;
+use crate::live::Live;
+use crate::telemetry::stats::Registry;
+use crate::tls::{Env, TlsSetup};
+use crate::upstream::cluster::Clusters;
+use crate::worker::{self, Connections, MakeHandlers, Shared};
+
+pub use self::source::{Ads, ConfigSource};
+
+/// How a proxy behaves, beside what its configuration says.
+#[derive(Clone)]
+pub struct Options {
+    /// Worker threads.
+    pub concurrency: usize,
+    /// How long connections of a removed or changed filter chain may go on (Envoy's `--drain-time-s`).
+    pub drain_time: Duration,
+    /// How long requests may go on after the proxy was told to stop.
+    pub grace: Duration,
+    /// Overrides where the admin endpoint listens.
+    pub admin: Option<SocketAddr>,
+    /// No more downstream connections than this at once.
+    pub max_connections: Option<u64>,
+    pub provider: Arc<CryptoProvider>,
+    /// For data sources that name environment variables.
+    pub env: Env,
+    /// Lets the admin endpoint change log levels.
+    pub log: Option<LogHandle>,
+}
+
+impl std::fmt::Debug for Options {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Options").field("concurrency", &self.concurrency).finish_non_exhaustive()
+    }
+}
+
+impl Options {
+    /// One worker per processor, Envoy's drain time, Istio's termination drain.
+    pub fn new(provider: Arc<CryptoProvider>) -> Self {
+        Self {
+            concurrency: std::thread::available_parallelism().map_or(1, usize::from),
+            drain_time: Duration::from_secs(600),
+            grace: Duration::from_secs(5),
+            admin: None,
+            max_connections: None,
+            provider,
+            env: Arc::new(|_| None),
+            log: None,
+        }
+    }
+}
+
+/// Why a proxy does not start or run.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("cannot read {path}")]
+    Read {
+        path: String,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("{path}: {reason}")]
+    Parse { path: String, reason: String },
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    #[error("admin endpoint")]
+    Admin(#[source] SocketError),
+    #[error("admin.address: {0} is not an IP address and port")]
+    AdminAddress(String),
+    #[error("cannot start a worker thread")]
+    Worker(#[source] std::io::Error),
+    #[error("cannot start the runtime")]
+    Runtime(#[source] std::io::Error),
+}
+
+/// Makes proxies.
+#[derive(Debug)]
+pub struct Proxy;
+
+/// A proxy whose sockets are bound and whose first configuration is in place.
+#[derive(Debug)]
+pub struct BoundProxy {
+    drain: Drain,
+    manager: Arc<Mutex<Manager>>,
+    admin: Option<AdminServer>,
+    readiness: Readiness,
+    workers: Vec<std::thread::JoinHandle<()>>,
+    live_gate: Gate,
+    quit: CancellationToken,
+    grace: Duration,
+    source: source::Running,
+    live: Live,
+}
+
+impl Proxy {
+    /// Starts workers, applies `source`'s static part, binds. Call it inside the runtime that is to run the control side.
+    ///
+    /// # Errors
+    /// When a resource, a port or a thread cannot be had; nothing is left running then.
+    pub async fn bind(source: ConfigSource, options: Options) -> Result<BoundProxy, StartError> {
+        let drain = Drain::new();
+        let setup = TlsSetup { provider: Arc::clone(&options.provider), env: Arc::clone(&options.env) };
+        let shared = Shared {
+            live: Live::default(),
+            clusters: Clusters::new(Handle::current(), setup.clone()),
+            stats: Registry::default(),
+            table: Arc::new(ArcSwap::from_pointee(Table::default())),
+            connections: Arc::new(Connections::limited(options.max_connections)),
+        };
+        let readiness = Readiness::new();
+        let gates = Gates { clusters: readiness.gate("clusters"), listeners: readiness.gate("listeners") };
+        let live_gate = readiness.gate("workers");
+        let make: MakeHandlers = crate::handlers::standard(&shared);
+        let mut workers = Vec::new();
+        let mut commands = Vec::new();
+        for index in 0..options.concurrency.max(1) {
+            let (sender, thread) = worker::start(index, shared.clone(), drain.watch(), Arc::clone(&make))
+                .map_err(StartError::Worker)?;
+            commands.push(sender);
+            workers.push(thread);
+        }
+        let manager = Arc::new(Mutex::new(Manager::new(
+            commands,
+            setup,
+            drain.watch(),
+            options.drain_time,
+            Arc::clone(&shared.table),
+        )));
+        let inventory = Inventory::default();
+        let applier = Applier::new(
+            shared.live.clone(),
+            Arc::clone(&manager),
+            shared.clusters.clone(),
+            inventory.clone(),
+            gates,
+            source.has_identity(),
+        );
+        let quit = CancellationToken::new();
+        let bootstrap = source.bootstrap().clone();
+        let (checked, source) = source.start(applier)?;
+        let admin = match admin_address(&options, &checked)? {
+            None => None,
+            Some(address) => {
+                let state = Admin {
+                    shared: shared.clone(),
+                    manager: Arc::clone(&manager),
+                    inventory,
+                    readiness: readiness.clone(),
+                    bootstrap,
+                    node: checked.node,
+                    concurrency: options.concurrency.max(1),
+                    quit: quit.clone(),
+                    drain: drain.watch(),
+                    log: options.log,
+                    started: std::time::SystemTime::now(),
+                    failed: Default::default(),
+                };
+                Some(AdminServer::bind(address, state).map_err(StartError::Admin)?)
+            }
+        };
+        live_gate.open();
+        Ok(BoundProxy {
+            drain,
+            manager,
+            admin,
+            readiness,
+            workers,
+            live_gate,
+            quit,
+            grace: options.grace,
+            source,
+            live: shared.live,
+        })
+    }
+}
+
+fn admin_address(options: &Options, bootstrap: &Bootstrap) -> Result<Option<SocketAddr>, StartError> {
+    if options.admin.is_some() {
+        return Ok(options.admin);
+    }
+    match &bootstrap.admin {
+        None => Ok(None),
+        Some(address) => match address.socket() {
+            Some(address) => Ok(Some(address)),
+            None => Err(StartError::AdminAddress(address.to_string())),
+        },
+    }
+}
+
+impl BoundProxy {
+    /// Where a listener accepts: the first of its addresses, with the actual port.
+    pub fn addr(&self, listener: &str) -> Option<SocketAddr> {
+        self.manager.lock().unwrap_or_else(PoisonError::into_inner).bound(listener).first().copied()
+    }
+
+    /// Where the admin endpoint answers.
+    pub fn admin_addr(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().map(AdminServer::address)
+    }
+
+    /// Whether the first configuration is in place.
+    pub fn readiness(&self) -> &Readiness {
+        &self.readiness
+    }
+
+    /// The configuration being served.
+    pub fn live(&self) -> &Live {
+        &self.live
+    }
+
+    /// The state of the stream to the control plane, if there is one.
+    pub fn xds_status(&self) -> Option<Arc<malla_xds::client::Status>> {
+        self.source.status()
+    }
+
+    /// Serves until `shutdown` completes or the admin endpoint says so, then drains.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Stopped {
+        tokio::select! {
+            biased; // Either ends it; the caller's word comes first.
+            () = shutdown => {}
+            () = self.quit.cancelled() => {}
+        }
+        self.live_gate.close();
+        // The control plane could only add what is about to end.
+        drop(self.source);
+        self.manager.lock().unwrap_or_else(PoisonError::into_inner).stop_accepting();
+        let stopped = self.drain.stop(self.grace).await;
+        // Workers end once the drain has: their command channels close with the manager.
+        drop(self.admin);
+        drop(self.manager);
+        let joined = tokio::task::spawn_blocking(move || {
+            for worker in self.workers {
+                if worker.join().is_err() {
+                    tracing::error!("a worker panicked");
+                }
+            }
+        });
+        let _ = joined.await;
+        stopped
+    }
+}
+
+/// Reads an Envoy bootstrap file.
+///
+/// # Errors
+/// When it cannot be read, or is no Envoy YAML; the error names the field.
+pub fn read_file(path: &Path) -> Result<pb::Bootstrap, StartError> {
+    let name = path.display().to_string();
+    let text = std::fs::read_to_string(path).map_err(|source| StartError::Read { path: name.clone(), source })?;
+    malla_xds_proto::json::from_yaml(&text)
+        .map_err(|error| StartError::Parse { path: name, reason: error.to_string() })
+}
+
+/// Checks an Envoy bootstrap file without serving it (`--mode validate`). Returns the warnings.
+///
+/// # Errors
+/// The first thing in it that this proxy cannot run.
+pub fn validate_file(path: &Path, options: &Options) -> Result<Vec<String>, StartError> {
+    let checked = Bootstrap::from_proto(read_file(path)?).map_err(ApplyError::Invalid)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Runtime)?;
+    let setup = TlsSetup { provider: Arc::clone(&options.provider), env: Arc::clone(&options.env) };
+    runtime.block_on(async {
+        source::check(&checked.value, setup)?;
+        Ok(checked.warnings.iter().map(ToString::to_string).collect())
+    })
+}
+
+/// Runs the proxy on an Envoy bootstrap file until SIGTERM or SIGINT (`malla proxy -c FILE`).
+///
+/// # Errors
+/// As for [`Proxy::bind`].
+pub fn run_file(path: &Path, options: Options) -> Result<Stopped, StartError> {
+    let bootstrap = read_file(path)?;
+    run(ConfigSource::Static(Box::new(bootstrap)), options)
+}
+
+/// Runs the proxy until SIGTERM or SIGINT, on a runtime of its own for the control side.
+///
+/// # Errors
+/// As for [`Proxy::bind`].
+pub fn run(source: ConfigSource, options: Options) -> Result<Stopped, StartError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Runtime)?;
+    runtime.block_on(async {
+        let mut signals = ShutdownSignals::listen().map_err(StartError::Runtime)?;
+        let bound = Proxy::bind(source, options).await?;
+        let shutdown = async {
+            let cause = signals.recv().await;
+            tracing::info!(%cause, "draining");
+        };
+        Ok(bound.run(shutdown).await)
+    })
+}
