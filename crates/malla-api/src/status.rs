@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use crate::analyze::{Level, Message};
+use crate::analyze::{Code, Level, Message};
 use crate::lower::{NotHonoured, Refused};
 
 /// Where the messages are explained.
@@ -68,12 +68,11 @@ pub fn status(outcome: &Outcome<'_>, previous: &Value, now: &str) -> Value {
     }));
     status.insert("observedGeneration".into(), outcome.generation.into());
     status.insert("conditions".into(), written.into());
-    let messages: Vec<Value> = outcome.messages.iter().map(validation_message).collect();
-    if messages.is_empty() {
-        status.remove("validationMessages");
-    } else {
-        status.insert("validationMessages".into(), messages.into());
-    }
+    // Written even when empty: a merge patch would leave what stands there.
+    status.insert(
+        "validationMessages".into(),
+        validation_messages(outcome).into(),
+    );
     Value::Object(status)
 }
 
@@ -195,23 +194,39 @@ fn listed(texts: &[String]) -> String {
     format!("{}{rest}", shown.join("; "))
 }
 
-fn validation_message(message: &Message) -> Value {
-    let code = message.code.as_str();
-    let level = match message.level() {
+/// The analyzer's messages, and one for each field that has no effect.
+fn validation_messages(outcome: &Outcome<'_>) -> Vec<Value> {
+    let said = outcome
+        .messages
+        .iter()
+        .map(|m| validation_message(m.code, m.field.as_deref(), &m.text));
+    let gaps = outcome
+        .not_honoured
+        .iter()
+        .map(|gap| validation_message(Code::FieldNotHonoured, Some(&gap.path), &gap.why));
+    let refused = outcome.refused.map(|refused| {
+        validation_message(Code::KindNotHonoured, Some(&refused.path), &refused.reason)
+    });
+    said.chain(refused).chain(gaps).collect()
+}
+
+fn validation_message(code: Code, field: Option<&str>, text: &str) -> Value {
+    let level = match code.level() {
         Level::Error => "ERROR",
         Level::Warning => "WARNING",
         Level::Info => "INFO",
     };
     let mut value = json!({
-        "type": { "code": code, "name": message.code.name() },
+        "type": { "code": code.as_str(), "name": code.name() },
         "level": level,
-        "message": message.text,
+        "message": text,
     });
-    if code.starts_with("IST") {
-        value["documentationUrl"] = format!("{DOCUMENTATION}{}/", code.to_ascii_lowercase()).into();
+    if code.as_str().starts_with("IST") {
+        let page = code.as_str().to_ascii_lowercase();
+        value["documentationUrl"] = format!("{DOCUMENTATION}{page}/").into();
     }
-    if let Some(field) = &message.field {
-        value["field"] = field.as_str().into();
+    if let Some(field) = field {
+        value["field"] = field.into();
     }
     value
 }
@@ -299,7 +314,13 @@ mod tests {
             not_honoured: &gaps,
             ..Outcome::default()
         };
-        let text = lines(&status(&outcome, &Value::Null, "t")).remove(1);
+        let written = status(&outcome, &Value::Null, "t");
+        assert_eq!(
+            written["validationMessages"][0],
+            json!({"type": {"code": "MAL0001", "name": "FieldNotHonoured"}, "level": "WARNING",
+                "field": "spec.x0", "message": "not yet"})
+        );
+        let text = lines(&written).remove(1);
         assert!(
             text.starts_with("Honoured=False t spec.x0: not yet; "),
             "{text}"

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams};
-use malla_translate::unresolved;
+use malla_api::analyze::{Code, Message, Subject};
+use malla_api::status::{Outcome, Progress};
+use malla_translate::{Unresolved, unresolved};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tracing::debug;
@@ -44,15 +46,15 @@ pub async fn keep(
         let reports = nodes.reports();
         let missing = unresolved(&world.mesh);
         for (uid, object, since) in due {
-            let notes: Vec<String> = missing
+            let messages: Vec<Message> = missing
                 .iter()
                 .filter(|m| {
                     m.object.kind == object.kind.name()
                         && is(&m.object.namespace, &m.object.name, &object)
                 })
-                .map(|m| format!("{}: {}", m.field, m.missing))
+                .map(message)
                 .collect();
-            let status = status(&object, &notes, &active(&reports, since));
+            let status = status(&object, &messages, progress(&reports, since));
             match write(&client, &object, &status).await {
                 Ok(()) => drop(written.get_mut(&uid).map(|w| w.done = true)),
                 Err(error) => debug!(kind = %object.kind, %error, "a status could not be written"),
@@ -137,20 +139,12 @@ async fn settle(nodes: &Nodes, worlds: &watch::Receiver<Option<World>>) {
 }
 
 /// On how many proxies, of how many, and how long the slowest took.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Active {
-    on: usize,
-    of: usize,
-    after: Duration,
-    refusals: Vec<String>,
-}
-
-fn active(reports: &[NodeReport], since: u64) -> Active {
+fn progress(reports: &[NodeReport], since: u64) -> Progress {
     let on: Vec<&NodeReport> = reports
         .iter()
         .filter(|report| report.progress.settled >= since)
         .collect();
-    let refusals = reports.iter().flat_map(|report| {
+    let rejections = reports.iter().flat_map(|report| {
         report.progress.refused.iter().map(move |refusal| {
             format!(
                 "{} refuses {}: {}",
@@ -160,94 +154,43 @@ fn active(reports: &[NodeReport], since: u64) -> Active {
             )
         })
     });
-    Active {
-        on: on.len(),
+    Progress {
+        active: on.len(),
         of: reports.len(),
-        after: on
-            .iter()
-            .map(|report| report.progress.after)
-            .max()
-            .unwrap_or_default(),
-        refusals: refusals.collect(),
+        took: on.iter().map(|report| report.progress.after).max(),
+        rejections: rejections.collect(),
     }
 }
 
-fn status(object: &ConfigObject, unresolved: &[String], active: &Active) -> Value {
-    let generation = object.object.metadata.generation.unwrap_or_default();
-    let condition = |kind: &str, yes: bool, reason: &str, message: String| {
-        json!({
-            "type": kind, "status": if yes { "True" } else { "False" }, "reason": reason, "message": message,
-            "observedGeneration": generation.to_string(),
-            "lastTransitionTime": transition(object, kind, yes),
-        })
+/// The new status over the one that stands.
+fn status(object: &ConfigObject, messages: &[Message], progress: Progress) -> Value {
+    let outcome = Outcome {
+        generation: object.object.metadata.generation.unwrap_or_default(),
+        refused: object.outcome.as_ref().err(),
+        not_honoured: match &object.outcome {
+            Ok(lowered) => &lowered.not_honoured,
+            Err(_) => &[],
+        },
+        messages,
+        progress: Some(progress),
     };
-    let mut messages: Vec<Value> = Vec::new();
-    let accepted = match &object.outcome {
-        Err(refused) => condition("Accepted", false, "NotHonoured", refused.to_string()),
-        Ok(lowered) => {
-            let notes = lowered
-                .not_honoured
-                .iter()
-                .map(|note| ("MAL0001", "WARNING", note.to_string()));
-            let missing = unresolved
-                .iter()
-                .map(|text| ("IST0101", "ERROR", text.clone()));
-            messages.extend(missing.chain(notes).map(|(code, level, text)| {
-                json!({"type": {"code": code}, "level": level, "documentationUrl": "", "message": text})
-            }));
-            let partly = !lowered.not_honoured.is_empty();
-            let reason = if partly { "PartlyHonoured" } else { "Accepted" };
-            let text = if partly {
-                format!(
-                    "{} fields are not honoured, see validationMessages",
-                    lowered.not_honoured.len()
-                )
-            } else {
-                String::new()
-            };
-            condition("Accepted", true, reason, text)
-        }
-    };
-    let everywhere = active.on == active.of && object.outcome.is_ok() && active.refusals.is_empty();
-    let mut progress = format!(
-        "active on {}/{} proxies, {} ms",
-        active.on,
-        active.of,
-        active.after.as_millis()
-    );
-    for refusal in &active.refusals {
-        progress = format!("{progress}; {refusal}");
-    }
-    let reason = if active.refusals.is_empty() {
-        if everywhere { "Active" } else { "Pending" }
-    } else {
-        "Refused"
-    };
-    let reconciled = condition("Reconciled", everywhere, reason, progress);
-    json!({"status": {
-        "conditions": [accepted, reconciled],
-        "validationMessages": messages,
-        "observedGeneration": generation.to_string(),
-    }})
+    let previous = object.object.data.get("status").unwrap_or(&Value::Null);
+    let now = jiff::Timestamp::from_second(jiff::Timestamp::now().as_second()).unwrap_or_default();
+    json!({"status": malla_api::status(&outcome, previous, &now.to_string())})
 }
 
-/// When the condition last changed; what stands there is kept while it stays the same.
-fn transition(object: &ConfigObject, kind: &str, yes: bool) -> String {
-    let wanted = if yes { "True" } else { "False" };
-    let conditions = object
-        .object
-        .data
-        .pointer("/status/conditions")
-        .and_then(Value::as_array);
-    let known = conditions
-        .into_iter()
-        .flatten()
-        .find(|c| c["type"] == kind && c["status"] == wanted);
-    match known.and_then(|c| c["lastTransitionTime"].as_str()) {
-        Some(time) => time.to_owned(),
-        None => jiff::Timestamp::from_second(jiff::Timestamp::now().as_second())
-            .unwrap_or_default()
-            .to_string(),
+/// A reference to something that is not there, as the analyzer says it.
+fn message(unresolved: &Unresolved) -> Message {
+    Message {
+        code: Code::ReferencedResourceNotFound,
+        subject: Subject {
+            kind: unresolved.object.kind.to_owned(),
+            namespace: unresolved.object.namespace.to_string(),
+            name: unresolved.object.name.to_string(),
+            source: None,
+        },
+        field: Some(unresolved.field.clone()),
+        text: unresolved.missing.to_string(),
     }
 }
 
