@@ -5,6 +5,7 @@ mod body;
 mod json;
 mod path;
 mod pod;
+mod protobuf;
 mod query;
 mod resource;
 mod respond;

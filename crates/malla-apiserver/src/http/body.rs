@@ -7,10 +7,12 @@ use malla_apimachinery::kind::FieldValidation;
 use serde_json::Value;
 
 use super::json;
+use super::protobuf::{self, ProtobufError};
 use crate::error::{ApiError, Reason};
 use crate::rest::Cx;
 use crate::rest::intent::Intent;
 
+const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 const JSON_PATCH: &str = "application/json-patch+json";
 const MERGE_PATCH: &str = "application/merge-patch+json";
 const STRATEGIC_PATCH: &str = "application/strategic-merge-patch+json";
@@ -45,7 +47,15 @@ pub(super) fn object(headers: &HeaderMap, bytes: &[u8], cx: &mut Cx) -> Result<V
     match media_type(headers).as_str() {
         "" | "application/json" | "*/*" => from_json(bytes, cx),
         "application/yaml" => from_yaml(bytes),
-        _ => Err(unsupported("application/json, application/yaml")),
+        PROTOBUF => protobuf::decode(bytes).map_err(|error| match error {
+            ProtobufError::Kind { .. } => unsupported("application/json, application/yaml"),
+            error => {
+                ApiError::bad_request(format!("the request body is not valid protobuf: {error}"))
+            }
+        }),
+        _ => Err(unsupported(
+            &["application/json", "application/yaml", PROTOBUF].join(", "),
+        )),
     }
 }
 

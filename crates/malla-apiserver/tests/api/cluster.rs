@@ -108,7 +108,8 @@ impl Cluster {
 
     /// What the service-account controller does for a new namespace.
     pub(crate) async fn make_account(&self, namespace: &str) {
-        let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
+        let account =
+            json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
         let client = self.client();
         client
             .create(&kinds::SERVICE_ACCOUNTS, Some(namespace), account)
@@ -141,14 +142,22 @@ impl Cluster {
     /// Runs kubectl, which must succeed; returns what it printed.
     pub(crate) async fn ok(&self, arguments: &[&str]) -> String {
         let printed = self.run(arguments).await;
-        assert!(printed.ok, "kubectl {arguments:?}: {}\n{}", printed.err, printed.out);
+        assert!(
+            printed.ok,
+            "kubectl {arguments:?}: {}\n{}",
+            printed.err, printed.out
+        );
         printed.out
     }
 
     /// Runs kubectl, which must fail; returns its complaint.
     pub(crate) async fn fails(&self, arguments: &[&str]) -> String {
         let printed = self.run(arguments).await;
-        assert!(!printed.ok, "kubectl {arguments:?} succeeded: {}", printed.out);
+        assert!(
+            !printed.ok,
+            "kubectl {arguments:?} succeeded: {}",
+            printed.out
+        );
         printed.err
     }
 
@@ -203,6 +212,11 @@ fn run(command: &mut Command, input: Option<String>) -> Output {
         .stderr(Stdio::piped())
         .spawn()
         .expect("kubectl must be installed");
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(input.as_bytes())
+        .unwrap();
     child.wait_with_output().unwrap()
 }
