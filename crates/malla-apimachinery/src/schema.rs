@@ -12,6 +12,7 @@ pub(crate) mod format;
 mod hint;
 pub(crate) mod node;
 mod prune;
+mod stack;
 mod validate;
 mod values;
 
@@ -46,7 +47,7 @@ impl Schema {
     /// Compiles the `openAPIV3Schema` of one CRD version. Errors are relative to `path`, e.g.
     /// `spec.versions[0].schema.openAPIV3Schema`.
     pub fn from_crd(schema: &Value, path: &str) -> Result<Self, Vec<FieldError>> {
-        let root = compile::custom(schema, path)?;
+        let root = stack::deep(|| compile::custom(schema, path))?;
         Ok(Self {
             root: Arc::new(root),
             source: Source::Custom(Arc::new(schema.clone())),

@@ -119,8 +119,8 @@ fn merge_field(
             };
             original.insert(key, Value::Array(list));
         }
-        (_, scalar) => {
-            original.insert(key, scalar);
+        (_, other) => {
+            original.insert(key, strip(other));
         }
     }
     Ok(())

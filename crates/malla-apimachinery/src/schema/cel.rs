@@ -13,7 +13,9 @@ use kube_cel::cel::objects::OptionalValue;
 use kube_cel::cel::{Context, Value as CelValue};
 use serde_json::Value;
 
-use super::node::{ListType, Node, join};
+use super::node::{Node, join};
+use super::stack;
+use super::validate::correlate;
 use crate::error::{FieldError, FieldErrorKind};
 use program::Checked;
 use value::{Formats, to_cel};
@@ -126,20 +128,59 @@ fn compile_one(entry: &Value, path: &str, correlatable: bool) -> Result<CelRule,
 
 /// Runs every rule of the schema on the object.
 pub(crate) fn run(root: &Node, object: &Value, old: Option<&Value>, errors: &mut Vec<FieldError>) {
-    let context = Context::default().with_all();
-    let formats = Formats::new();
-    let mut runner = Runner {
-        context: &context,
-        formats: &formats,
-        errors,
-    };
-    runner.walk(root, object, old, "");
+    errors.extend(stack::deep(|| {
+        let context = context();
+        let formats = Formats::new();
+        let mut runner = Runner {
+            context: &context,
+            formats: &formats,
+            errors: Vec::new(),
+        };
+        runner.walk(root, object, old, "");
+        runner.errors
+    }));
+}
+
+/// The functions and type names of rules. The `cel` crate has no first-class types: `type(x)` gives the name of a type and
+/// `int` stands for its own name, so that `type(x) == int` means what it says.
+fn context() -> Context<'static> {
+    let mut context = Context::default().with_all();
+    context.add_function(
+        "dyn",
+        |value: CelValue| -> Result<CelValue, kube_cel::cel::ExecutionError> { Ok(value) },
+    );
+    context.add_function("type", |value: CelValue| type_name(&value).to_owned());
+    context.add_function("bool", |value: CelValue| match value {
+        CelValue::String(text) => matches!(text.as_str(), "true" | "TRUE" | "True" | "t" | "1"),
+        other => other == CelValue::Bool(true),
+    });
+    for name in program::TYPES {
+        context.add_variable_from_value(*name, (*name).to_owned());
+    }
+    context
+}
+
+fn type_name(value: &CelValue) -> &'static str {
+    match value {
+        CelValue::List(_) => "list",
+        CelValue::Map(_) => "map",
+        CelValue::Int(_) => "int",
+        CelValue::UInt(_) => "uint",
+        CelValue::Float(_) => "double",
+        CelValue::String(_) => "string",
+        CelValue::Bytes(_) => "bytes",
+        CelValue::Bool(_) => "bool",
+        CelValue::Duration(_) => "duration",
+        CelValue::Timestamp(_) => "timestamp",
+        CelValue::Null => "null_type",
+        CelValue::Function(..) | CelValue::Opaque(_) => "opaque",
+    }
 }
 
 struct Runner<'a> {
     context: &'a Context<'a>,
     formats: &'a Formats,
-    errors: &'a mut Vec<FieldError>,
+    errors: Vec<FieldError>,
 }
 
 impl Runner<'_> {
@@ -264,16 +305,6 @@ impl CelRule {
             .clone()
             .unwrap_or_else(|| format!("failed rule: {}", self.rule.source.trim()))
     }
-}
-
-/// The entry of the old list that this entry replaces.
-fn correlate<'a>(list: &ListType, item: &Value, old: &'a Value) -> Option<&'a Value> {
-    let ListType::Map(keys) = list else {
-        return None;
-    };
-    old.as_array()?
-        .iter()
-        .find(|candidate| keys.iter().all(|key| candidate.get(key) == item.get(key)))
 }
 
 /// The length of the longest list, map or string in a value: what a comprehension may have to visit.

@@ -51,7 +51,7 @@ impl Validation {
     /// Checks a whole object.
     pub(super) fn run(self, root: &Node, object: &Value, old: Option<&Value>) -> Vec<FieldError> {
         let mut errors = Vec::new();
-        self.check(root, object, "", &mut errors);
+        self.check(root, object, old, "", &mut errors);
         if self.rules && root.has_rules {
             if errors.is_empty() {
                 cel::run(root, object, old, &mut errors);
@@ -63,11 +63,12 @@ impl Validation {
         errors
     }
 
-    /// Checks one value and all below it.
+    /// Checks one value and all below it. What is as it was is not judged again (ratcheting).
     pub(super) fn check(
         mut self,
         node: &Node,
         value: &Value,
+        old: Option<&Value>,
         path: &str,
         errors: &mut Vec<FieldError>,
     ) {
@@ -76,7 +77,7 @@ impl Validation {
             errors.push(FieldError::invalid(path, "...", "nested too deeply"));
             return;
         }
-        if value.is_null() && node.nullable {
+        if value.is_null() && node.nullable || old == Some(value) {
             return;
         }
         if let Some(wanted) = type_mismatch(node, value) {
@@ -93,14 +94,16 @@ impl Validation {
                         continue;
                     }
                     if let Some(schema) = node.field(field) {
-                        self.check(schema, child, &join(path, field), errors);
+                        let old = old.and_then(|old| old.get(field));
+                        self.check(schema, child, old, &join(path, field), errors);
                     }
                 }
             }
             Value::Array(items) => {
                 if let Some(schema) = &node.items {
                     for (index, item) in items.iter().enumerate() {
-                        self.check(schema, item, &format!("{path}[{index}]"), errors);
+                        let old = old.and_then(|old| correlate(&node.list, item, old));
+                        self.check(schema, item, old, &format!("{path}[{index}]"), errors);
                     }
                 }
                 // Built-in lists may repeat keys (two env entries of one name); only some kinds' own rules forbid it.
@@ -111,6 +114,16 @@ impl Validation {
             _ => {}
         }
     }
+}
+
+/// The entry of the old list that this entry replaces, where entries have identities.
+pub(super) fn correlate<'a>(list: &ListType, item: &Value, old: &'a Value) -> Option<&'a Value> {
+    let ListType::Map(keys) = list else {
+        return None;
+    };
+    old.as_array()?
+        .iter()
+        .find(|candidate| keys.iter().all(|key| candidate.get(key) == item.get(key)))
 }
 
 /// The wanted type, if the value has another.

@@ -191,7 +191,7 @@ impl Checks {
     fn check_junctors(&self, value: &Value, path: &str, errors: &mut Vec<FieldError>) {
         let branch = |node: &Node| {
             let mut errors = Vec::new();
-            Validation::junctor().check(node, value, path, &mut errors);
+            Validation::junctor().check(node, value, None, path, &mut errors);
             errors
         };
         for node in &self.all_of {

@@ -13,9 +13,11 @@ use kube_cel::cel::{Context, Program, Value};
 const MAX_SOURCE_BYTES: usize = 8 * 1024;
 /// Deepest nesting of brackets before parsing and of the syntax tree after.
 const MAX_NESTING: usize = 60;
+/// Most operators, selections and brackets of one expression.
+const MAX_OPERATORS: usize = 1000;
 
 /// Functions of the CEL standard library and Kubernetes' extensions, with their namespaces.
-const FUNCTIONS: &[&str] = &[
+pub(super) const FUNCTIONS: &[&str] = &[
     "add",
     "all",
     "asApproximateFloat",
@@ -160,8 +162,12 @@ const FUNCTIONS: &[&str] = &[
     "value",
 ];
 
+/// Of those, the ones the parser expands.
+#[cfg(test)]
+pub(super) const MACROS: &[&str] = &["all", "exists", "exists_one", "filter", "has", "map"];
+
 /// Type names that may stand alone, as in `type(x) == string`.
-const TYPES: &[&str] = &[
+pub(super) const TYPES: &[&str] = &[
     "bool",
     "bytes",
     "double",
@@ -254,22 +260,22 @@ fn cut(text: &str) -> String {
     }
 }
 
-/// Refuses nesting the recursive parser could drown in.
+/// Refuses expressions the recursive parser could drown in: both brackets and chains of operators nest.
 fn check_nesting(source: &str) -> Result<(), String> {
     let (mut depth, mut operators) = (0_usize, 0_usize);
     for symbol in source.chars() {
         match symbol {
             '(' | '[' | '{' => depth += 1,
             ')' | ']' | '}' => depth = depth.saturating_sub(1),
-            '?' | '!' | '-' => operators += 1,
             _ => {}
         }
+        operators += usize::from("([{+-*/%.?:!<>".contains(symbol));
         if depth > MAX_NESTING {
             return Err(format!("brackets are nested deeper than {MAX_NESTING}"));
         }
     }
-    if operators > 1000 {
-        return Err("more than 1000 conditional or unary operators".to_owned());
+    if operators > MAX_OPERATORS {
+        return Err(format!("more than {MAX_OPERATORS} operators and brackets"));
     }
     Ok(())
 }
