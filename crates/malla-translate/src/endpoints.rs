@@ -6,7 +6,7 @@ pub(crate) use locality::weighs_localities;
 
 use malla_model::id::selects;
 use malla_model::service::{Resolution, ServicePort};
-use malla_model::traffic::Subset;
+use malla_model::traffic::{Balance, Subset};
 use malla_model::workload::{Address, Endpoint, Health};
 use malla_model::{Host, Service};
 use malla_xds_proto::core::address::Address as AddressKind;
@@ -39,6 +39,10 @@ pub(crate) fn assignment(view: &View<'_>, cluster: &str) -> Option<Resource> {
         .as_ref()
         .map(|rule| rule.policy(port.port, subset))
         .unwrap_or_default();
+    let balancer = policy.load_balancer.as_ref();
+    if balancer.is_some_and(|lb| lb.algorithm == Balance::Passthrough) {
+        return None; // Such a cluster goes wherever the client was going.
+    }
     let assignment = load_assignment(view, cluster, service, port, subset, &policy);
     Some(Resource::new(cluster, &assignment))
 }

@@ -5,12 +5,13 @@
 //! state, and the same input gives the same bytes, so a resource's version is a hash of its content.
 //!
 //! Reading order: [`node`] is who asks, `view` is what it may see, `rules` finds DestinationRules;
-//! `cluster`, `endpoints`, `route` and `listener` build the four kinds of resources; `tls`, `authn`
+//! `cluster`, `endpoints`, `route` and `listener` build the four kinds of resources, `dns` the names; `tls`, `authn`
 //! and `rbac` are security; [`references`] finds what is named but not there; [`simulate`] walks a
 //! request through emitted resources.
 pub mod access_log;
 mod authn;
 mod cluster;
+mod dns;
 mod endpoints;
 mod gateways;
 mod listener;
@@ -78,6 +79,12 @@ impl View<'_> {
     #[must_use]
     pub fn route(&self, name: &str) -> Option<Resource> {
         route::configuration(self, name)
+    }
+
+    /// What the DNS proxy of the node answers from (NDS), under the name `nametable`.
+    #[must_use]
+    pub fn name_table(&self) -> Resource {
+        Resource::new("nametable", &dns::name_table(self))
     }
 
     /// The endpoints (EDS) of one cluster. `None` when the cluster does not take them from EDS.

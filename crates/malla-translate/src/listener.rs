@@ -15,7 +15,7 @@ use malla_xds_proto::wkt;
 
 use crate::access_log;
 use crate::endpoints::socket_address;
-use crate::node::NodeKind;
+use crate::node::{Interception, NodeKind};
 use crate::resource::{Resource, sorted};
 use crate::view::View;
 
@@ -27,7 +27,9 @@ pub(crate) fn listeners(view: &View<'_>) -> Vec<Resource> {
     let listeners = match view.node.kind {
         NodeKind::Sidecar => {
             let mut listeners = outbound::listeners(view);
-            listeners.push(inbound::listener(view));
+            if view.node.interception != Interception::None {
+                listeners.push(inbound::listener(view));
+            }
             listeners
         }
         NodeKind::Router => gateway::listeners(view),

@@ -31,6 +31,7 @@ pub struct View<'a> {
     virtual_services: OnceCell<Vec<&'a Arc<VirtualService>>>,
     on_mesh: OnceCell<ByHost<'a>>,
     rules: OnceCell<rules::Index<'a>>,
+    own_services: OnceCell<Vec<OwnPort<'a>>>,
 }
 
 impl<'a> View<'a> {
@@ -44,6 +45,7 @@ impl<'a> View<'a> {
             virtual_services: OnceCell::new(),
             on_mesh: OnceCell::new(),
             rules: OnceCell::new(),
+            own_services: OnceCell::new(),
         }
     }
 
@@ -162,7 +164,11 @@ impl<'a> View<'a> {
     }
 
     /// Services this node's workload serves, oldest first, with the number of each port they open on it.
-    pub(crate) fn own_services(&self) -> Vec<OwnPort<'a>> {
+    pub(crate) fn own_services(&self) -> &[OwnPort<'a>] {
+        self.own_services.get_or_init(|| self.find_own_services())
+    }
+
+    fn find_own_services(&self) -> Vec<OwnPort<'a>> {
         let mut found: Vec<OwnPort<'a>> = Vec::new();
         let mut services: Vec<&Arc<Service>> = self
             .node

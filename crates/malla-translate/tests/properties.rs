@@ -7,7 +7,9 @@ mod support;
 use malla_model::mesh::MeshParts;
 use malla_model::{Host, Mesh};
 use malla_translate::access_log::{JSON_FORMAT, TEXT_FORMAT};
-use malla_translate::{NodeKind, View, translate, unresolved};
+use malla_translate::{Interception, NodeKind, View, translate, unresolved};
+use malla_xds_proto::any;
+use malla_xds_proto::nds::NameTable;
 use support::{INGRESS, node, world};
 
 fn worlds() -> Vec<(Mesh, NodeKind, &'static str)> {
@@ -153,6 +155,71 @@ spec: {host: lost}
             "DestinationRule base/d: spec.host: host \"lost.base.svc.cluster.local\" is no service of the mesh",
         ]
     );
+}
+
+#[test]
+fn the_name_table_has_every_name_once() {
+    let mesh = world(
+        "
+kind: Deployment
+metadata: {name: db, namespace: base}
+spec: {replicas: 2, template: {metadata: {labels: {app: db}}}}
+---
+kind: Service
+metadata: {name: web, namespace: base}
+spec: {clusterIP: 10.96.0.7, ports: [{name: http, port: 80}]}
+---
+kind: Service
+metadata: {name: db, namespace: base}
+spec: {clusterIP: None, selector: {app: db}, ports: [{name: tcp, port: 1}, {name: http, port: 80}]}
+---
+kind: Service
+metadata: {name: alias, namespace: base}
+spec: {type: ExternalName, externalName: web.base.svc.cluster.local}
+---
+kind: ServiceEntry
+metadata: {name: out, namespace: base}
+spec: {hosts: [a.example.com, '*.b.example.com'], addresses: [240.240.0.1], resolution: DNS, ports: [{number: 80, name: http, protocol: HTTP}], endpoints: [{address: x.example.com}]}
+",
+    );
+    let table = View::new(&mesh, &node(&mesh, NodeKind::Sidecar, "db-0.base")).name_table();
+    let table: NameTable = any::unpack(&table.body).unwrap();
+    let mut names: Vec<String> = table
+        .table
+        .iter()
+        .map(|(name, info)| {
+            format!(
+                "{name} {} {} {}",
+                info.ips.join(","),
+                info.registry,
+                info.shortname
+            )
+        })
+        .collect();
+    names.sort();
+    assert_eq!(
+        names,
+        [
+            "*.b.example.com 240.240.0.1 External ",
+            "a.example.com 240.240.0.1 External ",
+            "alias.base.svc.cluster.local 10.96.0.7 Kubernetes alias",
+            "db.base.svc.cluster.local 10.1.0.1,10.1.0.2 Kubernetes db",
+            "web.base.svc.cluster.local 10.96.0.7 Kubernetes web",
+        ]
+    );
+}
+
+#[test]
+fn without_capture_http_is_spoken_to_the_proxy_itself() {
+    let mesh = world(include_str!("worlds/routes.yaml"));
+    let mut node = node(&mesh, NodeKind::Sidecar, "web-0.base");
+    node.interception = Interception::None;
+    let names: Vec<String> = translate(&mesh, &node)
+        .listeners
+        .iter()
+        .map(|l| l.name.to_string())
+        .collect();
+    assert_eq!(names, ["127.0.0.1_80", "127.0.0.1_81"]);
 }
 
 #[test]

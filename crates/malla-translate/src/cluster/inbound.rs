@@ -21,7 +21,7 @@ const CLEANUP: Duration = Duration::from_secs(60);
 pub(crate) fn clusters(view: &View<'_>) -> Vec<Cluster> {
     let mut by_target: BTreeMap<u16, Vec<OwnPort<'_>>> = BTreeMap::new();
     for port in view.own_services() {
-        by_target.entry(port.target).or_default().push(port);
+        by_target.entry(port.target).or_default().push(*port);
     }
     let mut clusters: Vec<Cluster> = by_target
         .iter()

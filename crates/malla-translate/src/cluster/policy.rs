@@ -142,7 +142,9 @@ pub(crate) fn http1() -> HttpProtocolOptions {
 
 /// Whether HTTP/2 is spoken whatever the client speaks.
 pub(crate) fn is_http2(port: Protocol, pool: Option<&ConnectionPool>) -> bool {
-    port.is_http2() || pool.is_some_and(|pool| pool.h2_upgrade == H2Upgrade::Upgrade)
+    let http = port.is_http() || port == Protocol::Sniffed;
+    let upgrades = pool.is_some_and(|pool| pool.h2_upgrade == H2Upgrade::Upgrade);
+    port.is_http2() || (http && upgrades)
 }
 
 fn explicit(protocol: ProtocolConfig) -> UpstreamProtocolOptions {

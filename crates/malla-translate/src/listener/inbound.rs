@@ -110,7 +110,7 @@ fn targets<'a>(view: &View<'a>) -> Vec<Target<'a>> {
     for port in view.own_services() {
         // Oldest first: of two services on one port the oldest says what it speaks.
         if port.port.protocol != Protocol::Udp {
-            own.entry(port.target).or_insert(port);
+            own.entry(port.target).or_insert(*port);
         }
     }
     let mut targets = Vec::new();

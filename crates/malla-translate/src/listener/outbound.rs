@@ -1,5 +1,8 @@
 //! A sidecar's outbound listeners. Captured connections arrive at `virtualOutbound` and are handed
 //! to the listener of the address they were meant for; no other opens a port of its own.
+//!
+//! Where nothing is captured, the workload calls its proxy: on the loopback address, at the port of
+//! the service. Only HTTP says what it is for, so only HTTP has listeners then.
 
 use std::collections::BTreeSet;
 
@@ -14,6 +17,7 @@ use super::hcm::{Routes, Side};
 use super::plan::{Slot, Tcp, plan};
 use super::{any_address, base, chain, filter, hcm, sniff, tcp};
 use crate::names::{BLACK_HOLE, OUTBOUND_PORT, VIRTUAL_OUTBOUND, outbound_cluster};
+use crate::node::Interception;
 use crate::route::{in_scope, tcp_destinations};
 use crate::view::View;
 
@@ -21,12 +25,31 @@ use crate::view::View;
 const PASSTHROUGH_CHAIN: &str = "PassthroughFilterChain";
 
 pub(crate) fn listeners(view: &View<'_>) -> Vec<Listener> {
+    if view.node.interception == Interception::None {
+        return plan(view)
+            .iter()
+            .filter(|((address, _), slot)| address == any_address(view) && slot.http.is_some())
+            .map(|((_, port), slot)| uncaptured(view, *port, slot))
+            .collect();
+    }
     let mut listeners: Vec<Listener> = plan(view)
         .iter()
         .map(|((address, port), slot)| listener(view, address, *port, slot))
         .collect();
     listeners.push(virtual_outbound(view));
     listeners
+}
+
+fn uncaptured(view: &View<'_>, port: u16, slot: &Slot<'_>) -> Listener {
+    let loopback = if view.node.ipv6_only() {
+        "::1"
+    } else {
+        "127.0.0.1"
+    };
+    Listener {
+        bind_to_port: None,
+        ..listener(view, loopback, port, slot)
+    }
 }
 
 fn virtual_outbound(view: &View<'_>) -> Listener {

@@ -111,10 +111,10 @@ impl Builder {
         let account = template["spec"]["serviceAccountName"]
             .as_str()
             .unwrap_or("default");
-        let injected = self.injected.contains(&namespace)
-            || labels
-                .get("sidecar.istio.io/inject")
-                .is_some_and(|value| value == "true");
+        let injected = match labels.get("sidecar.istio.io/inject") {
+            Some(own) => own == "true",
+            None => self.injected.contains(&namespace),
+        };
         for replica in 0..document["spec"]["replicas"].as_u64().unwrap_or(1) {
             let ip: IpAddr = [
                 10,
@@ -156,9 +156,10 @@ impl Builder {
                 format!("10.96.0.{}", self.services.len() + 11).into(),
             );
         }
-        let targets = spec["ports"].as_array().cloned().unwrap_or_default();
+        let targets = spec.get("ports").and_then(Value::as_array).cloned();
         let targets = targets
             .iter()
+            .flatten()
             .map(|port| {
                 let target = port["targetPort"]
                     .as_u64()
