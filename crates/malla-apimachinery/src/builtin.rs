@@ -49,6 +49,30 @@ struct Traits {
     fields: &'static [&'static str],
 }
 
+impl Traits {
+    fn in_all(self) -> Self {
+        Self { all: true, ..self }
+    }
+
+    fn with_status(self) -> Self {
+        Self {
+            status: true,
+            ..self
+        }
+    }
+
+    fn with_scale(self) -> Self {
+        Self {
+            scale: true,
+            ..self
+        }
+    }
+
+    fn selectable(self, fields: &'static [&'static str]) -> Self {
+        Self { fields, ..self }
+    }
+}
+
 const EVENT_FIELDS: &[&str] = &[
     "involvedObject.kind",
     "involvedObject.namespace",
@@ -88,91 +112,51 @@ pub fn kinds() -> Vec<ResourceKind> {
         generator: Generator::new(),
         entries: Vec::new(),
     };
-    let none = Traits::default();
+    let plain = Traits::default();
     let review = Traits {
         review: true,
-        ..none
+        ..plain
     };
-    registry.add::<Namespace>(Traits {
-        short_names: &["ns"],
-        status: true,
-        fields: &["status.phase"],
-        ..none
-    });
-    registry.add::<ClusterNode>(Traits {
-        short_names: &["no"],
-        status: true,
-        fields: &["spec.unschedulable"],
-        ..none
-    });
-    registry.add::<Pod>(Traits {
-        short_names: &["po"],
-        all: true,
-        status: true,
-        fields: POD_FIELDS,
-        ..none
-    });
-    registry.add::<Service>(Traits {
-        short_names: &["svc"],
-        all: true,
-        status: true,
-        fields: &["spec.clusterIP", "spec.type"],
-        ..none
-    });
-    registry.add::<Endpoints>(Traits {
-        short_names: &["ep"],
-        ..none
-    });
-    registry.add::<ConfigMap>(Traits {
-        short_names: &["cm"],
-        ..none
-    });
-    registry.add::<Secret>(Traits {
-        fields: &["type"],
-        ..none
-    });
-    registry.add::<ServiceAccount>(Traits {
-        short_names: &["sa"],
-        ..none
-    });
-    registry.add::<Event>(Traits {
-        short_names: &["ev"],
-        fields: EVENT_FIELDS,
-        ..none
-    });
-    registry.add::<Deployment>(Traits {
-        short_names: &["deploy"],
-        all: true,
-        status: true,
-        scale: true,
-        ..none
-    });
-    registry.add::<ReplicaSet>(Traits {
-        short_names: &["rs"],
-        all: true,
-        status: true,
-        scale: true,
-        fields: &["status.replicas"],
-        ..none
-    });
-    registry.add::<EndpointSlice>(none);
-    registry.add::<Lease>(none);
-    registry.add::<MutatingWebhookConfiguration>(none);
-    registry.add::<ValidatingWebhookConfiguration>(none);
-    registry.add::<CustomResourceDefinition>(Traits {
-        short_names: &["crd", "crds"],
-        status: true,
-        ..none
-    });
-    registry.add::<NewEvent>(Traits {
-        short_names: &["ev"],
-        fields: NEW_EVENT_FIELDS,
-        ..none
-    });
-    registry.add::<ClusterRole>(none);
-    registry.add::<ClusterRoleBinding>(none);
-    registry.add::<Role>(none);
-    registry.add::<RoleBinding>(none);
+    let named = |short_names| Traits {
+        short_names,
+        ..plain
+    };
+    registry.add::<Namespace>(named(&["ns"]).with_status().selectable(&["status.phase"]));
+    registry.add::<ClusterNode>(
+        named(&["no"])
+            .with_status()
+            .selectable(&["spec.unschedulable"]),
+    );
+    registry.add::<Pod>(named(&["po"]).in_all().with_status().selectable(POD_FIELDS));
+    registry.add::<Service>(
+        named(&["svc"])
+            .in_all()
+            .with_status()
+            .selectable(&["spec.clusterIP", "spec.type"]),
+    );
+    registry.add::<Endpoints>(named(&["ep"]));
+    registry.add::<ConfigMap>(named(&["cm"]));
+    registry.add::<Secret>(plain.selectable(&["type"]));
+    registry.add::<ServiceAccount>(named(&["sa"]));
+    registry.add::<Event>(named(&["ev"]).selectable(EVENT_FIELDS));
+    registry.add::<Deployment>(named(&["deploy"]).in_all().with_status().with_scale());
+    registry.add::<ReplicaSet>(
+        named(&["rs"])
+            .in_all()
+            .with_status()
+            .with_scale()
+            .selectable(&["status.replicas"]),
+    );
+    registry.add::<EndpointSlice>(plain);
+    registry.add::<Lease>(plain);
+    registry.add::<MutatingWebhookConfiguration>(plain);
+    registry.add::<ValidatingWebhookConfiguration>(plain);
+    registry.add::<CustomResourceDefinition>(named(&["crd", "crds"]).with_status());
+    registry.add::<NewEvent>(named(&["ev"]).selectable(NEW_EVENT_FIELDS));
+    registry.add::<ClusterRole>(plain);
+    registry.add::<ClusterRoleBinding>(plain);
+    registry.add::<Role>(plain);
+    registry.add::<RoleBinding>(plain);
     registry.add::<TokenReview>(review);
     registry.add::<SelfSubjectReview>(review);
     registry.add::<SubjectAccessReview>(review);

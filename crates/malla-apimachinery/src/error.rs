@@ -69,7 +69,7 @@ pub struct FieldError {
     /// Where, e.g. `spec.containers[0].name`.
     pub path: String,
     /// The offending value, if it is printed (`Invalid value: "x"`).
-    pub value: Option<Value>,
+    pub value: Option<Box<Value>>,
     /// The explanation after the value; may be empty.
     pub detail: String,
 }
@@ -79,7 +79,7 @@ impl FieldError {
         Self {
             kind,
             path: path.to_owned(),
-            value,
+            value: value.map(Box::new),
             detail,
         }
     }

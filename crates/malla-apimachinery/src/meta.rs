@@ -4,6 +4,7 @@
 //! there is replaced by what the server knows.
 
 pub mod labels;
+mod validation;
 
 use std::fmt;
 
@@ -12,7 +13,8 @@ use serde_json::{Map, Value, json};
 use thiserror::Error;
 
 use crate::error::FieldError;
-use labels::{check_annotations, check_labels, label_key_problems};
+
+pub use validation::validate;
 
 /// Longest `generateName` prefix that is kept, so that prefix and suffix fit a DNS label (Kubernetes' `names` package).
 const MAX_GENERATED_PREFIX: usize = 58;
@@ -282,96 +284,6 @@ fn strip_volatile(object: &Value) -> Value {
     object
 }
 
-/// All that is wrong with `metadata`, given the problems of the name by the kind's own rule.
-pub fn validate(
-    object: &Value,
-    namespaced: bool,
-    name_problems: fn(&str) -> Vec<String>,
-) -> Vec<FieldError> {
-    let mut errors = Vec::new();
-    let name = text(object, "name");
-    if name.is_empty() {
-        errors.push(FieldError::required(
-            "metadata.name",
-            "name or generateName is required",
-        ));
-    } else {
-        errors.extend(
-            name_problems(name)
-                .into_iter()
-                .map(|problem| FieldError::invalid("metadata.name", name, problem)),
-        );
-    }
-    if namespaced && text(object, "namespace").is_empty() {
-        errors.push(FieldError::required("metadata.namespace", ""));
-    }
-    let metadata = object.get("metadata").unwrap_or(&Value::Null);
-    check_labels(
-        metadata.get("labels").unwrap_or(&Value::Null),
-        "metadata.labels",
-        &mut errors,
-    );
-    check_annotations(
-        metadata.get("annotations").unwrap_or(&Value::Null),
-        "metadata.annotations",
-        &mut errors,
-    );
-    for (index, finalizer) in metadata
-        .get("finalizers")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-        .enumerate()
-    {
-        let finalizer = finalizer.as_str().unwrap_or_default();
-        let path = format!("metadata.finalizers[{index}]");
-        errors.extend(
-            label_key_problems(finalizer)
-                .into_iter()
-                .map(|problem| FieldError::invalid(&path, finalizer, problem)),
-        );
-    }
-    check_owners(metadata, &mut errors);
-    errors
-}
-
-fn check_owners(metadata: &Value, errors: &mut Vec<FieldError>) {
-    let mut controller: Option<&Value> = None;
-    for (index, owner) in metadata
-        .get("ownerReferences")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-        .enumerate()
-    {
-        for field in ["apiVersion", "kind", "name", "uid"] {
-            if owner
-                .get(field)
-                .and_then(Value::as_str)
-                .unwrap_or_default()
-                .is_empty()
-            {
-                let path = format!("metadata.ownerReferences[{index}].{field}");
-                errors.push(FieldError::required(&path, "must not be empty"));
-            }
-        }
-        if owner.get("controller") == Some(&Value::Bool(true)) {
-            if let Some(first) = controller {
-                let detail = format!(
-                    "Only one reference can have Controller set to true. Found \"true\" in references for {} and {}",
-                    first["kind"], owner["kind"]
-                );
-                errors.push(FieldError::invalid(
-                    "metadata.ownerReferences",
-                    metadata["ownerReferences"].clone(),
-                    detail,
-                ));
-            }
-            controller = Some(owner);
-        }
-    }
-}
-
 fn text<'a>(object: &'a Value, field: &str) -> &'a str {
     object
         .get("metadata")
@@ -401,108 +313,4 @@ pub fn time(now: Timestamp) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use jiff::Timestamp;
-    use serde_json::json;
-
-    use super::{
-        Creation, PreconditionError, check_preconditions, prepare_create, prepare_update,
-        same_content,
-    };
-
-    const NOW: Timestamp = Timestamp::UNIX_EPOCH;
-
-    fn creation<'a>(namespace: &'a str) -> Creation<'a> {
-        Creation {
-            namespace,
-            uid: "u1",
-            now: NOW,
-            suffix: "x2z9q",
-        }
-    }
-
-    #[test]
-    fn creation_fills_metadata() {
-        let mut pod = json!({"metadata": {"generateName": "web-", "generation": 9}, "spec": {}, "status": {"phase": "Running"}});
-        prepare_create(&mut pod, &creation("shop"), true).unwrap();
-        assert_eq!(
-            pod,
-            json!({"metadata": {"generateName": "web-", "namespace": "shop", "name": "web-x2z9q", "uid": "u1",
-                "creationTimestamp": "1970-01-01T00:00:00Z", "generation": 1}, "spec": {}})
-        );
-    }
-
-    #[test]
-    fn creation_refuses_contradictions() {
-        let check = |mut object: serde_json::Value, path: &str| {
-            assert_eq!(
-                prepare_create(&mut object, &creation("b"), true)
-                    .unwrap_err()
-                    .path,
-                path
-            );
-        };
-        check(
-            json!({"metadata": {"namespace": "a", "name": "x"}}),
-            "metadata.namespace",
-        );
-        check(
-            json!({"metadata": {"name": "x", "resourceVersion": "7"}}),
-            "metadata.resourceVersion",
-        );
-        check(json!({"metadata": []}), "metadata");
-        check(json!([]), "metadata");
-    }
-
-    #[test]
-    fn updates_keep_identity_and_count_generations() {
-        let old = json!({"metadata": {"name": "a", "uid": "u", "generation": 2, "creationTimestamp": "t"},
-            "spec": {"x": 1}, "status": {"ok": true}});
-        let mut new = json!({"metadata": {"name": "a", "uid": "forged", "labels": {"a": "b"}}, "spec": {"x": 2}, "status": {}});
-        prepare_update(&mut new, &old, None, true);
-        assert_eq!(
-            new,
-            json!({"metadata": {"name": "a", "uid": "u", "labels": {"a": "b"}, "generation": 3, "creationTimestamp": "t"},
-                "spec": {"x": 2}, "status": {"ok": true}})
-        );
-        let mut same = old.clone();
-        same["metadata"]["labels"] = json!({"l": "1"});
-        prepare_update(&mut same, &old, None, true);
-        assert_eq!(same["metadata"]["generation"], 2);
-    }
-
-    #[test]
-    fn the_status_endpoint_writes_status_only() {
-        let old = json!({"metadata": {"name": "a"}, "spec": {"x": 1}});
-        let mut new = json!({"metadata": {"name": "a", "labels": {"l": "1"}}, "spec": {"x": 2}, "status": {"ok": true}});
-        prepare_update(&mut new, &old, Some("status"), true);
-        assert_eq!(
-            new,
-            json!({"metadata": {"name": "a"}, "spec": {"x": 1}, "status": {"ok": true}})
-        );
-    }
-
-    #[test]
-    fn preconditions_compare_only_what_is_given() {
-        let live = json!({"metadata": {"uid": "u", "resourceVersion": "5"}});
-        assert_eq!(check_preconditions(&json!({}), &live), Ok(()));
-        let stale = json!({"metadata": {"resourceVersion": "4"}});
-        assert_eq!(
-            check_preconditions(&stale, &live),
-            Err(PreconditionError::ResourceVersion)
-        );
-        let other = json!({"metadata": {"uid": "v"}});
-        assert!(matches!(
-            check_preconditions(&other, &live),
-            Err(PreconditionError::Uid { .. })
-        ));
-    }
-
-    #[test]
-    fn times_of_managers_are_no_content() {
-        let a = json!({"metadata": {"resourceVersion": "1", "managedFields": [{"manager": "m", "time": "1"}]}});
-        let b = json!({"metadata": {"resourceVersion": "2", "managedFields": [{"manager": "m", "time": "2"}]}});
-        assert!(same_content(&a, &b));
-        assert!(!same_content(&a, &json!({"metadata": {}})));
-    }
-}
+mod tests;

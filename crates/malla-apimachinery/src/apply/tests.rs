@@ -1,5 +1,7 @@
 //! Apply and update as users meet them, and the laws of ownership.
 
+use std::sync::LazyLock;
+
 use jiff::Timestamp;
 use proptest::prelude::{
     Just, Strategy, any, prop, prop_assert, prop_assert_eq, prop_oneof, proptest,
@@ -10,15 +12,16 @@ use super::managers::Managers;
 use super::typed::{Shape, child, shape};
 use super::{ApplyError, Manager, apply, set, update};
 use crate::builtin;
+use crate::kind::ResourceKind;
 use crate::schema::Schema;
 use crate::schema::node::Node;
 
+/// Built once for all cases of all tests.
+static KINDS: LazyLock<Vec<ResourceKind>> = LazyLock::new(builtin::kinds);
+
 fn schema_of(kind: &str) -> Schema {
-    builtin::kinds()
-        .into_iter()
-        .find(|candidate| candidate.kind == kind)
-        .unwrap()
-        .schema
+    let found = KINDS.iter().find(|candidate| candidate.kind == kind);
+    found.unwrap().schema.clone()
 }
 
 fn manager(name: &str) -> Manager<'_> {

@@ -1,18 +1,21 @@
 //! Patches against known results, slow oracles and attacks.
 
+use std::sync::LazyLock;
+
 use proptest::prelude::{Just, Strategy, any, prop, prop_assert_eq, prop_oneof, proptest};
 use serde_json::{Value, json};
 
 use super::{PatchError, json_patch, merge_patch, strategic_merge_patch};
 use crate::builtin;
+use crate::kind::ResourceKind;
 use crate::schema::Schema;
 
+/// Built once for all cases of all tests.
+static KINDS: LazyLock<Vec<ResourceKind>> = LazyLock::new(builtin::kinds);
+
 fn schema_of(kind: &str) -> Schema {
-    builtin::kinds()
-        .into_iter()
-        .find(|candidate| candidate.kind == kind)
-        .unwrap()
-        .schema
+    let found = KINDS.iter().find(|candidate| candidate.kind == kind);
+    found.unwrap().schema.clone()
 }
 
 #[test]

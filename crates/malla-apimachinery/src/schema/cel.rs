@@ -280,7 +280,7 @@ impl CelRule {
         };
         let value = match self.reason {
             FieldErrorKind::Required | FieldErrorKind::Forbidden => None,
-            _ => Some(Value::from(kind)),
+            _ => Some(Box::new(Value::from(kind))),
         };
         Some(FieldError {
             kind: self.reason,

@@ -62,7 +62,7 @@ impl Checks {
             errors.push(FieldError {
                 kind: FieldErrorKind::NotSupported,
                 path: path.to_owned(),
-                value: Some(value.clone()),
+                value: Some(Box::new(value.clone())),
                 detail: format!("supported values: {}", choices.join(", ")),
             });
         }

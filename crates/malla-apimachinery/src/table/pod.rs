@@ -41,7 +41,7 @@ pub(super) fn cells(pod: &Value, now: Timestamp) -> Vec<Value> {
         format!("{}/{}", state.ready, containers + sidecars.len()).into(),
         state.reason.into(),
         restarts.into(),
-        super::builtin::age(pod, now),
+        super::cells::age(pod, now),
         or_none(text(pod, &["status", "podIP"])).into(),
         or_none(text(pod, &["spec", "nodeName"])).into(),
         or_none(text(pod, &["status", "nominatedNodeName"])).into(),
