@@ -2,10 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test says what went wrong by failing
 
+mod call;
 mod support;
 
+use call::{by_peer, call, outcome, trace};
 use malla_translate::simulate::{Call, Entry, Hello};
-use support::call::{by_peer, call, outcome, trace};
 use support::{sidecar, world};
 
 /// `app` opens an HTTP port, a TCP port and one of unknown protocol; its address is 10.1.0.1.

@@ -3,10 +3,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test says what went wrong by failing
 
+mod call;
 mod support;
 
+use call::{call, outcome, trace};
 use malla_translate::simulate::Entry;
-use support::call::{call, outcome, trace};
 use support::{sidecar, world};
 
 /// Two namespaces, injected; `order` has two versions.

@@ -6,8 +6,6 @@
 
 #![allow(dead_code)] // each test file uses its own part
 
-pub(crate) mod call;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -1,5 +1,7 @@
 //! Calls written as text, and what became of them as text.
 
+#![allow(dead_code)] // each test file uses its own part
+
 use std::net::{IpAddr, SocketAddr};
 
 use malla_model::{Host, Mesh};
