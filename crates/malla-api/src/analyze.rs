@@ -15,7 +15,7 @@ mod single;
 mod virtual_services;
 mod world;
 
-use serde_json::Value;
+use std::collections::BTreeMap;
 
 pub use message::{Code, Level, Message, Source, Subject};
 pub use world::{NotYaml, RawObject, World};
@@ -42,31 +42,31 @@ pub fn analyze(world: &World) -> Vec<Message> {
     services::check(&known, &mut out);
     policies::check(&known, &world.settings, &mut out);
     let mut messages = out.messages;
-    messages.retain(|message| !is_suppressed(&objects, message));
+    let silenced = suppressed(&objects);
+    messages.retain(|message| {
+        let codes = silenced.get(&message.subject);
+        !codes.is_some_and(|codes| names(codes, message.code))
+    });
     messages.sort_by(Message::order);
     messages.dedup();
     messages
 }
 
-fn is_suppressed(objects: &[&RawObject], message: &Message) -> bool {
-    let mut own = objects
+/// Codes that are silenced, by object.
+fn suppressed(objects: &[&RawObject]) -> BTreeMap<Subject, String> {
+    let codes = |object: &RawObject| {
+        let annotations = object.value.get("metadata")?.get("annotations")?;
+        annotations.get(SUPPRESS)?.as_str().map(str::to_owned)
+    };
+    let silenced = objects
         .iter()
-        .filter(|object| subject(object) == message.subject);
-    own.any(|object| {
-        let annotations = object
-            .value
-            .get("metadata")
-            .and_then(|m| m.get("annotations"));
-        let codes = annotations
-            .and_then(|a| a.get(SUPPRESS))
-            .and_then(Value::as_str);
-        codes.is_some_and(|codes| {
-            codes
-                .split(',')
-                .map(str::trim)
-                .any(|code| code == "*" || code == message.code.as_str())
-        })
-    })
+        .filter_map(|object| Some((subject(object), codes(object)?)));
+    silenced.collect()
+}
+
+fn names(codes: &str, code: Code) -> bool {
+    let mut codes = codes.split(',').map(str::trim);
+    codes.any(|name| name == "*" || name == code.as_str())
 }
 
 /// Where checks put what they find.

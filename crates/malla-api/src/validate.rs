@@ -10,6 +10,7 @@ pub mod fields;
 mod authorization;
 mod destination_rule;
 mod gateway;
+mod http_action;
 mod http_route;
 mod names;
 mod peer_authentication;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{ServicePort, ServiceSpec};
+use k8s_openapi::api::core::v1::{self as core, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use malla_model::Protocol;
 use malla_model::id::selects;
@@ -11,10 +11,20 @@ use super::Findings;
 use super::message::Code;
 use super::world::{Item, Known};
 use crate::istio::service_entry::Resolution;
+use crate::lower::gaps;
 
 pub(super) fn check(known: &Known, out: &mut Findings) {
     for service in &known.services {
         port_names(service, out);
+        let object = core::Service {
+            metadata: service.metadata.clone(),
+            spec: Some(service.spec.clone()),
+            ..core::Service::default()
+        };
+        for gap in gaps::of_service(&object) {
+            let text = format!("This field has no effect: {gap}.");
+            out.at(Code::FieldNotHonoured, &service.subject, gap.path, text);
+        }
     }
     for deployment in &known.deployments {
         let pod_labels = deployment

@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 
+use k8s_openapi::api::core::v1 as core;
 use serde_json::Value;
 
 use super::NotHonoured;
@@ -79,6 +80,49 @@ pub fn find(kind: Kind, spec: &Value) -> Vec<NotHonoured> {
     }
     found
 }
+
+/// What of a Kubernetes Service has a meaning in Istio and none here yet.
+#[must_use]
+pub fn of_service(service: &core::Service) -> Vec<NotHonoured> {
+    let Some(spec) = &service.spec else {
+        return Vec::new();
+    };
+    let annotations = service.metadata.annotations.as_ref();
+    let annotated = annotations.is_some_and(|a| a.contains_key(TRAFFIC_DISTRIBUTION));
+    let sctp = spec
+        .ports
+        .iter()
+        .flatten()
+        .any(|port| port.protocol.as_deref() == Some("SCTP"));
+    let local = spec.internal_traffic_policy.as_deref() == Some("Local");
+    [
+        (
+            local,
+            "spec.internalTrafficPolicy",
+            "sidecars call endpoints on every node",
+        ),
+        (
+            spec.traffic_distribution.is_some(),
+            "spec.trafficDistribution",
+            NOT_YET,
+        ),
+        (
+            annotated,
+            "metadata.annotations.networking.istio.io/traffic-distribution",
+            NOT_YET,
+        ),
+        (sctp, "spec.ports", "the mesh does not carry SCTP"),
+    ]
+    .into_iter()
+    .filter(|(set, ..)| *set)
+    .map(|(_, path, why)| NotHonoured {
+        path: path.to_owned(),
+        why: Cow::Borrowed(why),
+    })
+    .collect()
+}
+
+const TRAFFIC_DISTRIBUTION: &str = "networking.istio.io/traffic-distribution";
 
 fn table(spec: &Value, place: &str, gaps: &[Gap], found: &mut Vec<NotHonoured>) {
     for (field, why) in gaps {
