@@ -13,11 +13,10 @@ use k8s_openapi::api::admissionregistration::v1::{
     MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
 };
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::authentication::v1::{SelfSubjectReview, TokenRequest, TokenReview};
+use k8s_openapi::api::authentication::v1::{SelfSubjectReview, TokenReview};
 use k8s_openapi::api::authorization::v1::{
     LocalSubjectAccessReview, SelfSubjectAccessReview, SelfSubjectRulesReview, SubjectAccessReview,
 };
-use k8s_openapi::api::autoscaling::v1::Scale;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
     ConfigMap, Endpoints, Event, Namespace, Node as ClusterNode, Pod, Secret, Service,
@@ -27,7 +26,6 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::events::v1::Event as NewEvent;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta;
 use k8s_openapi::schemars::JsonSchema;
 use k8s_openapi::{NamespaceResourceScope, Resource, ResourceScope};
 use serde_json::{Map, Value, json};
@@ -163,9 +161,6 @@ pub fn kinds() -> Vec<ResourceKind> {
     registry.add::<SelfSubjectAccessReview>(review);
     registry.add::<SelfSubjectRulesReview>(review);
     registry.add::<LocalSubjectAccessReview>(review);
-    registry.generator.add::<TokenRequest>();
-    registry.generator.add::<Scale>();
-    registry.generator.add::<ListMeta>();
     registry.finish()
 }
 

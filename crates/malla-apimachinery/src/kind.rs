@@ -161,7 +161,9 @@ impl ResourceKind {
                 fields: texts.join(", "),
             });
         }
-        if !self.custom {
+        if self.custom {
+            self.schema.drop_null_metadata(object);
+        } else {
             self.schema.drop_nulls(object);
             if let Some(detail) = self.schema.check_types(object) {
                 return Err(DecodeError::Type {

@@ -88,4 +88,14 @@ impl Schema {
     pub(crate) fn drop_nulls(&self, object: &mut Value) {
         prune::drop_nulls(&self.root, object);
     }
+
+    /// Removes `null` fields of metadata, which Go types decode in custom objects too.
+    pub(crate) fn drop_null_metadata(&self, object: &mut Value) {
+        if let (Some(node), Some(metadata)) = (
+            self.root.properties.get("metadata"),
+            object.get_mut("metadata"),
+        ) {
+            prune::drop_nulls(node, metadata);
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! The definitions of the built-in types as an OpenAPI document has them, generated from `k8s-openapi` and annotated with
 //! merge semantics and defaults.
 
+use k8s_openapi::api::autoscaling::v1::Scale;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::schemars::JsonSchema;
 use k8s_openapi::schemars::generate::{SchemaGenerator, SchemaSettings};
@@ -55,6 +56,10 @@ impl Generator {
                     }
                 }
             }
+            if short == "EndpointSlice" {
+                // Go writes an empty slice as null.
+                definition.insert("required".into(), json!(["addressType"]));
+            }
             if short == "IntOrString" {
                 definition.insert("format".into(), "int-or-string".into());
                 definition.insert(
@@ -73,16 +78,17 @@ impl Generator {
     }
 }
 
-/// The definition of object metadata and what it refers to.
-pub(crate) fn metadata_definitions() -> Map<String, Value> {
+/// The definitions that custom kinds refer to: object metadata, and the scale of those that have one.
+pub(crate) fn shared_definitions() -> Map<String, Value> {
     let mut generator = Generator::new();
     generator.add::<ObjectMeta>();
+    generator.add::<Scale>();
     generator.finish()
 }
 
 /// The node of object metadata.
 pub(crate) fn object_meta() -> Node {
-    let definitions = metadata_definitions();
+    let definitions = shared_definitions();
     let node = Definitions::new(&definitions).get(OBJECT_META);
     std::sync::Arc::try_unwrap(node)
         .unwrap_or_else(|shared| crate::schema::compile::copy_shape(&shared))

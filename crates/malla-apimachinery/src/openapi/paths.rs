@@ -34,6 +34,16 @@ pub(super) fn of(kind: &ResourceKind, definition: &str) -> Vec<(String, Value)> 
             operations.object("status"),
         ));
     }
+    if kind.scale.is_some() {
+        let scale = Operations {
+            kind,
+            definition: SCALE,
+        };
+        paths.push((
+            format!("{collection}/{{name}}/scale"),
+            scale.object("scale"),
+        ));
+    }
     paths
 }
 
@@ -41,6 +51,9 @@ struct Operations<'a> {
     kind: &'a ResourceKind,
     definition: &'a str,
 }
+
+/// The definition that `scale` subresources answer with.
+pub(super) const SCALE: &str = "io.k8s.api.autoscaling.v1.Scale";
 
 impl Operations<'_> {
     fn collection(&self) -> Value {
@@ -53,7 +66,7 @@ impl Operations<'_> {
     }
 
     fn object(&self, subresource: &str) -> Value {
-        let suffix = if subresource.is_empty() { "" } else { "Status" };
+        let suffix = &*capitalised(subresource);
         let mut item = json!({
             "get": self.read("get", suffix, self.definition),
             "put": self.write("put", "put", "replace", suffix),
@@ -112,8 +125,16 @@ impl Operations<'_> {
                 "401": {"description": "Unauthorized"},
             },
             "x-kubernetes-action": action,
-            "x-kubernetes-group-version-kind": {"group": kind.group, "version": kind.version, "kind": kind.kind},
+            "x-kubernetes-group-version-kind": self.group_version_kind(),
         })
+    }
+
+    fn group_version_kind(&self) -> Value {
+        if self.definition == SCALE {
+            return json!({"group": "autoscaling", "version": "v1", "kind": "Scale"});
+        }
+        let kind = self.kind;
+        json!({"group": kind.group, "version": kind.version, "kind": kind.kind})
     }
 
     fn read(&self, action: &str, suffix: &str, answer: &str) -> Value {

@@ -2,7 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::builtin::definitions::{OBJECT_META, metadata_definitions};
+use super::paths::SCALE;
+use crate::builtin::definitions::{OBJECT_META, shared_definitions};
 use crate::kind::ResourceKind;
 use crate::schema::Source;
 
@@ -16,7 +17,7 @@ const KIND: &str = "Kind is a string value representing the REST resource this o
 #[derive(Debug, Default)]
 pub(super) struct Components {
     schemas: Map<String, Value>,
-    metadata: Option<Map<String, Value>>,
+    shared: Option<Map<String, Value>>,
 }
 
 impl Components {
@@ -29,20 +30,27 @@ impl Components {
             }
             Source::Custom(schema) => {
                 let name = custom_name(kind);
-                let metadata = self.metadata.take().unwrap_or_else(metadata_definitions);
-                self.add_reachable(&metadata, OBJECT_META);
-                self.metadata = Some(metadata);
+                self.add_shared(OBJECT_META);
                 self.schemas
                     .insert(name.clone(), custom_definition(kind, schema));
                 name
             }
         };
+        if kind.scale.is_some() {
+            self.add_shared(SCALE);
+        }
         if !kind.review {
             self.schemas
                 .insert(format!("{name}List"), list_definition(kind, &name));
             self.schemas.entry(LIST_META).or_insert_with(list_meta);
         }
         name
+    }
+
+    fn add_shared(&mut self, name: &str) {
+        let shared = self.shared.take().unwrap_or_else(shared_definitions);
+        self.add_reachable(&shared, name);
+        self.shared = Some(shared);
     }
 
     fn add_reachable(&mut self, definitions: &Map<String, Value>, name: &str) {

@@ -71,17 +71,35 @@ impl FieldSelector {
     /// Whether this object matches. An absent field is the empty string.
     pub fn matches(&self, object: &Value) -> bool {
         self.requirements.iter().all(|requirement| {
+            let shown = |field: &&(&str, &[&str], &str)| field.0 == requirement.path;
+            if let Some((_, path, absent)) = SPECIAL.iter().find(shown) {
+                let found = path.iter().try_fold(object, |value, step| value.get(step));
+                let text = found.map_or_else(|| (*absent).to_owned(), plain);
+                return (text == requirement.value) == requirement.equal;
+            }
             let found = requirement
                 .path
                 .split('.')
                 .try_fold(object, |value, step| value.get(step));
-            let text = match found {
-                None | Some(Value::Null) => String::new(),
-                Some(Value::String(text)) => text.clone(),
-                Some(other) => other.to_string(),
-            };
+            let text = found.map(plain).unwrap_or_default();
             (text == requirement.value) == requirement.equal
         })
+    }
+}
+
+/// Fields that are shown otherwise than they are stored: (selector, path, text if absent).
+const SPECIAL: &[(&str, &[&str], &str)] = &[
+    ("spec.unschedulable", &["spec", "unschedulable"], "false"),
+    ("spec.hostNetwork", &["spec", "hostNetwork"], "false"),
+    ("status.replicas", &["status", "replicas"], "0"),
+    ("source", &["source", "component"], ""),
+];
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
     }
 }
 

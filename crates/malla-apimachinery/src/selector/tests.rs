@@ -95,6 +95,7 @@ fn field_selectors_compare_text() {
     check("metadata.name==b", false);
     check("status.phase!=Failed,spec.nodeName=", true);
     check("spec.hostNetwork=true", true);
+    check("spec.unschedulable=false", true);
     assert!(FieldSelector::parse("status.phase").is_err());
     assert_eq!(
         FieldSelector::parse(r"type=a\,b").unwrap().required("type"),
