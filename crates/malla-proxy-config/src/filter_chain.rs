@@ -31,6 +31,21 @@ pub struct FilterChain {
     pub fingerprint: u64,
 }
 
+impl FilterChain {
+    /// Takes any connection and closes it: what stands in logs for a connection that no chain took.
+    pub fn closed() -> Self {
+        Self {
+            name: Arc::from(""),
+            matches: ChainMatch::default(),
+            tls: None,
+            transport_connect_timeout: None,
+            filters: Vec::new(),
+            terminal: Terminal::Close,
+            fingerprint: 0,
+        }
+    }
+}
+
 /// Network filters that decide and pass on.
 #[derive(Debug, Clone)]
 pub enum NetworkFilter {

@@ -136,7 +136,7 @@ impl Proxy {
         let readiness = Readiness::new();
         let gates = Gates { clusters: readiness.gate("clusters"), listeners: readiness.gate("listeners") };
         let live_gate = readiness.gate("workers");
-        let make: MakeHandlers = crate::handlers::standard(&shared);
+        let make: MakeHandlers = crate::handlers::standard(&options.env).map_err(StartError::Worker)?;
         let mut workers = Vec::new();
         let mut commands = Vec::new();
         for index in 0..options.concurrency.max(1) {

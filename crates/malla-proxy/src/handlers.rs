@@ -1,42 +1,167 @@
-//! What takes over where a filter chain says so: HTTP, network policy and logs, wired to the workers.
+//! Joins the listeners to what a chain ends in: HTTP, connection policies, and the records of connections.
+
+use std::cell::OnceCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::SystemTime;
 
+use malla_proxy_config::access_log::AccessLog;
+use malla_proxy_config::filter_chain::FilterChain;
 use malla_proxy_config::http_manager::HttpManager;
 use malla_proxy_config::listener::Listener;
 use malla_runtime::drain::DrainWatch;
+use malla_runtime::task::AbortOnDrop;
+use tokio::time::Instant;
 
+use crate::balance::Rng64;
 use crate::connection::Connection;
+use crate::http::connection::serve_connection;
+use crate::http::state::{HttpWorker, Process};
+use crate::policy::network::{self, Verdict};
 use crate::tcp::serve::TcpRecord;
+use crate::telemetry::access_log::{self, Environment};
+use crate::telemetry::flags::Flag;
+use crate::telemetry::log_writer::{LogWriter, WorkerLogs};
+use crate::telemetry::record::Record;
+use crate::telemetry::stats::WorkerStats;
+use crate::tls::Env;
 use crate::transport::Io;
-use crate::worker::{Handlers, LocalFuture, MakeHandlers, Shared, Worker};
+use crate::upstream::worker::WorkerClusters;
+use crate::worker::{Handlers, LocalFuture, MakeHandlers, Worker};
 
-/// The handlers of a proxy.
-pub fn standard(_shared: &Shared) -> MakeHandlers {
-    Arc::new(|_, _| Box::new(Standard))
+/// The handlers of one worker.
+#[derive(Debug)]
+struct MeshHandlers {
+    _flushing: AbortOnDrop<()>,
+    process: Arc<Process>,
+    logs: WorkerLogs,
+    stats: WorkerStats,
+    http: OnceCell<Rc<HttpWorker<WorkerClusters>>>,
 }
 
-#[derive(Debug)]
-struct Standard;
+/// The handlers of a proxy: one HTTP side for each worker, one thread that writes their logs.
+///
+/// # Errors
+/// When that thread cannot be started.
+pub fn standard(env: &Env) -> std::io::Result<MakeHandlers> {
+    let hostname = nix::unistd::gethostname()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into();
+    let process = Arc::new(Process::new(Environment {
+        hostname,
+        env: Arc::clone(env),
+    }));
+    let writer = LogWriter::start()?;
+    Ok(Arc::new(move |_, stats| {
+        let logs = writer.worker();
+        let flushing = tokio::task::spawn_local(logs.clone().flush_regularly());
+        Box::new(MeshHandlers {
+            _flushing: AbortOnDrop::adopt(flushing),
+            process: Arc::clone(&process),
+            logs,
+            stats: stats.clone(),
+            http: OnceCell::new(),
+        })
+    }))
+}
 
-impl Handlers for Standard {
+impl MeshHandlers {
+    fn http_worker(&self, worker: &Worker) -> &Rc<HttpWorker<WorkerClusters>> {
+        self.http.get_or_init(|| {
+            HttpWorker::new(
+                worker.live().clone(),
+                worker.clusters().clone(),
+                self.stats.clone(),
+                self.logs.clone(),
+                Arc::clone(&self.process),
+                worker.tasks().clone(),
+            )
+        })
+    }
+
+    fn write(&self, logs: &[Arc<AccessLog>], record: &Record) {
+        let source = access_log::source(record, &self.process.environment);
+        let mut rng = Rng64::seeded(rand::random());
+        for log in logs {
+            self.logs.append(&log.sink, |out| {
+                access_log::write(log, &source, &mut rng, out);
+            });
+        }
+    }
+}
+
+impl Handlers for MeshHandlers {
     fn http<'a>(
         &'a self,
-        _worker: &'a Worker,
-        _io: Io,
-        _connection: Rc<Connection>,
-        _manager: Arc<HttpManager>,
-        _drain: DrainWatch,
+        worker: &'a Worker,
+        io: Io,
+        connection: Rc<Connection>,
+        manager: Arc<HttpManager>,
+        drain: DrainWatch,
     ) -> LocalFuture<'a, ()> {
-        Box::pin(async {})
+        let http = Rc::clone(self.http_worker(worker));
+        Box::pin(serve_connection(http, connection, manager, io, drain))
     }
 
-    fn authorise<'a>(&'a self, _connection: &'a Connection) -> LocalFuture<'a, bool> {
-        Box::pin(std::future::ready(true))
+    fn authorise<'a>(&'a self, connection: &'a Connection) -> LocalFuture<'a, bool> {
+        match network::authorise(connection, &self.stats) {
+            Verdict::Allowed => Box::pin(std::future::ready(true)),
+            Verdict::Denied { delay, policy } => Box::pin(async move {
+                tracing::debug!(peer = %connection.remote, ?policy, "a connection was denied");
+                if let Some(delay) = delay {
+                    tokio::time::sleep(delay).await;
+                }
+                false
+            }),
+        }
     }
 
-    fn log_tcp(&self, _record: &TcpRecord<'_>) {}
+    fn log_tcp(&self, tcp: &TcpRecord<'_>) {
+        if tcp.proxy.access_logs.is_empty() {
+            return;
+        }
+        let connection = Rc::new(tcp.connection.clone());
+        let accepted = (connection.accepted, connection.accepted_at);
+        let mut record = Record::begin(connection, None, accepted.0, accepted.1);
+        record.attempt = tcp.attempt.clone();
+        record.attempts = tcp.attempts;
+        record.cluster_name = tcp.cluster.map(Arc::from);
+        record.progress.received.set(tcp.received);
+        record.bytes_sent = tcp.sent;
+        record.termination = tcp.termination.map(Into::into);
+        tcp.flags
+            .iter()
+            .filter_map(|word| Flag::from_short(word))
+            .for_each(|flag| record.flags.set(flag));
+        record.end = Some(Instant::now());
+        self.write(&tcp.proxy.access_logs, &record);
+    }
 
-    fn unmatched(&self, _listener: &Listener, _local: SocketAddr, _remote: SocketAddr) {}
+    fn unmatched(&self, listener: &Listener, local: SocketAddr, remote: SocketAddr) {
+        if listener.access_logs.is_empty() {
+            return;
+        }
+        let now = (Instant::now(), SystemTime::now());
+        let connection = Connection {
+            id: 0,
+            listener: Arc::new(listener.clone()),
+            chain: Arc::new(FilterChain::closed()),
+            local,
+            direct_local: local,
+            local_restored: false,
+            remote,
+            direct_remote: remote,
+            server_name: None,
+            tls: None,
+            accepted: now.0,
+            accepted_at: now.1,
+        };
+        let mut record = Record::begin(Rc::new(connection), None, now.0, now.1);
+        record.flags.set(Flag::NoRouteFound);
+        record.details = Some("filter_chain_not_found".into());
+        record.end = Some(now.0);
+        self.write(&listener.access_logs, &record);
+    }
 }

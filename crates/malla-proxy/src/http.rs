@@ -1,3 +1,22 @@
 //! Requests: from a decoded head to a finished answer and its record.
+//!
+//! Reading order: [`serve`] (a request's life as named phases), [`normalise`] and [`forwarded`] (what comes in),
+//! [`rewrite`] (what goes on), [`send`] (tries, timeouts, mirrors), [`response`] (what goes back and when it is over),
+//! [`error`] (whose fault, which answer), [`upgrade`] (tunnels), [`connection`] (codecs and their limits).
 
 pub mod body;
+pub mod connection;
+mod error;
+mod exchange;
+mod forwarded;
+mod hash;
+mod mirror;
+mod normalise;
+mod path;
+mod response;
+mod retry;
+mod rewrite;
+mod send;
+mod serve;
+pub mod state;
+mod upgrade;

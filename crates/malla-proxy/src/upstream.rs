@@ -57,7 +57,7 @@ pub trait Upstreams: 'static {
 /// One cluster of one worker; cheap to clone (an `Rc`).
 pub trait ClusterHandle: Clone + 'static {
     /// The body of a response. Its `Drop` ends the stream; its end returns the connection to the pool.
-    type Body: http_body::Body<Data = Bytes, Error = StreamError> + 'static;
+    type Body: http_body::Body<Data = Bytes, Error = StreamError> + Unpin + 'static;
     /// Held by a retry in flight; its `Drop` frees the slot.
     type RetryGuard: 'static;
 

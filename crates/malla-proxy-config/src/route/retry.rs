@@ -22,8 +22,6 @@ pub struct RetryPolicy {
     pub attempts: u32,
     /// Limit for each try; `None` leaves the route's timeout.
     pub per_try_timeout: Option<Duration>,
-    /// Limit between bytes of the response of each try.
-    pub per_try_idle_timeout: Option<Duration>,
     /// Codes for `retriable-status-codes`.
     pub status_codes: SmallVec<[StatusCode; 4]>,
     /// Response headers for `retriable-headers`.
@@ -119,7 +117,7 @@ impl RetryPolicy {
             retriable_request_headers,
             refresh_cluster_on_retry,
         } = wire;
-        refuse!(cx; retry_options_predicates, rate_limited_retry_back_off, refresh_cluster_on_retry);
+        refuse!(cx; per_try_idle_timeout, retry_options_predicates, rate_limited_retry_back_off, refresh_cluster_on_retry);
         for word in retry_on
             .split(',')
             .map(str::trim)
@@ -162,7 +160,6 @@ impl RetryPolicy {
             on: RetryOn::parse(&retry_on),
             attempts: num_retries.map_or(1, |retries| retries.value),
             per_try_timeout: limit(cx.duration("per_try_timeout", per_try_timeout)?),
-            per_try_idle_timeout: limit(cx.duration("per_try_idle_timeout", per_try_idle_timeout)?),
             status_codes: SmallVec::from_vec(status_codes),
             response_headers: cx.each(
                 "retriable_headers",

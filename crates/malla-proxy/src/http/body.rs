@@ -1,12 +1,19 @@
-//! The body of a request on its way to an endpoint.
+//! The body of a request on its way to an endpoint: streamed, counted, and kept while it may have to be sent again.
 
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::time::Instant;
 
+use crate::telemetry::record::Progress;
 use crate::upstream::{ResetKind, StreamError};
 
 /// A request body as `upstream` sends it.
@@ -18,7 +25,221 @@ pub struct RequestBody {
 #[derive(Debug)]
 enum Source {
     Empty,
-    Incoming(Incoming),
+    /// Nobody needs it again.
+    Streamed {
+        body: Incoming,
+        flow: Rc<Flow>,
+    },
+    /// Frames from `next` on, first the kept ones.
+    Shared {
+        inflow: Rc<Inflow>,
+        next: usize,
+        sent: u64,
+    },
+    /// Kept frames only: a mirror's copy.
+    Copied {
+        frames: std::vec::IntoIter<Bytes>,
+        left: u64,
+    },
+}
+
+/// What a body has come to, and who waits for its end.
+#[derive(Debug, Default)]
+pub struct Flow {
+    /// The record's view.
+    pub progress: Rc<Progress>,
+    /// Last byte either way, for idle timeouts.
+    pub last: Cell<Option<Instant>>,
+    /// Longest time without a byte.
+    pub idle: Cell<Option<Duration>>,
+    /// Latest end of the stream.
+    pub until: Cell<Option<Instant>>,
+    ended: RefCell<Option<Waker>>,
+}
+
+impl Flow {
+    /// A flow that reports to `progress`.
+    pub fn new(progress: Rc<Progress>) -> Rc<Self> {
+        Rc::new(Self {
+            progress,
+            ..Self::default()
+        })
+    }
+
+    /// Notes bytes in either direction.
+    pub fn touch(&self) {
+        self.last.set(Some(Instant::now()));
+    }
+
+    fn received(&self, bytes: usize) {
+        self.progress
+            .received
+            .set(self.progress.received.get() + bytes as u64);
+        self.touch();
+    }
+
+    /// Notes the end of the request.
+    pub fn finish(&self) {
+        if self.progress.request_end.get().is_none() {
+            self.progress.request_end.set(Some(Instant::now()));
+            if let Some(waker) = self.ended.borrow_mut().take() {
+                waker.wake();
+            }
+        }
+    }
+
+    /// Waits for the end of the request; gives its moment.
+    pub async fn end(&self) -> Instant {
+        poll_fn(|cx| match self.progress.request_end.get() {
+            Some(end) => Poll::Ready(end),
+            None => {
+                *self.ended.borrow_mut() = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        })
+        .await
+    }
+}
+
+/// The client's body, with the frames kept for further tries.
+#[derive(Debug)]
+pub struct Inflow {
+    body: RefCell<Incoming>,
+    kept: RefCell<Kept>,
+    total: Option<u64>,
+    flow: Rc<Flow>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    frames: Vec<Bytes>,
+    trailers: Option<HeaderMap>,
+    bytes: u64,
+    limit: u64,
+    /// More came than may be kept: no further try can be made.
+    overflowed: bool,
+    ended: bool,
+}
+
+impl Inflow {
+    /// Keeps up to `limit` bytes of `body`.
+    pub fn new(body: Incoming, limit: u64, flow: Rc<Flow>) -> Rc<Self> {
+        let total = body.size_hint().exact();
+        let overflowed = total.is_some_and(|total| total > limit);
+        let kept = Kept {
+            frames: Vec::new(),
+            trailers: None,
+            bytes: 0,
+            limit,
+            overflowed,
+            ended: false,
+        };
+        Rc::new(Self {
+            body: RefCell::new(body),
+            kept: RefCell::new(kept),
+            total,
+            flow,
+        })
+    }
+
+    /// True while a further try could be given the whole body.
+    pub fn is_repeatable(&self) -> bool {
+        !self.kept.borrow().overflowed
+    }
+
+    /// The body from its beginning, for one try.
+    pub fn body(self: &Rc<Self>) -> RequestBody {
+        RequestBody {
+            source: Source::Shared {
+                inflow: Rc::clone(self),
+                next: 0,
+                sent: 0,
+            },
+        }
+    }
+
+    /// A copy of the whole body, once it has come; `None` if it was too long to keep.
+    pub fn copy(&self) -> Option<RequestBody> {
+        let kept = self.kept.borrow();
+        if kept.overflowed || !kept.ended {
+            return None;
+        }
+        Some(RequestBody {
+            source: Source::Copied {
+                frames: kept.frames.clone().into_iter(),
+                left: kept.bytes,
+            },
+        })
+    }
+
+    fn poll_at(
+        &self,
+        next: &mut usize,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
+        let mut kept = self.kept.borrow_mut();
+        if let Some(frame) = kept.frames.get(*next) {
+            *next += 1;
+            return Poll::Ready(Some(Ok(Frame::data(frame.clone()))));
+        }
+        if kept.ended {
+            let trailers = if *next == kept.frames.len() {
+                kept.trailers.clone()
+            } else {
+                None
+            };
+            *next += 1;
+            return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
+        }
+        let frame = std::task::ready!(Pin::new(&mut *self.body.borrow_mut()).poll_frame(cx));
+        Poll::Ready(match frame {
+            None => {
+                kept.ended = true;
+                self.flow.finish();
+                *next += 1;
+                None
+            }
+            Some(Err(_)) => Some(Err(gone())),
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) => {
+                    self.flow.received(data.len());
+                    kept.keep(&data, next);
+                    Some(Ok(Frame::data(data)))
+                }
+                Err(frame) => {
+                    kept.ended = true;
+                    self.flow.finish();
+                    *next += 2;
+                    kept.trailers = frame.trailers_ref().cloned();
+                    Some(Ok(frame))
+                }
+            },
+        })
+    }
+}
+
+impl Kept {
+    fn keep(&mut self, data: &Bytes, next: &mut usize) {
+        self.bytes += data.len() as u64;
+        if self.overflowed {
+            return;
+        }
+        if self.bytes > self.limit {
+            self.overflowed = true;
+            self.frames = Vec::new();
+            *next = 0;
+        } else {
+            self.frames.push(data.clone());
+            *next += 1;
+        }
+    }
+}
+
+fn gone() -> StreamError {
+    StreamError {
+        kind: ResetKind::Downstream,
+        before_request: false,
+    }
 }
 
 impl RequestBody {
@@ -29,10 +250,10 @@ impl RequestBody {
         }
     }
 
-    /// The client's body, streamed.
-    pub fn incoming(body: Incoming) -> Self {
+    /// The client's body, for the only try.
+    pub fn streamed(body: Incoming, flow: Rc<Flow>) -> Self {
         Self {
-            source: Source::Incoming(body),
+            source: Source::Streamed { body, flow },
         }
     }
 }
@@ -47,24 +268,57 @@ impl Body for RequestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
         match &mut self.get_mut().source {
             Source::Empty => Poll::Ready(None),
-            Source::Incoming(body) => Pin::new(body).poll_frame(cx).map_err(|_| StreamError {
-                kind: ResetKind::Downstream,
-                before_request: false,
-            }),
+            Source::Streamed { body, flow } => {
+                let frame = std::task::ready!(Pin::new(&mut *body).poll_frame(cx));
+                match &frame {
+                    Some(Ok(frame)) if frame.is_data() => {
+                        flow.received(frame.data_ref().map_or(0, Bytes::len))
+                    }
+                    Some(Err(_)) => {}
+                    Some(Ok(_)) | None => flow.finish(),
+                }
+                if body.is_end_stream() {
+                    flow.finish();
+                }
+                Poll::Ready(frame.map(|frame| frame.map_err(|_| gone())))
+            }
+            Source::Shared { inflow, next, sent } => {
+                let frame = std::task::ready!(inflow.poll_at(next, cx));
+                if let Some(Ok(frame)) = &frame {
+                    *sent += frame.data_ref().map_or(0, |data| data.len() as u64);
+                }
+                if inflow.total == Some(*sent) && frame.is_some() {
+                    inflow.kept.borrow_mut().ended = true;
+                    inflow.flow.finish();
+                }
+                Poll::Ready(frame)
+            }
+            Source::Copied { frames, left } => Poll::Ready(frames.next().map(|frame| {
+                *left -= frame.len() as u64;
+                Ok(Frame::data(frame))
+            })),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.source {
             Source::Empty => true,
-            Source::Incoming(body) => body.is_end_stream(),
+            Source::Streamed { body, .. } => body.is_end_stream(),
+            Source::Shared { inflow, sent, .. } => inflow.total == Some(*sent),
+            Source::Copied { left, .. } => *left == 0,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.source {
             Source::Empty => SizeHint::with_exact(0),
-            Source::Incoming(body) => body.size_hint(),
+            Source::Streamed { body, .. } => body.size_hint(),
+            Source::Shared { inflow, sent, .. } => {
+                inflow.total.map_or_else(SizeHint::default, |total| {
+                    SizeHint::with_exact(total.saturating_sub(*sent))
+                })
+            }
+            Source::Copied { left, .. } => SizeHint::with_exact(*left),
         }
     }
 }

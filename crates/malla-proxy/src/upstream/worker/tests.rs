@@ -139,6 +139,8 @@ impl Bench {
             host_selection_attempts: 1,
             metadata_match: None,
             high_priority: false,
+            auto_host: false,
+            https: false,
         }
     }
 

@@ -1,0 +1,4 @@
+//! HTTP filters besides the router.
+
+pub mod cors;
+pub mod fault;

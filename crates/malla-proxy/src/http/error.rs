@@ -1,0 +1,379 @@
+//! What can go wrong with a request, and the one place that says what the client gets for it.
+//!
+//! Words, flags and details are Envoy's: people grep for them.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, StatusCode};
+
+use crate::telemetry::flags::Flag;
+use crate::upstream::{ResetKind, SendError, StreamError};
+
+/// Why a request is answered here and not by an upstream.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum ProxyError {
+    /// HTTP/1.0 where it is not accepted.
+    LowVersion,
+    /// No host.
+    MissingHost,
+    /// A host that is none.
+    InvalidHost,
+    /// A target that is not a path.
+    AbsolutePath,
+    /// A path that cannot be normalised.
+    BadPath,
+    /// A header name with an underscore.
+    Underscore,
+    /// More header fields or bytes than allowed.
+    HeadersTooLarge,
+    /// Sent to the normalised path.
+    PathRedirect {
+        /// That path.
+        location: HeaderValue,
+    },
+    /// An upgrade that is not configured.
+    UpgradeRefused,
+    /// No virtual host or route fits.
+    NoRoute,
+    /// The route answers.
+    Direct {
+        /// With this.
+        status: StatusCode,
+        /// And this.
+        body: Bytes,
+    },
+    /// The route sends the client elsewhere.
+    Redirect {
+        /// How.
+        status: StatusCode,
+        /// Where.
+        location: HeaderValue,
+    },
+    /// A route only for servers.
+    NonForwarding,
+    /// RBAC says no; the policy that did, if one matched.
+    Denied {
+        /// Its name.
+        policy: Option<Arc<str>>,
+    },
+    /// An injected abort.
+    FaultAbort {
+        /// HTTP status.
+        status: StatusCode,
+        /// gRPC status, where configured.
+        grpc: Option<u32>,
+    },
+    /// A CORS preflight answered here.
+    Preflight {
+        /// `access-control-*`.
+        headers: Vec<(HeaderName, HeaderValue)>,
+    },
+    /// The route's cluster is not there.
+    NoCluster {
+        /// The route's answer to that.
+        status: StatusCode,
+    },
+    /// The upstream gave no answer.
+    Upstream {
+        /// Why the last try failed.
+        error: SendError,
+        /// There were tries before.
+        retried: bool,
+    },
+    /// The route's timeout.
+    ResponseTimeout {
+        /// The answer the client asked for instead of 504 (`x-envoy-upstream-rq-timeout-alt-response`).
+        alternative: bool,
+    },
+    /// The timeout of one try, and no tries left.
+    PerTryTimeout,
+    /// The request did not come in time.
+    RequestTimeout,
+    /// No progress for too long.
+    IdleTimeout,
+    /// The stream took too long.
+    MaxDuration,
+    /// The upstream stream took too long.
+    UpstreamMaxDuration,
+}
+
+/// What the client gets.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Verdict {
+    /// Status.
+    pub(super) status: StatusCode,
+    /// Flag for the log.
+    pub(super) flag: Option<Flag>,
+    /// `%RESPONSE_CODE_DETAILS%`.
+    pub(super) details: Cow<'static, str>,
+    /// Body.
+    pub(super) body: Bytes,
+    /// Further headers.
+    pub(super) headers: Vec<(HeaderName, HeaderValue)>,
+    /// gRPC status, where it is not what the HTTP status maps to.
+    pub(super) grpc: Option<u32>,
+    /// The connection cannot be used any further.
+    pub(super) close: bool,
+}
+
+impl Verdict {
+    fn new(status: StatusCode, details: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            status,
+            flag: None,
+            details: details.into(),
+            body: Bytes::new(),
+            headers: Vec::new(),
+            grpc: None,
+            close: false,
+        }
+    }
+
+    fn flag(self, flag: Flag) -> Self {
+        Self {
+            flag: Some(flag),
+            ..self
+        }
+    }
+
+    fn body(self, text: &'static str) -> Self {
+        Self {
+            body: Bytes::from_static(text.as_bytes()),
+            ..self
+        }
+    }
+
+    fn closing(self) -> Self {
+        Self {
+            close: true,
+            ..self
+        }
+    }
+}
+
+impl ProxyError {
+    /// Status, flag, details and body of the answer.
+    pub(super) fn verdict(self) -> Verdict {
+        match self {
+            Self::LowVersion => Verdict::new(StatusCode::UPGRADE_REQUIRED, "low_version").closing(),
+            Self::MissingHost => {
+                Verdict::new(StatusCode::BAD_REQUEST, "missing_host_header").closing()
+            }
+            Self::InvalidHost => {
+                Verdict::new(StatusCode::BAD_REQUEST, "invalid_authority").closing()
+            }
+            Self::AbsolutePath => Verdict::new(StatusCode::NOT_FOUND, "absolute_path_rejected"),
+            Self::BadPath => Verdict::new(StatusCode::BAD_REQUEST, "path_normalization_failed"),
+            Self::Underscore => {
+                Verdict::new(StatusCode::BAD_REQUEST, "unexpected_underscore").closing()
+            }
+            Self::HeadersTooLarge => Verdict::new(
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "request_headers_too_large",
+            )
+            .closing(),
+            Self::PathRedirect { location } => Verdict {
+                headers: vec![(http::header::LOCATION, location)],
+                ..Verdict::new(StatusCode::TEMPORARY_REDIRECT, "path_normalization_failed")
+            },
+            Self::UpgradeRefused => Verdict::new(StatusCode::FORBIDDEN, "upgrade_failed"),
+            Self::NoRoute => {
+                Verdict::new(StatusCode::NOT_FOUND, "route_not_found").flag(Flag::NoRouteFound)
+            }
+            Self::Direct { status, body } => Verdict {
+                body,
+                ..Verdict::new(status, "direct_response")
+            },
+            Self::Redirect { status, location } => Verdict {
+                headers: vec![(http::header::LOCATION, location)],
+                ..Verdict::new(status, "direct_response")
+            },
+            Self::NonForwarding => {
+                Verdict::new(StatusCode::INTERNAL_SERVER_ERROR, "direct_response")
+            }
+            Self::Denied { policy } => {
+                let policy = policy
+                    .as_deref()
+                    .unwrap_or("none")
+                    .replace([' ', '\t', '\n', '\r'], "_");
+                let details = format!("rbac_access_denied_matched_policy[{policy}]");
+                Verdict::new(StatusCode::FORBIDDEN, details).body("RBAC: access denied")
+            }
+            Self::FaultAbort { status, grpc } => Verdict {
+                grpc,
+                ..Verdict::new(status, "fault_filter_abort")
+                    .flag(Flag::FaultInjected)
+                    .body("fault filter abort")
+            },
+            Self::Preflight { headers } => Verdict {
+                headers,
+                ..Verdict::new(StatusCode::OK, "cors_response")
+            },
+            Self::NoCluster { status } => {
+                Verdict::new(status, "cluster_not_found").flag(Flag::NoClusterFound)
+            }
+            Self::Upstream { error, retried } => upstream_verdict(&error, retried),
+            Self::ResponseTimeout { alternative } => {
+                let status = if alternative {
+                    StatusCode::NO_CONTENT
+                } else {
+                    StatusCode::GATEWAY_TIMEOUT
+                };
+                let body = if alternative {
+                    ""
+                } else {
+                    "upstream request timeout"
+                };
+                Verdict::new(status, "response_timeout")
+                    .flag(Flag::UpstreamRequestTimeout)
+                    .body(body)
+            }
+            Self::PerTryTimeout => {
+                Verdict::new(StatusCode::GATEWAY_TIMEOUT, "upstream_per_try_timeout")
+                    .flag(Flag::UpstreamRequestTimeout)
+                    .body("upstream request timeout")
+            }
+            Self::RequestTimeout => {
+                Verdict::new(StatusCode::REQUEST_TIMEOUT, "request_overall_timeout")
+                    .body("request timeout")
+                    .closing()
+            }
+            Self::IdleTimeout => Verdict::new(StatusCode::REQUEST_TIMEOUT, "stream_idle_timeout")
+                .flag(Flag::StreamIdleTimeout)
+                .body("stream timeout")
+                .closing(),
+            Self::MaxDuration => Verdict::new(StatusCode::REQUEST_TIMEOUT, "max_duration_timeout")
+                .flag(Flag::DurationTimeout)
+                .body("downstream duration timeout")
+                .closing(),
+            Self::UpstreamMaxDuration => Verdict::new(
+                StatusCode::GATEWAY_TIMEOUT,
+                "upstream_max_stream_duration_reached",
+            )
+            .flag(Flag::UpstreamMaxStreamDurationReached)
+            .body("upstream max stream duration reached"),
+        }
+    }
+}
+
+fn upstream_verdict(error: &SendError, retried: bool) -> Verdict {
+    let (reason, failure, flag) = match error {
+        SendError::NoHealthyHost => {
+            return Verdict::new(StatusCode::SERVICE_UNAVAILABLE, "no_healthy_upstream")
+                .flag(Flag::NoHealthyUpstream)
+                .body("no healthy upstream");
+        }
+        SendError::DropOverload => {
+            return Verdict::new(StatusCode::SERVICE_UNAVAILABLE, "drop_overload")
+                .flag(Flag::DropOverload)
+                .body("drop overload");
+        }
+        SendError::Overflow => ("overflow", "", Flag::UpstreamOverflow),
+        SendError::Connect {
+            reason,
+            timeout: false,
+        } => (
+            "remote connection failure",
+            reason.as_str(),
+            Flag::UpstreamConnectionFailure,
+        ),
+        SendError::Connect {
+            reason,
+            timeout: true,
+        } => (
+            "connection timeout",
+            reason.as_str(),
+            Flag::UpstreamConnectionFailure,
+        ),
+        SendError::Reset(error) => (reset_reason(error), "", reset_flag(error)),
+    };
+    let retried = if retried {
+        "retried and the latest "
+    } else {
+        ""
+    };
+    let mut body = format!(
+        "upstream connect error or disconnect/reset before headers. {retried}reset reason: {reason}"
+    );
+    let mut details = format!(
+        "upstream_reset_before_response_started{{{}",
+        reason.replace(' ', "_")
+    );
+    if !failure.is_empty() {
+        body.push_str(", transport failure reason: ");
+        body.push_str(failure);
+        details.push('|');
+        details.push_str(&failure.replace([' ', '\t', '\n', '\r'], "_"));
+    }
+    details.push('}');
+    let status = match error {
+        SendError::Reset(StreamError {
+            kind: ResetKind::ProtocolError,
+            ..
+        }) => StatusCode::BAD_GATEWAY,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    let mut verdict = Verdict {
+        body: body.into(),
+        ..Verdict::new(status, details)
+    }
+    .flag(flag);
+    if *error == SendError::Overflow {
+        verdict.headers.push((
+            HeaderName::from_static("x-envoy-overloaded"),
+            HeaderValue::from_static("true"),
+        ));
+    }
+    verdict
+}
+
+/// `Http::Utility::resetReasonToString`.
+pub(super) fn reset_reason(error: &StreamError) -> &'static str {
+    match error.kind {
+        ResetKind::Remote => "remote reset",
+        ResetKind::RemoteRefused => "remote refused stream reset",
+        ResetKind::Local | ResetKind::Downstream => "local reset",
+        ResetKind::ConnectionTermination => "connection termination",
+        ResetKind::ProtocolError => "protocol error",
+    }
+}
+
+/// The flag of a reset stream.
+pub(super) fn reset_flag(error: &StreamError) -> Flag {
+    match error.kind {
+        ResetKind::Remote | ResetKind::RemoteRefused => Flag::UpstreamRemoteReset,
+        ResetKind::Local | ResetKind::Downstream => Flag::LocalReset,
+        ResetKind::ConnectionTermination => Flag::UpstreamConnectionTermination,
+        ResetKind::ProtocolError => Flag::UpstreamProtocolError,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ProxyError;
+    use crate::upstream::SendError;
+
+    #[test]
+    fn a_refused_connection_reads_as_in_envoy() {
+        let error = SendError::Connect {
+            reason: "delayed connect error: Connection refused".into(),
+            timeout: false,
+        };
+        let verdict = ProxyError::Upstream {
+            error,
+            retried: true,
+        }
+        .verdict();
+        assert_eq!(
+            verdict.body,
+            "upstream connect error or disconnect/reset before headers. retried and the latest reset reason: remote \
+             connection failure, transport failure reason: delayed connect error: Connection refused"
+        );
+        assert_eq!(
+            verdict.details,
+            "upstream_reset_before_response_started{remote_connection_failure|delayed_connect_error:_Connection_refused}"
+        );
+    }
+}

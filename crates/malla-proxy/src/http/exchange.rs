@@ -1,0 +1,308 @@
+//! One request while it is handled, and the observer that writes its record exactly once.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use http::header::{HeaderValue, SET_COOKIE};
+use http::request::Parts;
+use http::{HeaderMap, Method, Request, StatusCode, Version};
+use hyper::body::Incoming;
+use malla_proxy_config::Snapshot;
+use malla_proxy_config::http_filter::{CorsPolicy, FilterOverride};
+use malla_proxy_config::request::RequestView;
+use malla_proxy_config::route::action::{Action, Forward, Target, WeightedCluster};
+use malla_proxy_config::route::{Route, RouteConfig, VirtualHost};
+use tokio::time::Instant;
+
+use super::body::Flow;
+use super::connection::Context;
+use super::upgrade::Upgrade;
+use crate::telemetry::access_log::{self, Source};
+use crate::telemetry::flags::Flag;
+use crate::telemetry::record::{Captured, Record};
+use crate::upstream::Upstreams;
+
+/// One request while it is handled.
+pub(super) struct Exchange<U: Upstreams> {
+    pub(super) cx: Rc<Context<U>>,
+    pub(super) snapshot: Arc<Snapshot>,
+    pub(super) head: Parts,
+    pub(super) body: Option<Incoming>,
+    pub(super) flow: Rc<Flow>,
+    pub(super) observer: Observer<U>,
+    pub(super) selected: Option<Selected>,
+    /// The origin this is a CORS request from, and the policy that allows it.
+    pub(super) cors: Option<(HeaderValue, Arc<CorsPolicy>)>,
+    pub(super) upgrade: Option<Upgrade>,
+    /// A cookie made for consistent hashing.
+    pub(super) cookie: Option<HeaderValue>,
+    /// Decides fractions of routing for this request.
+    pub(super) random: u64,
+    pub(super) grpc: bool,
+    pub(super) internal: bool,
+}
+
+/// Where routing led.
+#[derive(Debug, Clone)]
+pub(super) struct Selected {
+    pub(super) config: Arc<RouteConfig>,
+    pub(super) vhost: Arc<VirtualHost>,
+    pub(super) route: Arc<Route>,
+    /// Index of the weighted cluster, where there are several.
+    pub(super) weighted: Option<usize>,
+}
+
+impl Selected {
+    /// The forwarding action, if it is one.
+    pub(super) fn forward(&self) -> Option<&Forward> {
+        match &self.route.action {
+            Action::Forward(forward) => Some(forward),
+            Action::Redirect(_) | Action::Direct(_) | Action::NonForwarding => None,
+        }
+    }
+
+    /// The weighted cluster drawn for this request.
+    pub(super) fn weighted(&self) -> Option<&WeightedCluster> {
+        match &self.forward()?.target {
+            Target::Weighted(weighted) => weighted.clusters.get(self.weighted?),
+            Target::Cluster(_) | Target::Header(_) => None,
+        }
+    }
+
+    /// What the most specific level says about a filter.
+    pub(super) fn per_filter(&self, name: &str) -> Option<&FilterOverride> {
+        let weighted = self
+            .weighted()
+            .and_then(|cluster| cluster.per_filter.get(name));
+        weighted
+            .or_else(|| self.route.per_filter.get(name))
+            .or_else(|| self.vhost.per_filter.get(name))
+            .or_else(|| self.config.per_filter.get(name))
+    }
+}
+
+impl<U: Upstreams> Exchange<U> {
+    /// Starts the record and the counters of a request.
+    pub(super) fn begin(cx: Rc<Context<U>>, request: Request<Incoming>) -> Self {
+        let (mut head, body) = request.into_parts();
+        let mut record = Record::begin(
+            Rc::clone(&cx.connection),
+            Some(head.version),
+            Instant::now(),
+            SystemTime::now(),
+        );
+        record.method = Some(head.method.clone());
+        record.path = head.uri.path_and_query().cloned();
+        let flow = Flow::new(Rc::clone(&record.progress));
+        flow.last.set(Some(record.start));
+        let body = (!http_body::Body::is_end_stream(&body)).then_some(body);
+        let upgrade = Upgrade::of(&mut head, &body);
+        if body.is_none() && upgrade.is_none() {
+            record.progress.request_end.set(Some(record.start));
+        }
+        let stats = &cx.manager.stats;
+        stats.downstream_rq_total.inc();
+        stats.downstream_rq_active.inc();
+        match head.version {
+            Version::HTTP_2 => stats.downstream_rq_http2_total.inc(),
+            _ => stats.downstream_rq_http1_total.inc(),
+        }
+        let random = cx.worker.random();
+        Self {
+            snapshot: cx.worker.live.load_full(),
+            observer: Observer {
+                record: Some(Box::new(record)),
+                cx: Rc::clone(&cx),
+            },
+            cx,
+            grpc: malla_proxy_config::route::matcher::is_grpc(&head.headers),
+            head,
+            body,
+            flow,
+            selected: None,
+            cors: None,
+            upgrade,
+            cookie: None,
+            random,
+            internal: false,
+        }
+    }
+
+    /// The request as matchers see it.
+    pub(super) fn view(&self) -> RequestView<'_> {
+        RequestView {
+            method: &self.head.method,
+            path: self
+                .head
+                .uri
+                .path_and_query()
+                .map_or("", |path| path.as_str()),
+            scheme: self.observer.record().scheme,
+            headers: &self.head.headers,
+        }
+    }
+
+    pub(super) fn record(&mut self) -> &mut Record {
+        self.observer.record_mut()
+    }
+
+    /// The request as formats see it while its headers are still here.
+    pub(super) fn source(&self) -> Source<'_> {
+        Source {
+            record: self.observer.record(),
+            environment: &self.cx.worker.process.environment,
+            request: Some(&self.head.headers),
+            response: None,
+        }
+    }
+
+    /// Keeps what logs read of the request headers; call it before they move on.
+    pub(super) fn capture_request(&mut self) {
+        let wants_all = self
+            .selected
+            .as_ref()
+            .is_some_and(response_formats_read_request);
+        let needs = &self.cx.manager.needs.request;
+        let captured = if wants_all {
+            Captured::All(Box::new(self.head.headers.clone()))
+        } else {
+            Captured::of(&self.head.headers, needs)
+        };
+        self.observer.record_mut().request_headers = captured;
+    }
+
+    /// Adds what is said with any answer of ours or of an upstream.
+    pub(super) fn finish_headers(&mut self, headers: &mut HeaderMap) {
+        if let Some(cookie) = self.cookie.take() {
+            headers.append(SET_COOKIE, cookie);
+        }
+        if let Some((origin, policy)) = &self.cors {
+            crate::filter::cors::answer(headers, origin, policy);
+        }
+    }
+
+    pub(super) fn is_head(&self) -> bool {
+        self.head.method == Method::HEAD
+    }
+}
+
+/// True if a response edit on the way may read request headers.
+fn response_formats_read_request(selected: &Selected) -> bool {
+    use malla_proxy_config::headers::{HeaderEdits, HeaderText};
+    let reads = |edits: &HeaderEdits| {
+        edits
+            .add
+            .iter()
+            .any(|add| matches!(add.value, HeaderText::Format(_)))
+    };
+    reads(&selected.config.response_headers)
+        || reads(&selected.vhost.response_headers)
+        || reads(&selected.route.response_headers)
+        || selected
+            .weighted()
+            .is_some_and(|cluster| reads(&cluster.response_headers))
+}
+
+/// Owns the record of a request; writes it once, at the end or, if the client goes, when it is dropped.
+pub(super) struct Observer<U: Upstreams> {
+    record: Option<Box<Record>>,
+    cx: Rc<Context<U>>,
+}
+
+impl<U: Upstreams> Observer<U> {
+    pub(super) fn new(record: Record, cx: Rc<Context<U>>) -> Self {
+        Self {
+            record: Some(Box::new(record)),
+            cx,
+        }
+    }
+
+    /// What the manager's logs read.
+    pub(super) fn needs(&self) -> &access_log::Needs {
+        &self.cx.manager.needs
+    }
+
+    pub(super) fn record(&self) -> &Record {
+        self.record
+            .as_deref()
+            .expect("only `finish` and `drop` take the record, and both end the observer")
+    }
+
+    pub(super) fn record_mut(&mut self) -> &mut Record {
+        self.record
+            .as_deref_mut()
+            .expect("only `finish` and `drop` take the record, and both end the observer")
+    }
+
+    /// Moves the record into another owner; this one writes nothing any more.
+    pub(super) fn hand_over(&mut self) -> Self {
+        Self {
+            record: self.record.take(),
+            cx: Rc::clone(&self.cx),
+        }
+    }
+
+    /// Writes the record: the request is over.
+    pub(super) fn finish(mut self) {
+        if let Some(record) = self.record.take() {
+            self.observe(*record);
+        }
+    }
+
+    fn observe(&self, mut record: Record) {
+        record.end = Some(Instant::now());
+        let stats = &self.cx.manager.stats;
+        stats.downstream_rq_active.dec();
+        stats.downstream_rq_completed.inc();
+        match record.status.map_or(0, |status| status.as_u16() / 100) {
+            1 => stats.downstream_rq_1xx.inc(),
+            2 => stats.downstream_rq_2xx.inc(),
+            3 => stats.downstream_rq_3xx.inc(),
+            4 => stats.downstream_rq_4xx.inc(),
+            5 => stats.downstream_rq_5xx.inc(),
+            _ => {}
+        }
+        self.cx.stream_ended();
+        let logs = &self.cx.manager.config.access_logs;
+        if logs.is_empty() {
+            return;
+        }
+        let source = access_log::source(&record, &self.cx.worker.process.environment);
+        let mut rng = self.cx.worker.rng.borrow_mut();
+        for log in logs {
+            self.cx.worker.logs.append(&log.sink, |out| {
+                access_log::write(log, &source, &mut rng, out);
+            });
+        }
+    }
+}
+
+impl<U: Upstreams> Drop for Observer<U> {
+    fn drop(&mut self) {
+        let Some(mut record) = self.record.take() else {
+            return;
+        };
+        // Nobody finished it: hyper dropped the request or its answer because the client went away.
+        let (flag, details) = if record.protocol == Some(Version::HTTP_2) && !self.cx.is_closing() {
+            (Flag::DownstreamRemoteReset, "http2.remote_reset")
+        } else {
+            (
+                Flag::DownstreamConnectionTermination,
+                "downstream_remote_disconnect",
+            )
+        };
+        record.flags.set(flag);
+        record.details = Some(details.into());
+        self.cx.manager.stats.downstream_rq_rx_reset.inc();
+        self.observe(*record);
+    }
+}
+
+/// Status classes that have no body whatever the headers say (RFC 9110 §6.4.1).
+pub(super) fn has_no_body(method: &Method, status: StatusCode) -> bool {
+    method == Method::HEAD
+        || status.is_informational()
+        || status == StatusCode::NO_CONTENT
+        || status == StatusCode::NOT_MODIFIED
+}

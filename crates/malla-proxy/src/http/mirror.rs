@@ -1,0 +1,153 @@
+//! Copies of requests that go to another cluster, and whose answers nobody reads.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::header::{self, HeaderName, HeaderValue};
+use http::request::Parts;
+use http::{HeaderMap, Method, Request, Uri, Version};
+use http_body_util::BodyExt;
+use malla_proxy_config::Snapshot;
+use malla_proxy_config::route::action::Mirror;
+use tracing::Span;
+
+use super::body::{Flow, Inflow, RequestBody};
+use super::connection::Context;
+use super::exchange::Exchange;
+use super::hash;
+use crate::upstream::{Attempt, Choice, ClusterHandle, Upstreams};
+
+/// The head of a copy.
+struct Copy {
+    method: Method,
+    uri: Uri,
+    version: Version,
+    headers: HeaderMap,
+}
+
+/// Starts the mirrors of a request; each goes once the whole request has come, and is given up if it is too long to
+/// keep.
+pub(super) fn start<U: Upstreams>(
+    x: &Exchange<U>,
+    mirrors: &[Mirror],
+    inflow: Option<&Rc<Inflow>>,
+) {
+    for mirror in mirrors {
+        if !mirror.fraction.hit(x.cx.worker.random()) {
+            continue;
+        }
+        let cluster: Arc<str> = match &mirror.cluster {
+            Ok(name) => Arc::clone(name),
+            Err(header) => match hash::cluster_name(&x.view(), header) {
+                Some(name) => name.into(),
+                None => continue,
+            },
+        };
+        let copy = copy_of(&x.head, mirror);
+        let one = send(
+            Rc::clone(&x.cx),
+            Arc::clone(&x.snapshot),
+            cluster,
+            copy,
+            inflow.cloned(),
+            Rc::clone(&x.flow),
+            x.observer.record().scheme == "https",
+        );
+        x.cx.worker.tasks.spawn_local(Span::none(), one);
+    }
+}
+
+fn copy_of(head: &Parts, mirror: &Mirror) -> Copy {
+    let mut headers = head.headers.clone();
+    let host = headers
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok());
+    let host = match (&mirror.host, host) {
+        (Some(host), _) => Some(host.clone()),
+        (None, Some(host)) if mirror.shadow_suffix => HeaderValue::from_str(&shadow(host)).ok(),
+        (None, _) => None,
+    };
+    if let Some(host) = host {
+        headers.insert(header::HOST, host);
+    }
+    headers.insert(
+        HeaderName::from_static("x-envoy-internal"),
+        HeaderValue::from_static("true"),
+    );
+    Copy {
+        method: head.method.clone(),
+        uri: head.uri.clone(),
+        version: head.version,
+        headers,
+    }
+}
+
+/// `-shadow` goes before the port.
+fn shadow(host: &str) -> String {
+    let bare = malla_proxy_config::route::without_port(host);
+    let port = host.get(bare.len()..).unwrap_or("");
+    format!("{bare}-shadow{port}")
+}
+
+async fn send<U: Upstreams>(
+    cx: Rc<Context<U>>,
+    snapshot: Arc<Snapshot>,
+    cluster: Arc<str>,
+    copy: Copy,
+    inflow: Option<Rc<Inflow>>,
+    flow: Rc<Flow>,
+    https: bool,
+) {
+    let body = match inflow {
+        None => RequestBody::empty(),
+        Some(inflow) => {
+            flow.end().await;
+            match inflow.copy() {
+                Some(body) => body,
+                None => return tracing::debug!(%cluster, "a mirrored request was too long to keep"),
+            }
+        }
+    };
+    let Some(handle) = cx.worker.upstreams.cluster(&snapshot, &cluster) else {
+        return;
+    };
+    let mut request = Request::new(body);
+    *request.method_mut() = copy.method;
+    *request.uri_mut() = copy.uri;
+    *request.version_mut() = copy.version;
+    *request.headers_mut() = copy.headers;
+    let choice = Choice {
+        connection: &cx.connection,
+        hash: None,
+        tried: &[],
+        avoid_tried: false,
+        avoid_priorities: None,
+        host_selection_attempts: 1,
+        metadata_match: None,
+        high_priority: false,
+        auto_host: false,
+        https,
+    };
+    let stats = Arc::clone(handle.stats());
+    stats.upstream_rq_total.inc();
+    match handle.send(request, &choice, &mut Attempt::default()).await {
+        Ok(response) => {
+            super::send::count_response(&stats, response.status());
+            let mut body = std::pin::pin!(response.into_body());
+            // Read to its end, so that the connection can be used again.
+            while let Some(Ok(_)) = body.frame().await {}
+        }
+        Err(error) => tracing::debug!(%cluster, %error, "a mirrored request failed"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shadow;
+
+    #[test]
+    fn the_suffix_goes_before_the_port() {
+        assert_eq!(shadow("a.b:80"), "a.b-shadow:80");
+        assert_eq!(shadow("a.b"), "a.b-shadow");
+    }
+}

@@ -1,0 +1,283 @@
+//! What goes back: the body on its way to the client, its timeouts, and the end of the request's record.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context as Task, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Version;
+use http_body::{Body, Frame, SizeHint};
+use malla_proxy_config::request::text;
+use tokio::time::{Instant, Sleep};
+
+use super::body::Flow;
+use super::error::{reset_flag, reset_reason};
+use super::exchange::Observer;
+use crate::telemetry::flags::Flag;
+use crate::telemetry::record::Captured;
+use crate::upstream::{ClusterHandle, ResetKind, StreamError, Upstreams};
+
+/// The body type of a worker's upstream responses.
+pub(super) type BodyOf<U> = <<U as Upstreams>::Handle as ClusterHandle>::Body;
+
+/// A response body as the codec sends it; ends the request's record.
+pub(super) struct ResponseBody<U: Upstreams> {
+    inner: Inner<BodyOf<U>>,
+    /// `None` once the record is written.
+    observer: Option<Observer<U>>,
+    flow: Rc<Flow>,
+    /// Bytes still to come, where the length is known.
+    left: Option<u64>,
+    limits: Limits,
+    timer: Option<Pin<Box<Sleep>>>,
+    /// HTTP/1 clients get trailers only where configured.
+    trailers: bool,
+}
+
+enum Inner<B> {
+    Full(Bytes),
+    Upstream(B),
+}
+
+/// When a response that does not end is given up.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Limits {
+    /// Without a byte for so long.
+    pub(super) idle: Option<Duration>,
+    /// The route's timeout, already a moment.
+    pub(super) response: Option<Instant>,
+    /// The longest a stream may take, already a moment.
+    pub(super) stream: Option<Instant>,
+    /// The same by the cluster's settings.
+    pub(super) upstream: Option<Instant>,
+}
+
+impl<U: Upstreams> ResponseBody<U> {
+    /// A body made here.
+    pub(super) fn full(bytes: Bytes, observer: Observer<U>, flow: Rc<Flow>) -> Self {
+        let left = Some(bytes.len() as u64);
+        Self {
+            inner: Inner::Full(bytes),
+            observer: Some(observer),
+            flow,
+            left,
+            limits: Limits::default(),
+            timer: None,
+            trailers: false,
+        }
+    }
+
+    /// No body, and nobody's record: the tunnel that follows writes it.
+    pub(super) fn tunnelled(flow: Rc<Flow>) -> Self {
+        Self {
+            inner: Inner::Full(Bytes::new()),
+            observer: None,
+            flow,
+            left: Some(0),
+            limits: Limits::default(),
+            timer: None,
+            trailers: false,
+        }
+    }
+
+    /// An upstream's body; `no_body` says that none may follow whatever its headers say.
+    pub(super) fn upstream(
+        body: BodyOf<U>,
+        observer: Observer<U>,
+        flow: Rc<Flow>,
+        limits: Limits,
+        no_body: bool,
+        trailers: bool,
+    ) -> Self {
+        let left = if no_body {
+            Some(0)
+        } else {
+            body.size_hint().exact()
+        };
+        Self {
+            inner: Inner::Upstream(body),
+            observer: Some(observer),
+            flow,
+            left,
+            limits,
+            timer: None,
+            trailers,
+        }
+    }
+
+    fn sent(&mut self, bytes: usize) {
+        self.flow.touch();
+        if let Some(observer) = &mut self.observer {
+            let record = observer.record_mut();
+            record.bytes_sent += bytes as u64;
+            record.first_byte_sent.get_or_insert_with(Instant::now);
+        }
+        if let Some(left) = &mut self.left {
+            *left = left.saturating_sub(bytes as u64);
+        }
+    }
+
+    fn finish(&mut self) {
+        if let Some(observer) = self.observer.take() {
+            observer.finish();
+        }
+    }
+
+    fn fail(&mut self, flag: Flag, details: String) {
+        if let Some(mut observer) = self.observer.take() {
+            let record = observer.record_mut();
+            record.flags.set(flag);
+            record.details = Some(details.into());
+            observer.finish();
+        }
+    }
+
+    /// The moment the response is given up if nothing comes until then, and why.
+    fn deadline(&self) -> Option<(Instant, Flag, &'static str)> {
+        let last = self.flow.last.get();
+        let idle = self
+            .limits
+            .idle
+            .zip(last)
+            .map(|(idle, last)| (last + idle, Flag::StreamIdleTimeout, "stream_idle_timeout"));
+        let response = self
+            .limits
+            .response
+            .map(|at| (at, Flag::UpstreamRequestTimeout, "response_timeout"));
+        let stream = self
+            .limits
+            .stream
+            .map(|at| (at, Flag::DurationTimeout, "max_duration_timeout"));
+        let upstream = self.limits.upstream.map(|at| {
+            (
+                at,
+                Flag::UpstreamMaxStreamDurationReached,
+                "upstream_max_stream_duration_reached",
+            )
+        });
+        [response, stream, upstream, idle]
+            .into_iter()
+            .flatten()
+            .min_by_key(|(at, ..)| *at)
+    }
+
+    /// Waits for the deadline beside the upstream; ready when it has passed.
+    fn poll_deadline(&mut self, cx: &mut Task<'_>) -> Poll<(Flag, &'static str)> {
+        loop {
+            let Some((at, flag, details)) = self.deadline() else {
+                return Poll::Pending;
+            };
+            if Instant::now() >= at {
+                return Poll::Ready((flag, details));
+            }
+            let timer = self
+                .timer
+                .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
+            if timer.deadline() != at {
+                timer.as_mut().reset(at);
+            }
+            std::task::ready!(timer.as_mut().poll(cx));
+        }
+    }
+
+    fn note_trailers(&mut self, frame: &Frame<Bytes>) {
+        let (Some(trailers), Some(observer)) = (frame.trailers_ref(), &mut self.observer) else {
+            return;
+        };
+        let names = observer.needs().trailers.as_slice();
+        let captured = Captured::of(trailers, names);
+        let record = observer.record_mut();
+        record.trailers = captured;
+        if let Some(status) = trailers
+            .get("grpc-status")
+            .and_then(|status| text(status).parse().ok())
+        {
+            record.grpc_status = Some(status);
+        }
+    }
+}
+
+impl<U: Upstreams> Body for ResponseBody<U> {
+    type Data = Bytes;
+    type Error = StreamError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Task<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
+        let this = self.get_mut();
+        let polled = match &mut this.inner {
+            Inner::Full(bytes) => {
+                let bytes = std::mem::take(bytes);
+                Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
+            }
+            Inner::Upstream(body) => Pin::new(body).poll_frame(cx),
+        };
+        match polled {
+            Poll::Pending => match this.poll_deadline(cx) {
+                Poll::Pending => Poll::Pending,
+                Poll::Ready((flag, details)) => {
+                    this.fail(flag, details.to_owned());
+                    Poll::Ready(Some(Err(StreamError {
+                        kind: ResetKind::Local,
+                        before_request: false,
+                    })))
+                }
+            },
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(data) = frame.data_ref() {
+                    this.sent(data.len());
+                } else {
+                    this.note_trailers(&frame);
+                    if !this.trailers {
+                        this.finish();
+                        return Poll::Ready(None);
+                    }
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => {
+                let reason = reset_reason(&error).replace(' ', "_");
+                this.fail(
+                    reset_flag(&error),
+                    format!("upstream_reset_after_response_started{{{reason}}}"),
+                );
+                Poll::Ready(Some(Err(error)))
+            }
+            Poll::Ready(None) => {
+                this.finish();
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.inner {
+            Inner::Full(bytes) => bytes.is_empty(),
+            Inner::Upstream(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.inner {
+            Inner::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Inner::Upstream(body) => body.size_hint(),
+        }
+    }
+}
+
+impl<U: Upstreams> Drop for ResponseBody<U> {
+    fn drop(&mut self) {
+        // The codec drops a body without asking for its end when it knows that there is nothing more.
+        if self.left == Some(0) || self.is_end_stream() {
+            self.finish();
+        }
+    }
+}
+
+/// True if a client of this version can take trailers.
+pub(super) fn takes_trailers(version: Version, enabled_on_http1: bool) -> bool {
+    version == Version::HTTP_2 || enabled_on_http1
+}

@@ -1,0 +1,120 @@
+//! What HTTP handling keeps: for the process, for a worker, for each connection manager.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use malla_proxy_config::http_manager::HttpManager;
+use malla_runtime::drain::DrainWatch;
+
+use crate::balance::Rng64;
+use crate::live::Live;
+use crate::telemetry::access_log::{Environment, Needs};
+use crate::telemetry::log_writer::WorkerLogs;
+use crate::telemetry::stats::{HttpStats, WorkerStats};
+use crate::upstream::Upstreams;
+
+/// The same for the whole process.
+#[derive(Debug, Clone)]
+pub struct Process {
+    /// For formats.
+    pub environment: Environment,
+    /// Stands for the client in `x-forwarded-for` when the client is on this host (Envoy's local address).
+    pub local_address: Option<IpAddr>,
+}
+
+impl Process {
+    /// With the first address of this host that is not a loopback one.
+    pub fn new(environment: Environment) -> Self {
+        Self {
+            environment,
+            local_address: first_address(),
+        }
+    }
+}
+
+fn first_address() -> Option<IpAddr> {
+    let addresses = nix::ifaddrs::getifaddrs().ok()?;
+    addresses
+        .filter_map(|interface| {
+            let address = interface.address?;
+            address
+                .as_sockaddr_in()
+                .map(|address| IpAddr::V4(address.ip()))
+        })
+        .find(|address| !address.is_loopback())
+}
+
+/// One worker's HTTP handling.
+#[derive(Debug)]
+pub struct HttpWorker<U> {
+    pub(super) live: Live,
+    pub(super) upstreams: U,
+    pub(super) logs: WorkerLogs,
+    pub(super) process: Arc<Process>,
+    pub(super) tasks: DrainWatch,
+    pub(super) rng: RefCell<Rng64>,
+    stats: WorkerStats,
+    managers: RefCell<HashMap<usize, Rc<Manager>>>,
+}
+
+/// One connection manager as this worker serves it.
+#[derive(Debug)]
+pub struct Manager {
+    pub(super) config: Arc<HttpManager>,
+    pub(super) stats: Arc<HttpStats>,
+    /// Headers its logs read.
+    pub(super) needs: Needs,
+    /// Faults under way in this worker.
+    pub(super) active_faults: Cell<u64>,
+}
+
+impl<U: Upstreams> HttpWorker<U> {
+    /// `tasks` owns what outlives a request: mirrors and tunnels.
+    pub fn new(
+        live: Live,
+        upstreams: U,
+        stats: WorkerStats,
+        logs: WorkerLogs,
+        process: Arc<Process>,
+        tasks: DrainWatch,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            live,
+            upstreams,
+            logs,
+            process,
+            tasks,
+            rng: RefCell::new(Rng64::seeded(rand::random())),
+            stats,
+            managers: RefCell::default(),
+        })
+    }
+
+    /// The worker's side of a manager.
+    pub(super) fn manager(&self, config: &Arc<HttpManager>) -> Rc<Manager> {
+        let key = Arc::as_ptr(config) as usize;
+        let mut managers = self.managers.borrow_mut();
+        if let Some(manager) = managers.get(&key) {
+            return Rc::clone(manager);
+        }
+        // Managers of listeners that are gone: nothing but this table holds them.
+        managers.retain(|_, manager| {
+            Arc::strong_count(&manager.config) > 1 || Rc::strong_count(manager) > 1
+        });
+        let manager = Rc::new(Manager {
+            stats: self.stats.http(&config.stat_prefix),
+            needs: Needs::of(config.access_logs.iter().map(|log| &**log)),
+            active_faults: Cell::new(0),
+            config: Arc::clone(config),
+        });
+        managers.insert(key, Rc::clone(&manager));
+        manager
+    }
+
+    pub(super) fn random(&self) -> u64 {
+        self.rng.borrow_mut().next()
+    }
+}

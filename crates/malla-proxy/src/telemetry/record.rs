@@ -1,0 +1,198 @@
+//! Everything known about one request when its log line is written.
+//!
+//! Invariant: filled while the request goes, read by formats at any time; what is not known (yet) is `None`.
+
+use std::borrow::Cow;
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
+use malla_proxy_config::cluster::Cluster;
+use malla_proxy_config::route::Route;
+use smallvec::SmallVec;
+use tokio::time::Instant;
+
+use super::flags::Flags;
+use crate::connection::Connection;
+use crate::upstream::Attempt;
+
+/// One request and its answer.
+#[derive(Debug)]
+pub struct Record {
+    /// The connection it came on.
+    pub connection: Rc<Connection>,
+    /// When its head was there.
+    pub start: Instant,
+    /// The same moment by the wall clock.
+    pub start_wall: SystemTime,
+    /// Protocol spoken downstream; `None` for plain TCP.
+    pub protocol: Option<Version>,
+    /// Method; `None` if the head could not be read.
+    pub method: Option<Method>,
+    /// Path and query as they go upstream.
+    pub path: Option<PathAndQuery>,
+    /// As they came, where rewritten (`x-envoy-original-path`).
+    pub original_path: Option<PathAndQuery>,
+    /// `http` or `https`.
+    pub scheme: &'static str,
+    /// The client's address, `x-forwarded-for` taken into account.
+    pub remote: SocketAddr,
+    /// Request headers as they go upstream, as far as some format asks for them.
+    pub request_headers: Captured,
+    /// Response headers as they go downstream, likewise.
+    pub response_headers: Captured,
+    /// Response trailers, likewise.
+    pub trailers: Captured,
+    /// What both bodies have come to.
+    pub progress: Rc<Progress>,
+    /// Status sent; `None` if none was.
+    pub status: Option<StatusCode>,
+    /// `%RESPONSE_CODE_DETAILS%`.
+    pub details: Option<Cow<'static, str>>,
+    /// `%CONNECTION_TERMINATION_DETAILS%`.
+    pub termination: Option<Cow<'static, str>>,
+    /// What went wrong.
+    pub flags: Flags,
+    /// The route, once selected.
+    pub route: Option<Arc<Route>>,
+    /// The cluster, once selected.
+    pub cluster: Option<Arc<Cluster>>,
+    /// Its name where there is no such cluster.
+    pub cluster_name: Option<Arc<str>>,
+    /// The last try.
+    pub attempt: Attempt,
+    /// Number of tries; 0 if none was made.
+    pub attempts: u32,
+    /// Protocol spoken upstream.
+    pub upstream_protocol: Option<Version>,
+    /// `grpc-status` of the answer.
+    pub grpc_status: Option<u32>,
+    /// Body bytes sent downstream.
+    pub bytes_sent: u64,
+    /// When the first byte went downstream.
+    pub first_byte_sent: Option<Instant>,
+    /// When all was over.
+    pub end: Option<Instant>,
+}
+
+/// What the bodies have come to; shared with the body that travels upstream.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Request body bytes received.
+    pub received: Cell<u64>,
+    /// When the last byte of the request came.
+    pub request_end: Cell<Option<Instant>>,
+}
+
+/// Header fields kept for formats after the message has moved on.
+#[derive(Debug, Clone, Default)]
+pub enum Captured {
+    /// Nothing was kept.
+    #[default]
+    None,
+    /// Those some format names.
+    Some(SmallVec<[(HeaderName, HeaderValue); 6]>),
+    /// All.
+    All(Box<HeaderMap>),
+}
+
+impl Captured {
+    /// Keeps the named fields.
+    pub fn of(headers: &HeaderMap, names: &[HeaderName]) -> Self {
+        if names.is_empty() {
+            return Self::None;
+        }
+        let mut out = SmallVec::new();
+        for name in names {
+            for value in headers.get_all(name) {
+                out.push((name.clone(), value.clone()));
+            }
+        }
+        Self::Some(out)
+    }
+
+    /// The value of a field; several are joined by commas.
+    pub fn get(&self, name: &HeaderName) -> Option<Cow<'_, [u8]>> {
+        match self {
+            Self::None => None,
+            Self::Some(fields) => join(
+                fields
+                    .iter()
+                    .filter(|(field, _)| field == name)
+                    .map(|(_, value)| value.as_bytes()),
+            ),
+            Self::All(headers) => join(headers.get_all(name).iter().map(HeaderValue::as_bytes)),
+        }
+    }
+}
+
+fn join<'a>(mut values: impl Iterator<Item = &'a [u8]>) -> Option<Cow<'a, [u8]>> {
+    let mut out = Cow::Borrowed(values.next()?);
+    for more in values {
+        let all = out.to_mut();
+        all.push(b',');
+        all.extend_from_slice(more);
+    }
+    Some(out)
+}
+
+impl Record {
+    /// A record of a request on `connection` that starts now.
+    pub fn begin(
+        connection: Rc<Connection>,
+        protocol: Option<Version>,
+        now: Instant,
+        wall: SystemTime,
+    ) -> Self {
+        Self {
+            start: now,
+            start_wall: wall,
+            protocol,
+            method: None,
+            path: None,
+            original_path: None,
+            scheme: if connection.tls.is_some() {
+                "https"
+            } else {
+                "http"
+            },
+            remote: connection.remote,
+            connection,
+            request_headers: Captured::None,
+            response_headers: Captured::None,
+            trailers: Captured::None,
+            progress: Rc::default(),
+            status: None,
+            details: None,
+            termination: None,
+            flags: Flags::default(),
+            route: None,
+            cluster: None,
+            cluster_name: None,
+            attempt: Attempt::default(),
+            attempts: 0,
+            upstream_protocol: None,
+            grpc_status: None,
+            bytes_sent: 0,
+            first_byte_sent: None,
+            end: None,
+        }
+    }
+
+    /// Host and port of the request.
+    pub fn authority(&self) -> Option<Cow<'_, [u8]>> {
+        self.request_headers.get(&header::HOST)
+    }
+
+    /// Name of the route, if one was selected and has one.
+    pub fn route_name(&self) -> Option<&str> {
+        self.route
+            .as_ref()
+            .map(|route| &*route.name)
+            .filter(|name| !name.is_empty())
+    }
+}
