@@ -1,0 +1,228 @@
+//! The agent's HTTP port.
+//!
+//! | path | answer |
+//! |---|---|
+//! | `/healthz/ready` | 200 when the proxy can serve, 503 with what is missing |
+//! | `/stats/prometheus`, `/metrics` | the metrics of proxy, agent and application as one text |
+//! | `/app-health/CONTAINER/PROBE` | the application's own probe, called past the capture |
+//! | `/quitquitquit` (POST) | ends proxy and agent, after draining |
+//!
+//! `/quitquitquit` is for jobs, whose pods end only when the sidecar does; like Istio's it is
+//! answered on the loopback only.
+
+mod probe;
+
+pub use probe::{HttpGet, HttpHeader, Probe, TcpSocket};
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use malla_runtime::metrics::{CONTENT_TYPE, Registry};
+use malla_runtime::ready::Readiness;
+use malla_runtime::task::TaskSet;
+use rustls::crypto::CryptoProvider;
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, Semaphore};
+use tracing::Span;
+
+use crate::http::{Call, successful};
+use crate::settings::{AppMetrics, Settings};
+
+/// Connections at a time; probes and a scraper or two need a handful.
+const MAX_CONNECTIONS: usize = 64;
+
+/// A client that sends no head within this time is cut off.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The proxy, as this port sees it.
+pub trait Proxy: Send + Sync {
+    /// Whether it can serve; otherwise what is missing.
+    fn ready(&self) -> BoxFuture<'_, Result<(), String>>;
+
+    /// Its metrics in Prometheus' text format.
+    fn metrics(&self) -> BoxFuture<'_, Result<String, String>>;
+}
+
+/// What the port answers with.
+pub struct Status {
+    proxy: Arc<dyn Proxy>,
+    readiness: Readiness,
+    registry: Registry,
+    probes: BTreeMap<String, Probe>,
+    app_metrics: Option<AppMetrics>,
+    address: IpAddr,
+    provider: Arc<CryptoProvider>,
+    quit: Notify,
+}
+
+impl std::fmt::Debug for Status {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Status")
+            .field("readiness", &self.readiness)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Status {
+    #[must_use]
+    pub fn new(
+        settings: &Settings,
+        proxy: Arc<dyn Proxy>,
+        readiness: Readiness,
+        registry: Registry,
+        provider: Arc<CryptoProvider>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            proxy,
+            readiness,
+            registry,
+            probes: settings.probes.clone(),
+            app_metrics: settings.app_metrics.clone(),
+            address: settings.address,
+            provider,
+            quit: Notify::new(),
+        })
+    }
+
+    /// Completes when someone asked for the end.
+    pub async fn quit(&self) {
+        self.quit.notified().await;
+    }
+
+    /// Whether traffic may be sent to the proxy; otherwise what is missing.
+    ///
+    /// # Errors
+    /// The reason, for the probe's answer.
+    pub async fn ready(&self) -> Result<(), String> {
+        let answer = self.readiness.answer();
+        if answer.status != 200 {
+            return Err(answer.body);
+        }
+        let ready = self.proxy.ready().await;
+        ready.map_err(|missing| format!("not ready, the proxy: {missing}\n"))
+    }
+
+    /// Everything there is to scrape. What cannot be had is left out, and the scrape succeeds: the
+    /// other parts are no less true.
+    pub async fn metrics(&self) -> String {
+        let mut text = self.registry.render();
+        match self.proxy.metrics().await {
+            Ok(metrics) => append(&mut text, &metrics),
+            Err(reason) => tracing::debug!(reason, "no metrics of the proxy"),
+        }
+        match self.app_metrics().await {
+            Ok(metrics) => append(&mut text, &metrics),
+            Err(reason) => tracing::debug!(reason, "no metrics of the application"),
+        }
+        text
+    }
+
+    async fn app_metrics(&self) -> Result<String, String> {
+        let Some(AppMetrics { port, path }) = &self.app_metrics else {
+            return Ok(String::new());
+        };
+        let address = SocketAddr::new(self.address, *port);
+        let mut call = Call::new(address, Method::GET, path);
+        call.headers = vec![("accept", "text/plain;version=0.0.4")];
+        call.past_capture = true;
+        let body = successful(call.send().await?)?;
+        Ok(String::from_utf8_lossy(&body).into_owned())
+    }
+
+    async fn answer(&self, request: &Request<Incoming>, peer: SocketAddr) -> Response<Full<Bytes>> {
+        let path = request.uri().path();
+        match (request.method(), path) {
+            (&Method::GET | &Method::HEAD, "/healthz/ready") => match self.ready().await {
+                Ok(()) => text(StatusCode::OK, "ready\n"),
+                Err(missing) => text(StatusCode::SERVICE_UNAVAILABLE, missing),
+            },
+            (&Method::GET, "/stats/prometheus" | "/metrics") => {
+                let mut answer = text(StatusCode::OK, self.metrics().await);
+                let kind = http::HeaderValue::from_static(CONTENT_TYPE);
+                answer
+                    .headers_mut()
+                    .insert(http::header::CONTENT_TYPE, kind);
+                answer
+            }
+            (&Method::POST, "/quitquitquit") => {
+                if !peer.ip().to_canonical().is_loopback() {
+                    return text(StatusCode::FORBIDDEN, "only from inside of the pod\n");
+                }
+                self.quit.notify_one();
+                text(StatusCode::OK, "ending\n")
+            }
+            (_, "/quitquitquit") => text(StatusCode::METHOD_NOT_ALLOWED, "expected POST\n"),
+            (_, path) => match self.probes.get(path) {
+                Some(probe) => match probe.call(self.address, &self.provider).await {
+                    Ok(status) => text(status, ""),
+                    Err(reason) => text(StatusCode::INTERNAL_SERVER_ERROR, reason + "\n"),
+                },
+                None => text(StatusCode::NOT_FOUND, "no such path\n"),
+            },
+        }
+    }
+}
+
+fn append(text: &mut String, more: &str) {
+    if !text.is_empty() && !text.ends_with('\n') {
+        text.push('\n');
+    }
+    // OpenMetrics ends with a mark that must not stand in the middle.
+    text.push_str(more.trim_end().strip_suffix("# EOF").unwrap_or(more));
+}
+
+fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut answer = Response::new(Full::new(body.into()));
+    *answer.status_mut() = status;
+    let kind = http::HeaderValue::from_static("text/plain; charset=utf-8");
+    answer
+        .headers_mut()
+        .insert(http::header::CONTENT_TYPE, kind);
+    answer
+}
+
+/// Answers on `listener` until it is dropped.
+pub async fn serve(listener: TcpListener, status: Arc<Status>) {
+    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut connections = TaskSet::new();
+    loop {
+        let Ok(slot) = slots.clone().acquire_owned().await else {
+            return;
+        };
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection on the agent's port");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let status = status.clone();
+        connections.spawn(Span::current(), async move {
+            let _slot = slot;
+            let service = service_fn(|request: Request<Incoming>| {
+                let status = &status;
+                async move { Ok::<_, Infallible>(status.answer(&request, peer).await) }
+            });
+            let served = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_TIMEOUT)
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
+            if let Err(error) = served {
+                tracing::debug!(%peer, %error, "a connection to the agent's port ended badly");
+            }
+        });
+    }
+}
