@@ -87,34 +87,55 @@ pub(crate) fn server_socket(context: &DownstreamTlsContext) -> TransportSocket {
     }
 }
 
+/// What is within TLS, as far as a cluster's port says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Within {
+    Http1,
+    Http2,
+    /// Bytes, or something to be found out.
+    Anything,
+}
+
+impl Within {
+    /// What Istio's per-stream `alpn` filter would offer; it is not in a plain Envoy, and where the
+    /// port says what is spoken it is not needed.
+    const fn mesh_alpn(self) -> &'static [&'static str] {
+        match self {
+            Self::Http1 => &["istio-http/1.1", ISTIO_ALPN, "http/1.1"],
+            Self::Http2 => &["istio-h2", ISTIO_ALPN, "h2"],
+            Self::Anything => &[ISTIO_ALPN],
+        }
+    }
+}
+
 /// Calls within the mesh: the workload's certificate, and a server that is one of `sans`
 /// (anybody of the mesh, where none is known).
-pub(crate) fn mesh_client(sni: &str, http2: bool, sans: &BTreeSet<String>) -> UpstreamTlsContext {
-    let alpn: &[&str] = if http2 {
-        &[ISTIO_ALPN, "h2"]
-    } else {
-        &[ISTIO_ALPN]
-    };
+pub(crate) fn mesh_client(
+    sni: &str,
+    within: Within,
+    sans: &BTreeSet<String>,
+) -> UpstreamTlsContext {
+    let sans = sans.iter().map(|san| uri(MatchPattern::Exact(san.clone())));
     UpstreamTlsContext {
         common_tls_context: Some(CommonTlsContext {
             tls_params: Some(protocol_versions(
                 Some(TlsVersion::V1_2),
                 Some(TlsVersion::V1_3),
             )),
-            ..workload_context(
-                alpn,
-                sans.iter()
-                    .map(|san| uri(MatchPattern::Exact(san.clone())))
-                    .collect(),
-            )
+            ..workload_context(within.mesh_alpn(), sans.collect())
         }),
         sni: sni.to_owned(),
         ..UpstreamTlsContext::default()
     }
 }
 
-/// Calls from within the mesh; the client's certificate is required.
-pub(crate) fn mesh_server(mesh: &Mesh) -> DownstreamTlsContext {
+/// Calls from within the mesh, to HTTP or to bytes; the client's certificate is required.
+pub(crate) fn mesh_server(mesh: &Mesh, http: bool) -> DownstreamTlsContext {
+    let alpn: &[&str] = if http {
+        &["h2", "http/1.1"]
+    } else {
+        &[ISTIO_ALPN]
+    };
     let domains = trust_domains(mesh)
         .map(|domain| uri(MatchPattern::Prefix(format!("spiffe://{domain}/"))))
         .collect();
@@ -124,7 +145,7 @@ pub(crate) fn mesh_server(mesh: &Mesh) -> DownstreamTlsContext {
                 cipher_suites: SERVER_CIPHERS.map(Into::into).to_vec(),
                 ..protocol_versions(Some(TlsVersion::V1_2), Some(TlsVersion::V1_3))
             }),
-            ..workload_context(&["h2", "http/1.1"], domains)
+            ..workload_context(alpn, domains)
         }),
         require_client_certificate: Some(wkt::boolean(true)),
         ..DownstreamTlsContext::default()
@@ -158,7 +179,7 @@ pub(crate) fn identity_names(mesh: &Mesh, id: &SpiffeId) -> Vec<String> {
 pub(crate) fn rule_client(
     tls: &ClientTls,
     default_sni: &str,
-    http2: bool,
+    within: Within,
     sans: &BTreeSet<String>,
 ) -> Option<UpstreamTlsContext> {
     let mut wanted: BTreeSet<String> = tls
@@ -174,15 +195,15 @@ pub(crate) fn rule_client(
             }
             Some(mesh_client(
                 tls.sni.as_deref().unwrap_or(default_sni),
-                http2,
+                within,
                 &wanted,
             ))
         }
-        ClientTlsMode::Simple | ClientTlsMode::Mutual => Some(outside_client(tls, http2)),
+        ClientTlsMode::Simple | ClientTlsMode::Mutual => Some(outside_client(tls, within)),
     }
 }
 
-fn outside_client(tls: &ClientTls, http2: bool) -> UpstreamTlsContext {
+fn outside_client(tls: &ClientTls, within: Within) -> UpstreamTlsContext {
     let sans: Vec<SubjectAltNameMatcher> = tls
         .subject_alt_names
         .iter()
@@ -193,7 +214,11 @@ fn outside_client(tls: &ClientTls, http2: bool) -> UpstreamTlsContext {
             Some(TlsVersion::V1_2),
             Some(TlsVersion::V1_3),
         )),
-        alpn_protocols: if http2 { vec!["h2".into()] } else { Vec::new() },
+        alpn_protocols: if within == Within::Http2 {
+            vec!["h2".into()]
+        } else {
+            Vec::new()
+        },
         ..CommonTlsContext::default()
     };
     let mut validation = CertificateValidationContext {
@@ -243,7 +268,7 @@ pub(crate) fn gateway_server(
 ) -> Option<DownstreamTlsContext> {
     match tls.mode {
         ServerTlsMode::Passthrough | ServerTlsMode::AutoPassthrough => return None,
-        ServerTlsMode::IstioMutual => return Some(mesh_server(mesh)),
+        ServerTlsMode::IstioMutual => return Some(mesh_server(mesh, http)),
         ServerTlsMode::Simple | ServerTlsMode::Mutual | ServerTlsMode::OptionalMutual => {}
     }
     let asks = tls.mode != ServerTlsMode::Simple;

@@ -8,7 +8,7 @@ use malla_proxy_config::tls::DownstreamTls;
 use rustls::ServerConfig;
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, ServerSessionMemoryCache};
 use rustls::sign::CertifiedKey;
-use tokio_rustls::{TlsAcceptor, TlsStream};
+use tokio_rustls::{LazyConfigAcceptor, TlsStream};
 
 use super::material::{Secrets, TlsSetupError};
 use super::verify::{ClientCheck, PeerCheck};
@@ -31,6 +31,9 @@ pub struct Acceptor {
 #[derive(Debug, Clone)]
 struct Ready {
     config: Arc<ServerConfig>,
+    /// The same for clients none of whose protocols we know. RFC 7301 would have them refused; Envoy
+    /// goes on without ALPN, and proxies of the mesh count on it (they offer `istio`).
+    without_alpn: Arc<ServerConfig>,
     check: Option<Arc<PeerCheck>>,
     own: Arc<[Arc<Credential>]>,
 }
@@ -80,8 +83,10 @@ impl Acceptor {
         snapshot: &Snapshot,
     ) -> Result<(Box<TlsStream<Socket>>, TlsInfo), AcceptError> {
         let ready = self.ready(snapshot)?;
-        let acceptor = TlsAcceptor::from(Arc::clone(&ready.config));
-        let stream = Box::pin(acceptor.accept(socket)).await.map_err(AcceptError::Handshake)?;
+        let hello = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), socket);
+        let start = Box::pin(hello).await.map_err(AcceptError::Handshake)?;
+        let config = ready.config_for(&start.client_hello());
+        let stream = Box::pin(start.into_stream(config)).await.map_err(AcceptError::Handshake)?;
         let info = peer::downstream_info(stream.get_ref().1, ready.check.as_deref(), &ready.own);
         Ok((Box::new(TlsStream::Server(stream)), info))
     }
@@ -116,7 +121,22 @@ impl Acceptor {
         } else {
             ServerSessionMemoryCache::new(SESSIONS)
         };
-        Ok(Ready { config: Arc::new(config), check: check.map(Arc::new), own })
+        let mut without_alpn = config.clone();
+        without_alpn.alpn_protocols.clear();
+        Ok(Ready {
+            config: Arc::new(config),
+            without_alpn: Arc::new(without_alpn),
+            check: check.map(Arc::new),
+            own,
+        })
+    }
+}
+
+impl Ready {
+    fn config_for(&self, hello: &ClientHello<'_>) -> Arc<ServerConfig> {
+        let known = |name: &[u8]| self.config.alpn_protocols.iter().any(|own| own == name);
+        let stranger = hello.alpn().is_some_and(|mut offered| !offered.any(known));
+        Arc::clone(if stranger { &self.without_alpn } else { &self.config })
     }
 }
 
@@ -147,4 +167,58 @@ fn covers(own: &Credential, name: &str) -> bool {
         Some(parent) => name.split_once('.').is_some_and(|(_, rest)| rest.eq_ignore_ascii_case(parent)),
         None => dns.eq_ignore_ascii_case(name),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use rustls::server::{Acceptor, ResolvesServerCertUsingSni};
+    use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig};
+
+    use super::Ready;
+
+    fn server(alpn: &[&str]) -> Arc<ServerConfig> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(ResolvesServerCertUsingSni::new()));
+        config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+        Arc::new(config)
+    }
+
+    #[test]
+    fn a_client_of_unknown_protocols_is_served_without_alpn() {
+        let check = |own: &[&str], offered: &[&str], want: &[&str]| {
+            let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+            let mut config = ClientConfig::builder_with_provider(provider)
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_root_certificates(RootCertStore::empty())
+                .with_no_client_auth();
+            config.alpn_protocols = offered.iter().map(|name| name.as_bytes().to_vec()).collect();
+            let mut client = ClientConnection::new(Arc::new(config), "a.b".try_into().unwrap()).unwrap();
+            let mut bytes = Vec::new();
+            client.write_tls(&mut bytes).unwrap();
+            let mut acceptor = Acceptor::default();
+            acceptor.read_tls(&mut &*bytes).unwrap();
+            let accepted = acceptor.accept().map_err(|(error, _)| error).unwrap().unwrap();
+
+            let ready = Ready {
+                config: server(own),
+                without_alpn: server(&[]),
+                check: None,
+                own: Arc::from([]),
+            };
+            let config = ready.config_for(&accepted.client_hello());
+            let want: Vec<Vec<u8>> = want.iter().map(|name| name.as_bytes().to_vec()).collect();
+            assert_eq!(config.alpn_protocols, want, "{own:?} {offered:?}");
+        };
+        check(&["h2", "http/1.1"], &["istio"], &[]);
+        check(&["h2", "http/1.1"], &["istio", "h2"], &["h2", "http/1.1"]);
+        check(&["h2", "http/1.1"], &[], &["h2", "http/1.1"]);
+        check(&[], &["istio"], &[]);
+    }
 }

@@ -95,14 +95,25 @@ fn alert_name(alert: rustls::AlertDescription) -> String {
     out
 }
 
+/// The protocols to offer: the configured ones, or else those the connection is for. To a proxy of the
+/// mesh that has to find out what is within (it is offered `istio` and nothing more exact), HTTP is said
+/// to be HTTP, as Istio's `alpn` filter does.
+fn offered(configured: &[String], purpose: &[&str]) -> Vec<Vec<u8>> {
+    let bytes = |names: &[&str]| names.iter().map(|name| name.as_bytes().to_vec()).collect();
+    let vague = configured.iter().any(|name| name == "istio")
+        && !configured.iter().any(|name| name.starts_with("istio-h"));
+    match purpose {
+        ["http/1.1"] if vague => bytes(&["istio-http/1.1", "istio", "http/1.1"]),
+        ["h2"] if vague => bytes(&["istio-h2", "istio", "h2"]),
+        _ if configured.is_empty() => bytes(purpose),
+        _ => configured.iter().map(|name| name.clone().into_bytes()).collect(),
+    }
+}
+
 impl Connector {
-    /// `alpn` replaces the context's protocols unless empty.
+    /// `alpn` is what the connection is for, as far as that is known.
     pub fn new(context: Arc<UpstreamTls>, setup: TlsSetup, alpn: &[&str]) -> Self {
-        let alpn = if context.common.alpn.is_empty() {
-            alpn.iter().map(|name| name.as_bytes().to_vec()).collect()
-        } else {
-            context.common.alpn.iter().map(|name| name.clone().into_bytes()).collect()
-        };
+        let alpn = offered(&context.common.alpn, alpn);
         Self { context, setup, config: Cached::default(), alpn }
     }
 
@@ -201,5 +212,32 @@ impl ResolvesClientCert for OwnCertificate {
 
     fn has_certs(&self) -> bool {
         self.0.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::pki_types::ServerName;
+
+    use super::offered;
+
+    #[test]
+    fn names_of_clusters_are_names_of_servers() {
+        assert!(ServerName::try_from("outbound_.7000_._.cart.base.svc.cluster.local").is_ok());
+    }
+
+    #[test]
+    fn http_in_the_mesh_is_said_to_be_http() {
+        let check = |configured: &[&str], purpose: &[&str], want: &[&str]| {
+            let configured: Vec<String> = configured.iter().map(ToString::to_string).collect();
+            let want: Vec<Vec<u8>> = want.iter().map(|name| name.as_bytes().to_vec()).collect();
+            assert_eq!(offered(&configured, purpose), want, "{configured:?} {purpose:?}");
+        };
+        check(&[], &["h2", "http/1.1"], &["h2", "http/1.1"]);
+        check(&["h2"], &["http/1.1"], &["h2"]);
+        check(&["istio"], &[], &["istio"]);
+        check(&["istio"], &["http/1.1"], &["istio-http/1.1", "istio", "http/1.1"]);
+        check(&["istio-peer-exchange", "istio", "h2"], &["h2"], &["istio-h2", "istio", "h2"]);
+        check(&["istio-h2", "istio", "h2"], &["h2"], &["istio-h2", "istio", "h2"]);
     }
 }

@@ -169,17 +169,17 @@ fn secure(
     policy: &Policy,
 ) {
     let sni = outbound_sni(port.port, subset.unwrap_or_default(), &service.hostname);
-    let http2 = policy::is_http2(port.protocol, policy.connection_pool.as_ref());
+    let within = policy::within(port.protocol, policy.connection_pool.as_ref());
     let sans = server_names(view, service, port);
     if let Some(tls) = &policy.tls {
         cluster.transport_socket =
-            tls::rule_client(tls, &sni, http2, &sans).map(|context| tls::client_socket(&context));
+            tls::rule_client(tls, &sni, within, &sans).map(|context| tls::client_socket(&context));
         return;
     }
     if !view.mesh.settings.auto_mtls || service.external {
         return;
     }
-    let socket = tls::client_socket(&tls::mesh_client(&sni, http2, &sans));
+    let socket = tls::client_socket(&tls::mesh_client(&sni, within, &sans));
     let follows_client = cluster.cluster_discovery_type
         == Some(
             malla_xds_proto::cluster::cluster::ClusterDiscoveryType::Type(

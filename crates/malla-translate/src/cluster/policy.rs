@@ -25,6 +25,8 @@ use malla_xds_proto::upstream_http::http_protocol_options::{
 };
 use malla_xds_proto::wkt;
 
+use crate::tls::Within;
+
 /// No limit that anybody would reach.
 pub(crate) fn unlimited() -> Thresholds {
     let max = Some(wkt::uint32(u32::MAX));
@@ -140,11 +142,20 @@ pub(crate) fn http1() -> HttpProtocolOptions {
     }
 }
 
-/// Whether HTTP/2 is spoken whatever the client speaks.
-pub(crate) fn is_http2(port: Protocol, pool: Option<&ConnectionPool>) -> bool {
+/// What is spoken whatever the client speaks.
+pub(crate) fn within(port: Protocol, pool: Option<&ConnectionPool>) -> Within {
     let http = port.is_http() || port == Protocol::Sniffed;
     let upgrades = pool.is_some_and(|pool| pool.h2_upgrade == H2Upgrade::Upgrade);
-    port.is_http2() || (http && upgrades)
+    let follows = port == Protocol::Sniffed || pool.is_some_and(|pool| pool.use_client_protocol);
+    if http && upgrades {
+        Within::Http2
+    } else if !http || follows {
+        Within::Anything
+    } else if port.is_http2() {
+        Within::Http2
+    } else {
+        Within::Http1
+    }
 }
 
 fn explicit(protocol: ProtocolConfig) -> UpstreamProtocolOptions {

@@ -1,5 +1,8 @@
 //! Filters by name and configuration, in the order Istio puts them.
 
+use malla_xds_proto::core::data_source::Specifier;
+use malla_xds_proto::core::substitution_format_string::Format;
+use malla_xds_proto::core::{DataSource, SubstitutionFormatString};
 use malla_xds_proto::envoy_type::Int32Range;
 use malla_xds_proto::hcm::{HttpFilter, RequestIdExtension, http_filter};
 use malla_xds_proto::http_filters::cors::v3::Cors;
@@ -8,6 +11,7 @@ use malla_xds_proto::http_filters::grpc_stats::v3::FilterConfig as GrpcStats;
 use malla_xds_proto::http_filters::grpc_stats::v3::filter_config::PerMethodStatSpecifier;
 use malla_xds_proto::http_filters::grpc_web::v3::GrpcWeb;
 use malla_xds_proto::http_filters::router::v3::Router;
+use malla_xds_proto::http_filters::set_filter_state::v3::Config as SetFilterState;
 use malla_xds_proto::listener::listener_filter_chain_match_predicate::{MatchSet, Rule};
 use malla_xds_proto::listener::{
     Filter, ListenerFilter, ListenerFilterChainMatchPredicate, filter, listener_filter,
@@ -16,6 +20,9 @@ use malla_xds_proto::listener_filters::http_inspector::v3::HttpInspector;
 use malla_xds_proto::listener_filters::original_dst::v3::OriginalDst;
 use malla_xds_proto::listener_filters::original_src::v3::OriginalSrc;
 use malla_xds_proto::listener_filters::tls_inspector::v3::TlsInspector;
+use malla_xds_proto::pb::envoy::extensions::filters::common::set_filter_state::v3::{
+    FilterStateValue, filter_state_value,
+};
 use malla_xds_proto::pb::envoy::extensions::request_id::uuid::v3::UuidRequestIdConfig;
 use malla_xds_proto::{any, wkt};
 use prost::{Message, Name};
@@ -125,6 +132,36 @@ fn grpc_stats() -> HttpFilter {
                 wkt::boolean(false),
             )),
             ..GrpcStats::default()
+        },
+    )
+}
+
+/// Says to whoever is called over mutual TLS that there is HTTP within, for ports where nothing else
+/// says so. Istio has its `alpn` filter for that, Malla's proxy does it by itself; in a plain Envoy
+/// the same filter state can be set by hand. Both versions are named, because the codec finds out.
+pub(crate) fn http_alpn() -> HttpFilter {
+    let value = FilterStateValue {
+        key: Some(filter_state_value::Key::ObjectKey(
+            "envoy.network.application_protocols".into(),
+        )),
+        value: Some(filter_state_value::Value::FormatString(
+            SubstitutionFormatString {
+                format: Some(Format::TextFormatSource(DataSource {
+                    specifier: Some(Specifier::InlineString(
+                        "istio-http/1.1,istio-h2,istio".into(),
+                    )),
+                    ..DataSource::default()
+                })),
+                ..SubstitutionFormatString::default()
+            },
+        )),
+        ..FilterStateValue::default()
+    };
+    http(
+        "envoy.filters.http.set_filter_state",
+        &SetFilterState {
+            on_request_headers: vec![value],
+            ..SetFilterState::default()
         },
     )
 }

@@ -38,16 +38,16 @@ pub(crate) enum Routes {
     Inline(Box<RouteConfiguration>),
 }
 
-/// A connection manager. `authorization` runs before everything else.
+/// A connection manager. The filters `first` (authorization) run before everything else.
 pub(crate) fn manager(
     view: &View<'_>,
     side: Side,
     stat_prefix: String,
     routes: Routes,
-    authorization: Vec<HttpFilter>,
+    first: Vec<HttpFilter>,
     grpc_web: bool,
 ) -> Filter {
-    let mut http_filters = authorization;
+    let mut http_filters = first;
     http_filters.extend(filter::http_tail(view.node.profile, grpc_web));
     let mut config = HttpConnectionManager {
         codec_type: CodecType::Auto.into(),

@@ -231,7 +231,7 @@ fn target_chains(view: &View<'_>, target: &Target<'_>) -> Vec<FilterChain> {
             FilterChain {
                 transport_socket: kind
                     .terminates
-                    .then(|| tls::server_socket(&tls::mesh_server(view.mesh))),
+                    .then(|| tls::server_socket(&tls::mesh_server(view.mesh, kind.http))),
                 ..chain(&target.name, of, filters)
             }
         })

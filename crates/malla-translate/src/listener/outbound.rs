@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 use malla_model::route::MESH_GATEWAY;
+use malla_model::traffic::{ClientTlsMode, TrafficPolicy};
 use malla_model::{Host, Protocol};
 use malla_xds_proto::core::{CidrRange, TrafficDirection};
 use malla_xds_proto::listener::{FilterChain, FilterChainMatch, Listener};
@@ -17,7 +18,7 @@ use super::hcm::{Routes, Side};
 use super::plan::{Slot, Tcp, plan};
 use super::{any_address, base, chain, filter, hcm, sniff, tcp};
 use crate::names::{BLACK_HOLE, OUTBOUND_PORT, VIRTUAL_OUTBOUND, outbound_cluster};
-use crate::node::Interception;
+use crate::node::{Interception, Profile};
 use crate::route::{in_scope, tcp_destinations};
 use crate::view::View;
 
@@ -136,15 +137,38 @@ fn http_chain(view: &View<'_>, name: &str, http: &super::plan::Http) -> FilterCh
         application_protocols: protocols,
         ..FilterChainMatch::default()
     };
+    let says_http = view.node.profile == Profile::PlainEnvoy
+        && http
+            .sniffed
+            .as_ref()
+            .is_some_and(|host| stays_in_mesh(view, host));
     let manager = hcm::manager(
         view,
         Side::Outbound,
         format!("outbound_{name}"),
         Routes::Named(http.route_name.clone()),
-        Vec::new(),
+        says_http.then(filter::http_alpn).into_iter().collect(),
         http.grpc_web,
     );
     chain("", of, vec![manager])
+}
+
+/// Whether calls to `host` end at proxies of the mesh or in plaintext, never at TLS of somebody else's.
+fn stays_in_mesh(view: &View<'_>, host: &Host) -> bool {
+    let outside = |policy: &TrafficPolicy| {
+        let own = policy
+            .tls
+            .iter()
+            .chain(policy.ports.iter().filter_map(|p| p.tls.as_ref()));
+        own.into_iter()
+            .any(|tls| matches!(tls.mode, ClientTlsMode::Simple | ClientTlsMode::Mutual))
+    };
+    let ruled_out = view.rule_of(host).is_some_and(|rule| {
+        outside(&rule.policy) || rule.subsets.iter().any(|subset| outside(&subset.policy))
+    });
+    let rerouted = view.on_mesh(host).next().is_some();
+    let external = view.service(host).is_none_or(|service| service.external);
+    !(ruled_out || rerouted || external)
 }
 
 /// Chains for what is passed on as bytes, and the one for what matches none of them.

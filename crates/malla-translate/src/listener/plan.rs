@@ -30,6 +30,8 @@ pub(crate) struct Slot<'a> {
 pub(crate) struct Http {
     pub(crate) route_name: String,
     pub(crate) grpc_web: bool,
+    /// The only service it can be, where the port has not said what it speaks.
+    pub(crate) sniffed: Option<Host>,
 }
 
 #[derive(Debug, Clone)]
@@ -79,6 +81,7 @@ fn add_http(
     let http = slot.http.get_or_insert(Http {
         route_name,
         grpc_web: false,
+        sniffed: None,
     });
     http.grpc_web |= port.protocol == malla_model::Protocol::GrpcWeb;
 }
@@ -96,7 +99,14 @@ fn add_sniffed<'a>(
     }
     for ip in &ips {
         let name = sniffed_route_name(&service.hostname, port.port);
-        add_http(places, (ip.to_string(), port.port), name, port);
+        let place = (ip.to_string(), port.port);
+        add_http(places, place.clone(), name, port);
+        if let Some(Slot {
+            http: Some(http), ..
+        }) = places.get_mut(&place)
+        {
+            http.sniffed = Some(service.hostname.clone());
+        }
     }
     // Bytes that are no HTTP. A headless service's go wherever the client was going anyway.
     if !(ips.is_empty() && service.headless) {
