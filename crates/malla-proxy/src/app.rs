@@ -6,7 +6,7 @@ mod source;
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -213,10 +213,36 @@ fn admin_address(options: &Options, bootstrap: &Bootstrap) -> Result<Option<Sock
     }
 }
 
+/// Looks at a proxy while it runs; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct ProxyHandle {
+    manager: Weak<Mutex<Manager>>,
+    readiness: Readiness,
+}
+
+impl ProxyHandle {
+    /// Where a listener accepts: the first of its addresses, with the actual port. `None` once the proxy has ended.
+    pub fn addr(&self, listener: &str) -> Option<SocketAddr> {
+        let manager = self.manager.upgrade()?;
+        let manager = manager.lock().unwrap_or_else(PoisonError::into_inner);
+        manager.bound(listener).first().copied()
+    }
+
+    /// Whether the first configuration is in place.
+    pub fn readiness(&self) -> &Readiness {
+        &self.readiness
+    }
+}
+
 impl BoundProxy {
     /// Where a listener accepts: the first of its addresses, with the actual port.
     pub fn addr(&self, listener: &str) -> Option<SocketAddr> {
-        self.manager.lock().unwrap_or_else(PoisonError::into_inner).bound(listener).first().copied()
+        self.handle().addr(listener)
+    }
+
+    /// What can be seen of the proxy after [`Self::run`] has taken it.
+    pub fn handle(&self) -> ProxyHandle {
+        ProxyHandle { manager: Arc::downgrade(&self.manager), readiness: self.readiness.clone() }
     }
 
     /// Where the admin endpoint answers.
