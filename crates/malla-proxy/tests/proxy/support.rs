@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use malla_proxy::app::{BoundProxy, ConfigSource, Options, Proxy, StartError};
 use malla_xds_proto::json::from_yaml;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::oneshot;
@@ -165,7 +165,7 @@ pub fn tcp_proxy(cluster: &str, more: &str) -> String {
 /// A listener with one chain.
 pub fn listener(name: &str, address: SocketAddr, filter: &str, more: &str) -> String {
     format!(
-        "  - name: {name}\n    address: {{ socket_address: {{ address: {}, port_value: {} }} }}\n    filter_chains:\n    - filters: [ {filter} ]\n{more}",
+        "  - name: {name}\n    stat_prefix: {name}\n    address: {{ socket_address: {{ address: {}, port_value: {} }} }}\n    filter_chains:\n    - filters: [ {filter} ]\n{more}",
         address.ip(),
         address.port()
     )
@@ -185,12 +185,15 @@ impl Certs {
         let folder = tempfile::tempdir().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, "test mesh");
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
         std::fs::write(folder.path().join("ca.pem"), issuer.pem()).unwrap();
         for workload in workloads {
             let key = KeyPair::generate().unwrap();
             let mut params = CertificateParams::new(Vec::new()).unwrap();
             let uri = format!("spiffe://cluster.local/ns/base/sa/{workload}");
+            // Not rcgen's default, the same for all: OpenSSL would take each for self-signed.
+            params.distinguished_name.push(DnType::CommonName, *workload);
             params.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];
             let certificate = params.signed_by(&key, &issuer).unwrap();
             std::fs::write(folder.path().join(format!("{workload}.pem")), certificate.pem()).unwrap();
@@ -275,7 +278,7 @@ impl Envoy {
         loop {
             let text = std::fs::read_to_string(admin_file).unwrap_or_default();
             if let Ok(admin) = text.trim().parse()
-                && http_get(admin, "/ready").await.trim() == "LIVE"
+                && http_get(admin, "/ready").await.contains("LIVE")
             {
                 return;
             }
