@@ -5,6 +5,8 @@
 
 mod permission;
 mod principal;
+mod text;
+mod token;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -11,7 +11,7 @@ use malla_xds_proto::route::HeaderMatcher;
 use malla_xds_proto::route::header_matcher::HeaderMatchSpecifier;
 
 use super::Layer;
-use super::principal::{cidr, glob, network, pattern, present_header};
+use super::text::{cidr, glob, network, pattern, present_header};
 
 pub(crate) fn any() -> Permission {
     permission(Kind::Any(true))

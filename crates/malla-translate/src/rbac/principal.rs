@@ -1,32 +1,22 @@
 //! The `from` of a rule, and those of its conditions that are about the source or the request.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
-use ipnet::IpNet;
 use malla_model::policy::{Condition, ConditionKey, Glob, OneOf, Rule, Source};
 use malla_xds_proto::core::CidrRange;
-use malla_xds_proto::matcher::metadata_matcher::{PathSegment, path_segment};
-use malla_xds_proto::matcher::string_matcher::MatchPattern;
-use malla_xds_proto::matcher::{
-    ListMatcher, MetadataMatcher, RegexMatcher, StringMatcher, ValueMatcher, list_matcher,
-    value_matcher,
-};
+use malla_xds_proto::matcher::StringMatcher;
+use malla_xds_proto::rbac::Principal;
 use malla_xds_proto::rbac::principal::{Authenticated, Identifier, Set};
-use malla_xds_proto::rbac::{MetadataSource, Principal, SourcedMetadata};
 use malla_xds_proto::route::HeaderMatcher;
 use malla_xds_proto::route::header_matcher::HeaderMatchSpecifier;
-use malla_xds_proto::wkt;
 
 use super::Layer;
-use crate::node::Profile;
+use super::text::{cidr, glob, network, pattern, present_header};
+use super::token::{claim, request_principal};
 use crate::tls::trust_domains;
 use crate::view::View;
 
 const SPIFFE: &str = "spiffe://";
-const JWT_FILTER: &str = "envoy.filters.http.jwt_authn";
-/// Where the JWT filter leaves a token's claims.
-const JWT_PAYLOAD: &str = "payload";
 
 pub(crate) fn any() -> Principal {
     principal(Identifier::Any(true))
@@ -186,96 +176,6 @@ fn namespace(name: &Glob) -> Principal {
     authenticated(pattern(format!(".*/ns/{text}/.*")))
 }
 
-/// `issuer/subject`, where the issuer may hold slashes and the subject may not.
-fn request_principal(view: &View<'_>, name: &Glob) -> Principal {
-    let both = |issuer: &Glob, subject: &Glob| {
-        all(vec![
-            claim(view, &["iss"], issuer),
-            claim(view, &["sub"], subject),
-        ])
-    };
-    match name {
-        Glob::Present => both(&Glob::Present, &Glob::Present),
-        Glob::Exact(text) => match text.rsplit_once('/') {
-            Some((issuer, subject)) => {
-                both(&Glob::Exact(issuer.into()), &Glob::Exact(subject.into()))
-            }
-            None => never(),
-        },
-        Glob::Prefix(text) => {
-            let issuer_only = both(&Glob::Prefix(text.clone()), &Glob::Present);
-            match text.rsplit_once('/') {
-                // The text may end within the subject, or within an issuer that holds slashes.
-                Some((issuer, subject)) => {
-                    let subject = if subject.is_empty() {
-                        Glob::Present
-                    } else {
-                        Glob::Prefix(subject.into())
-                    };
-                    let split = both(&Glob::Exact(issuer.into()), &subject);
-                    principal(Identifier::OrIds(Set {
-                        ids: vec![split, issuer_only],
-                    }))
-                }
-                None => issuer_only,
-            }
-        }
-        Glob::Suffix(text) => match text.rsplit_once('/') {
-            Some((issuer, subject)) => {
-                let issuer = if issuer.is_empty() {
-                    Glob::Present
-                } else {
-                    Glob::Suffix(issuer.into())
-                };
-                both(&issuer, &Glob::Exact(subject.into()))
-            }
-            None => both(&Glob::Present, &Glob::Suffix(text.clone())),
-        },
-    }
-}
-
-/// A claim of the request's token: a text, or a list that holds it.
-fn claim(view: &View<'_>, path: &[&str], value: &Glob) -> Principal {
-    if view.node.profile == Profile::Malla {
-        // It verifies no tokens yet, so no request has claims.
-        return never();
-    }
-    let text = || {
-        Some(ValueMatcher {
-            match_pattern: Some(value_matcher::MatchPattern::StringMatch(glob(
-                value, "", false,
-            ))),
-        })
-    };
-    let matching = |value: Option<ValueMatcher>| {
-        let matcher = MetadataMatcher {
-            filter: JWT_FILTER.into(),
-            path: std::iter::once(&JWT_PAYLOAD)
-                .chain(path)
-                .map(|key| PathSegment {
-                    segment: Some(path_segment::Segment::Key((*key).to_owned())),
-                })
-                .collect(),
-            value,
-            ..MetadataMatcher::default()
-        };
-        principal(Identifier::SourcedMetadata(SourcedMetadata {
-            metadata_matcher: Some(matcher),
-            metadata_source: MetadataSource::Dynamic.into(),
-        }))
-    };
-    let list = text().map(|one| ValueMatcher {
-        match_pattern: Some(value_matcher::MatchPattern::ListMatch(Box::new(
-            ListMatcher {
-                match_pattern: Some(list_matcher::MatchPattern::OneOf(Box::new(one))),
-            },
-        ))),
-    });
-    principal(Identifier::OrIds(Set {
-        ids: vec![matching(text()), matching(list)],
-    }))
-}
-
 fn header(name: &str, text: &Arc<str>) -> Principal {
     let matcher = match Glob::parse(text) {
         Glob::Present => present_header(name),
@@ -290,64 +190,10 @@ fn header(name: &str, text: &Arc<str>) -> Principal {
     principal(Identifier::Header(matcher))
 }
 
-pub(crate) fn present_header(name: &str) -> HeaderMatcher {
-    HeaderMatcher {
-        name: name.to_owned(),
-        header_match_specifier: Some(HeaderMatchSpecifier::PresentMatch(true)),
-        ..HeaderMatcher::default()
-    }
-}
-
 fn address(text: &str, kind: fn(CidrRange) -> Identifier) -> Principal {
     match network(text) {
         Some(net) => principal(kind(cidr(&net))),
         None => never(),
-    }
-}
-
-/// A network, or one address.
-pub(crate) fn network(text: &str) -> Option<IpNet> {
-    let address = || text.parse::<IpAddr>().ok().map(IpNet::from);
-    text.parse().ok().or_else(address)
-}
-
-pub(crate) fn cidr(net: &IpNet) -> CidrRange {
-    CidrRange {
-        address_prefix: net.addr().to_string(),
-        prefix_len: Some(wkt::uint32(net.prefix_len().into())),
-    }
-}
-
-/// A policy's text as a matcher of texts that start with `prefix`. Envoy refuses empty prefixes and
-/// suffixes, so "present" is a regular expression.
-pub(crate) fn glob(value: &Glob, prefix: &str, ignore_case: bool) -> StringMatcher {
-    let pattern = match value {
-        Glob::Present => MatchPattern::SafeRegex(regex(".+".into())),
-        Glob::Exact(text) => MatchPattern::Exact(format!("{prefix}{text}")),
-        Glob::Prefix(text) => MatchPattern::Prefix(format!("{prefix}{text}")),
-        Glob::Suffix(text) if prefix.is_empty() => MatchPattern::Suffix(text.to_string()),
-        Glob::Suffix(text) => {
-            MatchPattern::SafeRegex(regex(format!("{prefix}.*{}", regex::escape(text))))
-        }
-    };
-    StringMatcher {
-        match_pattern: Some(pattern),
-        ignore_case,
-    }
-}
-
-/// A regular expression for the whole text.
-pub(crate) fn pattern(text: String) -> StringMatcher {
-    StringMatcher {
-        match_pattern: Some(MatchPattern::SafeRegex(regex(text))),
-        ..StringMatcher::default()
-    }
-}
-
-fn regex(text: String) -> RegexMatcher {
-    RegexMatcher {
-        regex: text,
-        ..RegexMatcher::default()
     }
 }
 
@@ -372,7 +218,7 @@ fn add<T>(parts: &mut Vec<Principal>, values: &OneOf<T>, each: impl Fn(&T) -> Pr
     }
 }
 
-fn all(parts: Vec<Principal>) -> Principal {
+pub(super) fn all(parts: Vec<Principal>) -> Principal {
     if parts.is_empty() {
         return any();
     }
@@ -380,11 +226,11 @@ fn all(parts: Vec<Principal>) -> Principal {
 }
 
 /// For values that cannot be what they should be; validation refuses them before they get here.
-fn never() -> Principal {
+pub(super) fn never() -> Principal {
     principal(Identifier::NotId(Box::new(any())))
 }
 
-fn principal(identifier: Identifier) -> Principal {
+pub(super) fn principal(identifier: Identifier) -> Principal {
     Principal {
         identifier: Some(identifier),
     }

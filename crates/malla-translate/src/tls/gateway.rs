@@ -1,0 +1,90 @@
+//! TLS that ends at a gateway.
+
+use malla_model::Mesh;
+use malla_model::gateway::{ServerTls, ServerTlsMode, TlsVersion};
+use malla_xds_proto::tls::common_tls_context::ValidationContextType;
+use malla_xds_proto::tls::{CertificateValidationContext, CommonTlsContext, DownstreamTlsContext};
+use malla_xds_proto::wkt;
+
+use super::{
+    any_san, certificate_files, combined, delivered, in_file, mesh_server, protocol_versions,
+};
+
+/// What a gateway's server presents and asks for. `None` where it does not terminate TLS.
+/// Secrets are taken from `namespace`, the gateway pod's.
+pub(crate) fn gateway_server(
+    mesh: &Mesh,
+    tls: &ServerTls,
+    namespace: &str,
+    http: bool,
+) -> Option<DownstreamTlsContext> {
+    match tls.mode {
+        ServerTlsMode::Passthrough | ServerTlsMode::AutoPassthrough => return None,
+        ServerTlsMode::IstioMutual => return Some(mesh_server(mesh, http)),
+        ServerTlsMode::Simple | ServerTlsMode::Mutual | ServerTlsMode::OptionalMutual => {}
+    }
+    let asks = tls.mode != ServerTlsMode::Simple;
+    let mut params = protocol_versions(
+        Some(tls.min_version.unwrap_or(TlsVersion::V1_2)),
+        tls.max_version,
+    );
+    params.cipher_suites = tls.cipher_suites.iter().map(ToString::to_string).collect();
+    let mut common = CommonTlsContext {
+        tls_params: Some(params),
+        alpn_protocols: if http {
+            vec!["h2".into(), "http/1.1".into()]
+        } else {
+            Vec::new()
+        },
+        ..CommonTlsContext::default()
+    };
+    let validation = CertificateValidationContext {
+        match_typed_subject_alt_names: tls
+            .subject_alt_names
+            .iter()
+            .flat_map(|san| any_san(san))
+            .collect(),
+        ..CertificateValidationContext::default()
+    };
+    if let Some(first) = tls.credential_names.first() {
+        common.tls_certificate_sds_secret_configs = tls
+            .credential_names
+            .iter()
+            .map(|name| delivered(&secret_name(namespace, name)))
+            .collect();
+        if asks {
+            let ca = match &tls.ca_credential_name {
+                Some(name) => secret_name(namespace, name),
+                None => secret_name(namespace, first),
+            };
+            common.validation_context_type =
+                Some(combined(validation, delivered(&format!("{ca}-cacert"))));
+        }
+    } else {
+        if let (Some(certificate), Some(key)) = (&tls.server_certificate, &tls.private_key) {
+            common.tls_certificates = vec![certificate_files(certificate, key)];
+        }
+        if asks {
+            common.validation_context_type = Some(ValidationContextType::ValidationContext(
+                CertificateValidationContext {
+                    trusted_ca: tls.ca_certificates.as_deref().map(in_file),
+                    ..validation
+                },
+            ));
+        }
+    }
+    Some(DownstreamTlsContext {
+        common_tls_context: Some(common),
+        require_client_certificate: Some(wkt::boolean(tls.mode == ServerTlsMode::Mutual)),
+        ..DownstreamTlsContext::default()
+    })
+}
+
+/// `kubernetes://namespace/name`; a name may already say its namespace.
+fn secret_name(namespace: &str, name: &str) -> String {
+    if name.contains('/') {
+        format!("kubernetes://{name}")
+    } else {
+        format!("kubernetes://{namespace}/{name}")
+    }
+}
