@@ -127,8 +127,8 @@ impl ApplyError {
     }
 }
 
-/// Applies `config` over `live` (none: creates) and returns the new object with its managedFields. The result is not yet
-/// defaulted or validated.
+/// Applies `config` over `live` (none: creates) and returns the new object with its managedFields. The result has the
+/// schema's defaults, not yet those of the kind's rules, and is not validated.
 pub fn apply(
     schema: &Schema,
     live: Option<&Value>,
@@ -233,6 +233,8 @@ impl Application<'_> {
             object = merge::remove(Some(root), &object, &dropped);
         }
         self.update_last_applied(&mut object);
+        // An atomic value with a default left out (`fieldRef` without `apiVersion`) is the same value.
+        self.schema.default(&mut object);
         let comparison = Comparison::of(root, self.live, &object).excluding(&ignored);
         let changed = comparison.modified.clone().union(&comparison.added);
         if !force {
@@ -294,11 +296,13 @@ fn last_applied_fields(schema: &Schema, live: &Value) -> Vec<String> {
     let Some(last) = annotation.and_then(|text| serde_json::from_str::<Value>(text).ok()) else {
         return Vec::new();
     };
+    let mut complete = last.clone();
+    schema.default(&mut complete);
     let Comparison {
         added,
         modified,
         removed,
-    } = Comparison::of(&schema.root, &last, live);
+    } = Comparison::of(&schema.root, &complete, live);
     let fields = typed::fields_of(&schema.root, &last)
         .difference(&modified)
         .difference(&added)

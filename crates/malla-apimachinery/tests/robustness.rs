@@ -4,6 +4,7 @@
 //! object is done with it.
 
 #![recursion_limit = "256"]
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::sync::LazyLock;
 

@@ -135,9 +135,16 @@ fn a_removed_container_goes_whole_and_others_stay() {
     let live = apply(&schema, Some(&live), &sidecar, &manager("mesh"), false).unwrap();
     let one = config(json!([{"name": "a", "image": "2"}]));
     let result = apply(&schema, Some(&live), &one, &manager("me"), false).unwrap();
+    let containers = result["spec"]["template"]["spec"]["containers"]
+        .as_array()
+        .unwrap();
+    let found: Vec<(&Value, &Value)> = containers
+        .iter()
+        .map(|one| (&one["name"], &one["image"]))
+        .collect();
     assert_eq!(
-        result["spec"]["template"]["spec"]["containers"],
-        json!([{"name": "a", "image": "2"}, {"name": "proxy", "image": "p"}])
+        found,
+        [(&json!("a"), &json!("2")), (&json!("proxy"), &json!("p"))]
     );
 }
 
@@ -314,6 +321,25 @@ fn an_object_nobody_recorded_conflicts_with_before_first_apply() {
     assert!(
         matches!(&error, ApplyError::Conflict(found) if found[0].manager == r#""before-first-apply" using apps/v1"#)
     );
+}
+
+#[test]
+fn defaults_inside_atomic_values_are_no_conflict() {
+    let schema = schema_of("Deployment");
+    let config = deployment(
+        json!({"template": {"spec": {"containers": [{"name": "c", "env": [
+        {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]}]}}}),
+    );
+    let mut live = config.clone();
+    schema.default(&mut live);
+    update(
+        &schema,
+        None,
+        &mut live,
+        &manager("kubectl-client-side-apply"),
+    );
+    let applied = apply(&schema, Some(&live), &config, &manager("me"), false).unwrap();
+    assert_eq!(applied["spec"], live["spec"]);
 }
 
 #[test]
