@@ -5,7 +5,13 @@
 //! - [`net`]: network namespaces, links, Service VIPs;
 //! - [`process`]: containers as processes, started and reaped by the sandbox's pid 1.
 
+mod controllers;
+mod events;
+mod feed;
 pub mod net;
+mod object;
+mod pods;
 pub mod process;
+mod queue;
 pub mod sandbox;
 mod sys;
