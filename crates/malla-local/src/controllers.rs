@@ -21,8 +21,6 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::events::Recorder;
 use crate::feed::Feed;
 
-pub(crate) use namespace::ROOT_CA_CONFIG_MAP;
-
 /// What every controller works with.
 #[derive(Debug, Clone)]
 pub(crate) struct Context {

@@ -168,7 +168,17 @@ mod tests {
 
     use super::{Next, Queue};
 
-    #[tokio::test(start_paused = true)]
+    async fn reach(runs: &AtomicUsize, wanted: usize) {
+        let reached = async {
+            while runs.load(Ordering::SeqCst) < wanted {
+                tokio::task::yield_now().await;
+            }
+        };
+        let met = tokio::time::timeout(Duration::from_secs(10), reached).await;
+        assert!(met.is_ok(), "{} of {wanted} runs", runs.load(Ordering::SeqCst));
+    }
+
+    #[tokio::test]
     async fn a_key_noted_while_busy_is_worked_on_once_more() {
         let queue = Queue::new();
         let runs = Arc::new(AtomicUsize::new(0));
@@ -184,23 +194,24 @@ mod tests {
             }
         });
         queue.add("a".to_owned());
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        assert_eq!(runs.load(Ordering::SeqCst), 2);
+        reach(&runs, 2).await;
+        queue.add("b".to_owned());
+        reach(&runs, 3).await;
+        assert_eq!(runs.load(Ordering::SeqCst), 3);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_failure_is_tried_again_ever_later() {
-        let queue = Queue::new();
+        let queue = Queue::<String>::new();
+        let pauses: Vec<u128> = (0..4).map(|_| queue.failed(&"a".to_owned()).as_millis()).collect();
+        assert_eq!(pauses, [5, 10, 20, 40]);
         let runs = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&runs);
-        let _task = Arc::clone(&queue).run("test", 1, move |_: String| {
+        let _task = Arc::clone(&queue).run("test", 1, move |_| {
             let run = counted.fetch_add(1, Ordering::SeqCst);
-            async move { if run < 3 { Err("no") } else { Ok(Next::Done) } }
+            async move { if run < 2 { Err("no") } else { Ok(Next::Done) } }
         });
-        queue.add("a".to_owned());
-        tokio::time::sleep(Duration::from_millis(30)).await;
-        assert_eq!(runs.load(Ordering::SeqCst), 3);
-        tokio::time::sleep(Duration::from_secs(60)).await;
-        assert_eq!(runs.load(Ordering::SeqCst), 4);
+        queue.add("b".to_owned());
+        reach(&runs, 3).await;
     }
 }

@@ -12,7 +12,7 @@ use crate::object::{self, Key, text};
 use crate::queue::{Next, Queue};
 
 /// Holds the cluster's certificate in every namespace, for service-account volumes.
-pub(crate) const ROOT_CA_CONFIG_MAP: &str = "kube-root-ca.crt";
+const ROOT_CA_CONFIG_MAP: &str = "kube-root-ca.crt";
 const DEFAULT_ACCOUNT: &str = "default";
 /// How soon an ending namespace is looked at again: its objects end in their own time.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
