@@ -7,7 +7,7 @@ use std::sync::Arc;
 use malla_model::id::selects;
 use malla_model::route::MESH_GATEWAY;
 use malla_model::service::{ServicePort, Visibility};
-use malla_model::workload::Address;
+use malla_model::workload::{Address, Locality};
 use malla_model::{Gateway, Host, Mesh, Service, VirtualService};
 
 use crate::node::{NodeKind, NodeView};
@@ -137,6 +137,15 @@ impl<'a> View<'a> {
         // Stable: the first of equals stays first.
         index.wild.sort_by(|a, b| a.0.by_specificity(b.0));
         index
+    }
+
+    /// Where the node runs: as it says itself, else as the platform says of its workload.
+    pub(crate) fn locality(&self) -> &'a Locality {
+        let unknown = self.node.locality == Locality::default();
+        let workload = self.node.addresses.first().filter(|_| unknown);
+        workload
+            .and_then(|ip| self.mesh.workload_by_ip(*ip))
+            .map_or(&self.node.locality, |workload| &workload.locality)
     }
 
     /// The rule for calls of the node to `host`, which is in `namespace`.

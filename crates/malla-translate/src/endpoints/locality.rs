@@ -11,7 +11,6 @@ use malla_model::workload::{Endpoint, Locality};
 use malla_xds_proto::endpoint::{LbEndpoint, LocalityLbEndpoints};
 use malla_xds_proto::{core, wkt};
 
-use crate::node::NodeView;
 use crate::rules::Policy;
 use crate::view::View;
 
@@ -22,12 +21,12 @@ pub(crate) fn group(
     policy: &Policy,
 ) -> Vec<LocalityLbEndpoints> {
     let setting = setting(view, policy);
-    let shares = setting.and_then(|setting| shares(setting, &view.node.locality));
+    let shares = setting.and_then(|setting| shares(setting, view.locality()));
     let failover = setting.filter(|_| policy.outlier.is_some() && shares.is_none());
 
     let mut groups: BTreeMap<(u32, &Locality), Vec<LbEndpoint>> = BTreeMap::new();
     for (endpoint, lb_endpoint) in endpoints {
-        let priority = failover.map_or(0, |setting| priority(view.node, endpoint, setting));
+        let priority = failover.map_or(0, |setting| priority(view, endpoint, setting));
         groups
             .entry((priority, &endpoint.locality))
             .or_default()
@@ -73,25 +72,24 @@ fn setting<'a>(view: &View<'_>, policy: &'a Policy) -> Option<&'a LocalityBalanc
 /// Whether localities take shares of traffic by weight in that cluster.
 pub(crate) fn weighs_localities(view: &View<'_>, policy: &Policy) -> bool {
     setting(view, policy).is_some_and(|setting| {
-        policy.outlier.is_some() || shares(setting, &view.node.locality).is_some()
+        policy.outlier.is_some() || shares(setting, view.locality()).is_some()
     })
 }
 
-fn priority(node: &NodeView, endpoint: &Endpoint, setting: &LocalityBalancing) -> u32 {
+fn priority(view: &View<'_>, endpoint: &Endpoint, setting: &LocalityBalancing) -> u32 {
     if setting.failover_priority.is_empty() {
-        return distance(node, &endpoint.locality, setting);
+        return distance(view.locality(), &endpoint.locality, setting);
     }
     let labels = &setting.failover_priority;
     let first_mismatch = labels
         .iter()
-        .position(|label| !label_matches(node, endpoint, label))
+        .position(|label| !label_matches(view, endpoint, label))
         .unwrap_or(labels.len());
     u32::try_from(labels.len() - first_mismatch).unwrap_or(u32::MAX)
 }
 
 /// 0 the same subzone, 1 the same zone, 2 the same region, 3 elsewhere (or where `failover` points), 4 the rest.
-fn distance(node: &NodeView, to: &Locality, setting: &LocalityBalancing) -> u32 {
-    let from = &node.locality;
+fn distance(from: &Locality, to: &Locality, setting: &LocalityBalancing) -> u32 {
     if from.region != to.region {
         let target = setting.failover.iter().find(|(f, _)| *f == from.region);
         return match target {
@@ -107,7 +105,7 @@ fn distance(node: &NodeView, to: &Locality, setting: &LocalityBalancing) -> u32 
 }
 
 /// `key` compares both sides' labels; `key=value` compares the endpoint's with that value.
-fn label_matches(node: &NodeView, endpoint: &Endpoint, label: &str) -> bool {
+fn label_matches(view: &View<'_>, endpoint: &Endpoint, label: &str) -> bool {
     let (key, value) = match label.split_once('=') {
         Some((key, value)) => (key, Some(value)),
         None => (label, None),
@@ -115,8 +113,8 @@ fn label_matches(node: &NodeView, endpoint: &Endpoint, label: &str) -> bool {
     let theirs = topology(&endpoint.locality, &endpoint.node, key)
         .or_else(|| endpoint.labels.get(key).map(String::as_str));
     let ours = value
-        .or_else(|| topology(&node.locality, &node.machine, key))
-        .or_else(|| node.labels.get(key).map(String::as_str));
+        .or_else(|| topology(view.locality(), &view.node.machine, key))
+        .or_else(|| view.node.labels.get(key).map(String::as_str));
     ours == theirs
 }
 
@@ -208,15 +206,13 @@ mod tests {
     use malla_model::workload::Locality;
 
     use super::{LocalityBalancing, covers, distance};
-    use crate::node::{NodeKind, NodeView};
 
     #[test]
     fn nearness_has_four_steps() {
-        let mut node = NodeView::new(NodeKind::Sidecar, "a", "b", [10, 0, 0, 1].into());
-        node.locality = Locality::parse("r1/z1/s1");
+        let here = Locality::parse("r1/z1/s1");
         let mut setting = LocalityBalancing::default();
         let at =
-            |to: &str, setting: &LocalityBalancing| distance(&node, &Locality::parse(to), setting);
+            |to: &str, setting: &LocalityBalancing| distance(&here, &Locality::parse(to), setting);
         for (to, want) in [
             ("r1/z1/s1", 0),
             ("r1/z1/s2", 1),
