@@ -86,10 +86,10 @@ impl Facts {
                 .into_iter()
                 .flat_map(|facts| &facts.stream.types)
                 .map(|(url, facts)| {
-                    let state = match (&facts.rejected, facts.in_flight()) {
-                        (Some(_), _) => "ERROR",
-                        (None, true) => "STALE",
-                        (None, false) => "SYNCED",
+                    let state = match (facts.rejected.is_empty(), facts.in_flight()) {
+                        (false, _) => "ERROR",
+                        (true, true) => "STALE",
+                        (true, false) => "SYNCED",
                     };
                     (url.to_string(), json!({"state": state, "held": facts.held, "pushes": facts.pushes, "rejects": facts.rejects}))
                 })

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use malla_model::SpiffeId;
 use malla_translate::NodeView;
-use malla_xds::NodeResources;
 use malla_xds::server::Event;
+use malla_xds::{Name, NodeResources};
 use tokio::sync::watch;
 use tracing::{debug, warn};
 
@@ -21,8 +21,22 @@ pub struct Progress {
     pub settled: u64,
     /// How long that took from the push on.
     pub after: Duration,
-    /// What it refuses: type, resource and its reason, until a push of the type is accepted.
+    /// What it refuses: type, resource and its reason, until it takes another version of the resource.
     pub refused: Vec<Refusal>,
+}
+
+impl Progress {
+    /// These resources have been taken, or are refused anew.
+    fn forget(&mut self, type_url: &str, names: &[Name]) {
+        for refusal in &mut self.refused {
+            if refusal.type_url == type_url {
+                refusal
+                    .names
+                    .retain(|known| names.iter().all(|name| **name != **known));
+            }
+        }
+        self.refused.retain(|refusal| !refusal.names.is_empty());
+    }
 }
 
 /// One resource a proxy will not take.
@@ -142,12 +156,9 @@ impl Session {
                 state.progress.settled = version.parse().unwrap_or(state.progress.settled);
                 state.progress.after = *after;
             }
-            Event::Acked { type_url, .. } => {
-                self.state()
-                    .progress
-                    .refused
-                    .retain(|refusal| refusal.type_url != **type_url);
-            }
+            Event::Acked {
+                type_url, names, ..
+            } => self.state().progress.forget(type_url, names),
             Event::Nacked {
                 type_url,
                 names,
@@ -161,10 +172,7 @@ impl Session {
                     message: message.clone(),
                 };
                 let mut state = self.state();
-                state
-                    .progress
-                    .refused
-                    .retain(|known| known.type_url != refusal.type_url);
+                state.progress.forget(type_url, names);
                 state.progress.refused.push(refusal);
             }
             Event::Subscribed { type_url } => debug!(node = self.id, %type_url, "subscribed"),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tokio::time::Instant;
 
-use crate::resource::TypeUrl;
+use crate::resource::{Name, TypeUrl};
 
 /// The client at one moment.
 #[derive(Debug, Clone, Default)]
@@ -39,6 +39,7 @@ pub struct TypeStatus {
     /// The server's version of the last response that was accepted as a whole.
     pub version: String,
     pub last_update: Option<Instant>,
-    /// Why the last response was rejected; `None` after one that was not.
-    pub last_rejection: Option<String>,
+    /// What is not taken, and why, until another version is or the resource is gone. (An earlier
+    /// version may be in use meanwhile.)
+    pub rejected: BTreeMap<Name, String>,
 }

@@ -251,9 +251,15 @@ impl ClientStream {
             return None;
         };
         let variant = self.config.variant;
-        let mut request = self
+        // What follows from a response goes before its answer: once a server has all answers, it
+        // also has all questions, and knows that its client is up to date.
+        let (answering, asking): (Vec<_>, Vec<_>) = self
             .subscriptions
             .iter_mut()
+            .partition(|known| known.answer.is_some());
+        let mut request = asking
+            .into_iter()
+            .chain(answering)
             .find_map(|subscription| subscription.request(variant))?;
         if !std::mem::replace(introduced, true) {
             let node = Some(self.config.node.clone());
@@ -282,16 +288,21 @@ impl ClientStream {
                 continue;
             }
             accepted += 1;
+            subscription.status.rejected.remove(&name);
             if subscription.interest.covers(&name) {
                 subscription.held.insert(name, version);
             }
         }
         for name in &pending.removed {
             subscription.held.remove(name);
+            subscription.status.rejected.remove(name);
         }
+        let reasons = rejected
+            .iter()
+            .map(|one| (one.name.clone(), one.reason.clone()));
+        subscription.status.rejected.extend(reasons);
         subscription.status.updates += 1;
         subscription.status.last_update = Some(now);
-        subscription.status.last_rejection = error.as_ref().map(|error| error.message.clone());
         if error.is_some() {
             subscription.status.rejected_updates += 1;
         } else {

@@ -59,6 +59,7 @@ impl Subscription {
 
     pub(super) fn set_interest(&mut self, interest: Interest) {
         self.held.retain(|name, _| interest.covers(name));
+        self.status.rejected.retain(|name, _| interest.covers(name));
         self.interest = interest;
     }
 

@@ -3,7 +3,7 @@
 use malla_xds_proto::Any;
 use malla_xds_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource as Wire};
 
-use super::subscription::{Held, Subscription, WILDCARD};
+use super::subscription::{Held, Sent, Subscription, WILDCARD};
 use crate::resource::{Name, NodeResources, Resource, aggregate_version};
 
 /// Takes over what a request says about subscriptions. `first` is the first request of the type on
@@ -82,6 +82,18 @@ pub(super) struct Plan {
     pub(super) deferred: bool,
 }
 
+impl Plan {
+    pub(super) fn sent(&self) -> Sent {
+        let names: Vec<Name> = self.updates.iter().map(|(name, _)| name.clone()).collect();
+        let about = names.iter().chain(&self.removals).cloned().collect();
+        Sent {
+            names,
+            about,
+            removed: self.removals.len(),
+        }
+    }
+}
+
 /// Compares what the client holds with what it should. Removals that nobody asked about are left
 /// out unless `remove`.
 pub(super) fn plan(
@@ -89,37 +101,34 @@ pub(super) fn plan(
     resources: &dyn NodeResources,
     remove: bool,
 ) -> Plan {
-    let wanted = subscription.wanted(resources);
     let mut plan = Plan::default();
-    let mut gone = Vec::new();
-    for (name, resource) in &wanted {
+    let mut gone: Vec<Name> = Vec::new();
+    subscription.each_wanted(resources, |name, resource| {
         let asked = subscription.asked.contains(name);
         match resource {
             Some(resource) if asked || !subscription.holds(name, resource) => {
                 plan.updates.push((name.clone(), resource.clone()));
             }
             None if asked || subscription.held.get(name) != Some(&Held::Nothing) => {
-                gone.push(name);
+                gone.push(name.clone());
             }
             _ => {}
         }
-    }
-    let unwanted = subscription
-        .held
-        .keys()
-        .filter(|name| !wanted.contains_key(*name));
-    gone.extend(unwanted);
-    let asked_in_vain = subscription.asked.iter();
-    gone.extend(
-        asked_in_vain
-            .filter(|name| !wanted.contains_key(*name) && !subscription.held.contains_key(*name)),
-    );
+    });
+    // What is held, or was asked about, and is not (or no longer) the client's to have.
+    let known = subscription.held.keys();
+    let asked = subscription.asked.iter();
+    let asked = asked.filter(|name| !subscription.held.contains_key(*name));
+    let unwanted = known
+        .chain(asked)
+        .filter(|name| !subscription.wants(resources, name));
+    gone.extend(unwanted.cloned());
     for name in gone {
         // An answer to a question breaks nothing, and neither does news about what was never there.
-        let harmless = subscription.asked.contains(name)
-            || !matches!(subscription.held.get(name), Some(Held::Version(_)));
+        let harmless = subscription.asked.contains(&name)
+            || !matches!(subscription.held.get(&name), Some(Held::Version(_)));
         if remove || harmless {
-            plan.removals.push(name.clone());
+            plan.removals.push(name);
         } else {
             plan.deferred = true;
         }

@@ -8,7 +8,7 @@ use malla_xds_proto::core::Node;
 use tokio::time::Instant;
 
 use crate::message::Variant;
-use crate::resource::{TypeUrl, Version};
+use crate::resource::{Name, TypeUrl, Version};
 
 /// One connection.
 #[derive(Debug, Clone)]
@@ -47,8 +47,9 @@ pub struct TypeFacts {
     pub answered_at: Option<Instant>,
     pub pushes: u64,
     pub rejects: u64,
-    /// The client's reason, when it rejected the last push.
-    pub rejected: Option<String>,
+    /// What the client does not take, and its reason, until it takes another version or the
+    /// resource is gone.
+    pub rejected: BTreeMap<Name, String>,
 }
 
 impl TypeFacts {

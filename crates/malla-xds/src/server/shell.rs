@@ -229,25 +229,29 @@ impl<S: ResourceSource> Session<S> {
             stream
                 .handle(Instant::now(), input)
                 .map_err(|violation| Status::invalid_argument(violation.to_string()))?;
+            let mut events = Vec::new();
             while let Some(output) = stream.poll_output(Instant::now()) {
                 match output {
-                    Output::Event(event) => handle.event(&event),
+                    Output::Event(event) => events.push(event),
                     Output::Send(message) => {
-                        if self.responses.send(Ok(message)).await.is_err() {
-                            return Ok(());
+                        let sending = self.responses.send(Ok(message));
+                        let sent = tokio::select! {
+                            biased; // A client that does not read must not keep us from ending.
+                            ended = ended(connection, &drain) => return Err(ended),
+                            sent = sending => sent,
+                        };
+                        if sent.is_err() {
+                            return Ok(()); // The client has gone.
                         }
                     }
                 }
             }
+            // Facts first: who hears of an event may look them up.
             connection.stream.store(Arc::new(stream.facts()));
+            events.iter().for_each(|event| handle.event(event));
             input = tokio::select! {
                 biased; // Ending outranks serving; answers before news, so that news are merged.
-                () = connection.kick.cancelled() => {
-                    return Err(Status::unavailable("disconnected by an operator"));
-                }
-                () = drain.draining() => {
-                    return Err(Status::unavailable("this server is shutting down"));
-                }
+                ended = ended(connection, &drain) => return Err(ended),
                 request = self.requests.next() => match request.transpose()? {
                     Some(request) => Input::Request(request),
                     None => return Ok(()),
@@ -258,6 +262,15 @@ impl<S: ResourceSource> Session<S> {
                 },
             };
         }
+    }
+}
+
+/// Completes when this end wants the stream to end.
+async fn ended(connection: &Connection, drain: &DrainWatch) -> Status {
+    tokio::select! {
+        biased; // The operator's word is the better reason.
+        () = connection.kick.cancelled() => Status::unavailable("disconnected by an operator"),
+        () = drain.draining() => Status::unavailable("this server is shutting down"),
     }
 }
 

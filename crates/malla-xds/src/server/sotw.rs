@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use malla_xds_proto::Any;
 use malla_xds_proto::discovery::{DiscoveryRequest, DiscoveryResponse};
 
-use super::subscription::{Held, Subscription, WILDCARD};
+use super::subscription::{Held, Sent, Subscription, WILDCARD};
 use crate::order;
 use crate::resource::{Name, NodeResources, Resource, Version, aggregate_version};
 
@@ -55,11 +55,12 @@ fn recognise(subscription: &mut Subscription, version: &str, resources: &dyn Nod
 }
 
 fn existing(subscription: &Subscription, resources: &dyn NodeResources) -> Vec<(Name, Resource)> {
-    subscription
-        .wanted(resources)
-        .into_iter()
-        .filter_map(|(name, resource)| Some((name, resource?)))
-        .collect()
+    let mut existing = Vec::new();
+    subscription.each_wanted(resources, |name, resource| {
+        existing.extend(resource.map(|resource| (name.clone(), resource.clone())));
+    });
+    existing.sort_by(|(one, _), (other, _)| one.cmp(other));
+    existing
 }
 
 fn aggregate(resources: &[(Name, Resource)]) -> Version {
@@ -75,8 +76,36 @@ fn aggregate(resources: &[(Name, Resource)]) -> Version {
 pub(super) struct Plan {
     resources: Vec<(Name, Resource)>,
     /// Those that the client did not hold.
-    pub(super) news: Vec<Name>,
+    news: Vec<Name>,
     version: Version,
+}
+
+impl Plan {
+    /// A complete response also says that everything else is gone.
+    pub(super) fn sent(&self, subscription: &Subscription) -> Sent {
+        let mut about: Vec<Name> = self
+            .resources
+            .iter()
+            .map(|(name, _)| name.clone())
+            .collect();
+        let mut removed = 0;
+        if is_complete(subscription) {
+            let kept: BTreeSet<&Name> = self.resources.iter().map(|(name, _)| name).collect();
+            let held = subscription.held.keys();
+            let gone: Vec<Name> = held.filter(|name| !kept.contains(name)).cloned().collect();
+            removed = gone.len();
+            about.extend(gone);
+        }
+        Sent {
+            names: self.news.clone(),
+            about,
+            removed,
+        }
+    }
+}
+
+fn is_complete(subscription: &Subscription) -> bool {
+    subscription.wildcard || order::full_state(&subscription.type_url)
 }
 
 /// Compares what the client holds with what it should; `None` when nothing has to be sent.
@@ -93,7 +122,7 @@ pub(super) fn plan(subscription: &mut Subscription, resources: &dyn NodeResource
         .collect();
     let kept: BTreeSet<&Name> = wanted.iter().map(|(name, _)| name).collect();
     let shrunk = subscription.held.keys().any(|name| !kept.contains(name));
-    if subscription.wildcard || order::full_state(&subscription.type_url) {
+    if is_complete(subscription) {
         let needed = subscription.unanswered || shrunk || !news.is_empty();
         return needed.then_some(Plan {
             resources: wanted,
@@ -134,7 +163,7 @@ pub(super) fn respond(
     plan: Plan,
     nonce: &str,
 ) -> DiscoveryResponse {
-    if subscription.wildcard || order::full_state(&subscription.type_url) {
+    if is_complete(subscription) {
         subscription.held.clear();
     }
     for (name, resource) in &plan.resources {

@@ -16,7 +16,7 @@ use malla_xds_proto::RpcStatus;
 use tokio::time::Instant;
 
 use super::facts::StreamFacts;
-use super::subscription::{InFlight, Subscription};
+use super::subscription::{InFlight, Sent, Subscription};
 use super::{delta, sotw};
 use crate::message::{ClientMessage, ServerMessage, Variant};
 use crate::order;
@@ -70,6 +70,8 @@ pub enum Event {
     Acked {
         type_url: TypeUrl,
         version: Version,
+        /// The resources it held or removed; whatever was wrong with them is past.
+        names: Vec<Name>,
         after: Duration,
     },
     /// The client rejected a push, or part of it.
@@ -170,6 +172,9 @@ impl ServerStream {
             facts.wildcard = subscription.wildcard;
             facts.names = subscription.names.len();
             facts.held = subscription.held.len();
+            facts
+                .rejected
+                .retain(|name, _| subscription.held.contains_key(name));
             (subscription.type_url.clone(), facts)
         });
         StreamFacts {
@@ -310,18 +315,17 @@ impl ServerStream {
         let resources = self.resources.clone();
         let subscription = self.subscriptions.get_mut(index)?;
         let nonce = (self.nonces + 1).to_string();
-        let (message, names, removed, deferred) = match self.variant {
+        let (message, sent, deferred) = match self.variant {
             Variant::Delta => {
                 let plan = delta::plan(subscription, &*resources, remove);
-                let names: Vec<Name> = plan.updates.iter().map(|(name, _)| name.clone()).collect();
-                let (removed, deferred) = (plan.removals.len(), plan.deferred);
-                if names.is_empty() && removed == 0 && !subscription.unanswered {
+                let (sent, deferred) = (plan.sent(), plan.deferred);
+                if sent.about.is_empty() && !subscription.unanswered {
                     subscription.due = deferred;
                     subscription.compared = resources.revision(&subscription.type_url);
                     return None;
                 }
                 let response = delta::respond(subscription, plan, &nonce);
-                (ServerMessage::Delta(response), names, removed, deferred)
+                (ServerMessage::Delta(response), sent, deferred)
             }
             Variant::Sotw => {
                 let Some(plan) = sotw::plan(subscription, &*resources) else {
@@ -330,9 +334,9 @@ impl ServerStream {
                     subscription.compared = resources.revision(&subscription.type_url);
                     return None;
                 };
-                let names = plan.news.clone();
+                let sent = plan.sent(subscription);
                 let response = sotw::respond(subscription, plan, &nonce);
-                (ServerMessage::Sotw(response), names, 0, false)
+                (ServerMessage::Sotw(response), sent, false)
             }
         };
         self.nonces += 1;
@@ -340,18 +344,16 @@ impl ServerStream {
         subscription.unanswered = false;
         subscription.due = deferred;
         subscription.compared = resources.revision(&subscription.type_url);
-        self.sent(index, nonce, names, removed, now);
+        self.sent(index, nonce, sent, now);
         Some(message)
     }
 
-    fn sent(
-        &mut self,
-        index: usize,
-        nonce: String,
-        names: Vec<Name>,
-        removed: usize,
-        now: Instant,
-    ) {
+    fn sent(&mut self, index: usize, nonce: String, sent: Sent, now: Instant) {
+        let Sent {
+            names,
+            about,
+            removed,
+        } = sent;
         let version = Version::from(self.resources.version());
         let Some(subscription) = self.subscriptions.get_mut(index) else {
             return;
@@ -377,6 +379,7 @@ impl ServerStream {
             at: now,
             version,
             names,
+            about,
         });
         for (type_url, name) in warmed {
             let child = self
@@ -422,26 +425,29 @@ fn answer(
     let Some(error) = error else {
         subscription.facts.nonce_acked = Some(push.nonce);
         subscription.facts.version_acked = Some(push.version.clone());
-        subscription.facts.rejected = None;
+        for name in &push.about {
+            subscription.facts.rejected.remove(name);
+        }
         return Some(Event::Acked {
             type_url,
             version: push.version,
+            names: push.about,
             after: now.saturating_duration_since(push.at),
         });
     };
     let message: String = error.message.chars().take(MAX_ERROR).collect();
+    let named = push.names.iter().filter(|name| message.contains(&***name));
+    let mut names: Vec<Name> = named.cloned().collect();
+    if names.is_empty() {
+        names = push.names;
+    }
     subscription.facts.rejects += 1;
-    subscription.facts.rejected = Some(message.clone());
-    let named: Vec<Name> = push
-        .names
-        .iter()
-        .filter(|name| message.contains(&***name))
-        .cloned()
-        .collect();
+    let rejected = names.iter().map(|name| (name.clone(), message.clone()));
+    subscription.facts.rejected.extend(rejected);
     Some(Event::Nacked {
         type_url,
         version: push.version,
-        names: if named.is_empty() { push.names } else { named },
+        names,
         message,
     })
 }

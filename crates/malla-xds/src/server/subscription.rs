@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::facts::TypeFacts;
 use crate::order;
-use crate::resource::{Name, NodeResources, Resource, TypeUrl, Version};
+use crate::resource::{Name, NodeResources, Resource, ResourceMap, TypeUrl, Version};
 
 /// The name that subscribes to everything.
 pub(crate) const WILDCARD: &str = "*";
@@ -26,7 +26,21 @@ pub(super) struct InFlight {
     pub(super) at: Instant,
     /// [`NodeResources::version`] when it was sent.
     pub(super) version: Version,
+    /// Those that were new to the client.
     pub(super) names: Vec<Name>,
+    /// All that it said something about.
+    pub(super) about: Vec<Name>,
+}
+
+/// What a push holds, in names.
+#[derive(Debug, Default)]
+pub(super) struct Sent {
+    /// Those that are new to the client.
+    pub(super) names: Vec<Name>,
+    /// All that it says something about.
+    pub(super) about: Vec<Name>,
+    /// How many of them are removals.
+    pub(super) removed: usize,
 }
 
 #[derive(Debug)]
@@ -95,21 +109,35 @@ impl Subscription {
         self.asked.retain(|name| names.contains(name));
     }
 
-    /// Everything the client is entitled to, with what there is.
-    pub(super) fn wanted(&self, resources: &dyn NodeResources) -> BTreeMap<Name, Option<Resource>> {
-        let mut wanted: BTreeMap<Name, Option<Resource>> = self
-            .names
-            .iter()
-            .map(|name| (name.clone(), resources.get(&self.type_url, name)))
-            .collect();
-        if self.wildcard
-            && let Some(all) = resources.wildcard(&self.type_url)
-        {
-            for (name, resource) in all {
-                wanted.insert(name.clone(), Some(resource.clone()));
+    /// Visits everything the client is entitled to, with what there is.
+    pub(super) fn each_wanted(
+        &self,
+        resources: &dyn NodeResources,
+        mut visit: impl FnMut(&Name, Option<&Resource>),
+    ) {
+        let all = self.everything(resources);
+        for (name, resource) in all.into_iter().flatten() {
+            visit(name, Some(resource));
+        }
+        for name in &self.names {
+            if !all.is_some_and(|all| all.contains_key(name)) {
+                visit(name, resources.get(&self.type_url, name).as_ref());
             }
         }
-        wanted
+    }
+
+    /// Whether the client is entitled to `name`, be there such a resource or not.
+    pub(super) fn wants(&self, resources: &dyn NodeResources, name: &str) -> bool {
+        self.names.contains(name)
+            || self
+                .everything(resources)
+                .is_some_and(|all| all.contains_key(name))
+    }
+
+    /// What the wildcard covers, when it is subscribed to.
+    fn everything<'a>(&self, resources: &'a dyn NodeResources) -> Option<&'a ResourceMap> {
+        let wildcard = self.wildcard.then_some(&self.type_url)?;
+        resources.wildcard(wildcard)
     }
 
     /// Whether the client holds exactly this.
@@ -119,8 +147,10 @@ impl Subscription {
 
     /// Whether there is something the client does not have yet.
     pub(super) fn has_additions(&self, resources: &dyn NodeResources) -> bool {
-        self.wanted(resources)
-            .iter()
-            .any(|(name, resource)| resource.as_ref().is_some_and(|r| !self.holds(name, r)))
+        let mut any = false;
+        self.each_wanted(resources, |name, resource| {
+            any |= resource.is_some_and(|resource| !self.holds(name, resource));
+        });
+        any
     }
 }

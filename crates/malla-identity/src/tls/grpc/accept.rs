@@ -55,8 +55,8 @@ pub struct AcceptLimits {
 impl Default for AcceptLimits {
     fn default() -> Self {
         Self {
-            handshake: Duration::from_secs(15),
-            concurrent_handshakes: 256,
+            handshake: Duration::from_secs(10),
+            concurrent_handshakes: 1024,
         }
     }
 }

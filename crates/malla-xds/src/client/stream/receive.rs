@@ -52,14 +52,19 @@ impl ClientStream {
                 let version = response.version_info.clone();
                 let mut sorted = sort_sotw(response, &type_url, &interest);
                 // Only types whose responses are complete can say by absence that one is gone.
-                let removed = if order::full_state(&type_url) || interest.wildcard {
-                    let held = subscription.held.keys();
-                    held.filter(|name| !sorted.seen.contains(*name))
-                        .cloned()
-                        .collect()
-                } else {
-                    Vec::new()
-                };
+                let mut removed = Vec::new();
+                if order::full_state(&type_url) || interest.wildcard {
+                    let seen = &sorted.seen;
+                    let gone = subscription
+                        .held
+                        .keys()
+                        .filter(|name| !seen.contains(*name));
+                    removed.extend(gone.cloned());
+                    subscription
+                        .status
+                        .rejected
+                        .retain(|name, _| seen.contains(name));
+                }
                 let held = &subscription.held;
                 sorted
                     .resources

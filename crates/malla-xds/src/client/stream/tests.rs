@@ -142,7 +142,7 @@ fn an_update_is_acknowledged_and_leads_to_further_subscriptions() {
     let (update, requests) = talk.answer(response, subscribing(ENDPOINTS, &["a", "b"]));
     assert_eq!(update.resources.len(), 2);
     assert_eq!(update.resources[0].body, Bytes::from_static(b"body"));
-    let [ack, subscribe] = &requests[..] else {
+    let [subscribe, ack] = &requests[..] else {
         panic!("{requests:?}");
     };
     assert_eq!(delta(ack).response_nonce, "n1");
@@ -153,7 +153,7 @@ fn an_update_is_acknowledged_and_leads_to_further_subscriptions() {
     let response = clusters("n2", vec![wire("c", "1")], &["a"]);
     let (update, requests) = talk.answer(response, subscribing(ENDPOINTS, &["b", "c"]));
     assert_eq!(update.removed, [Name::from("a")]);
-    let change = delta(&requests[1]);
+    let change = delta(&requests[0]);
     assert_eq!(change.resource_names_subscribe, ["c"]);
     assert_eq!(change.resource_names_unsubscribe, ["a"]);
     let status = talk.client.status();

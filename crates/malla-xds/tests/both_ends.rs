@@ -1,0 +1,328 @@
+//! The client and the server of this crate together, over gRPC and in memory, in both variants.
+#![allow(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use malla_runtime::backoff::BackoffConfig;
+use malla_runtime::drain::{Drain, DrainWatch};
+use malla_runtime::task::AbortOnDrop;
+use malla_xds::client::{
+    AdsClient, ClientConfig, Interest, Rejection, ResourceHandler, Update, Verdict,
+};
+use malla_xds::server::{AdsServer, Event, Hello, NodeHandle, ResourceSource, ServerOptions};
+use malla_xds::transport::Transport;
+use malla_xds::transport::grpc::{GrpcTransport, UnixConnector, service};
+use malla_xds::transport::memory::MemoryTransport;
+use malla_xds::{NodeResources, ResourceMap, ResourceSet, TypeUrl, Variant};
+use malla_xds_proto::core::Node;
+use malla_xds_proto::endpoint::ClusterLoadAssignment;
+use malla_xds_proto::type_url::{CLUSTER, ENDPOINTS};
+use malla_xds_proto::{any, cluster::Cluster};
+use tokio::net::UnixListener;
+use tokio::sync::watch;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::{Extensions, Status};
+use tracing::Span;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Source {
+    resources: watch::Receiver<Arc<dyn NodeResources>>,
+    events: watch::Sender<Vec<Event>>,
+}
+
+struct Handle {
+    resources: watch::Receiver<Arc<dyn NodeResources>>,
+    events: watch::Sender<Vec<Event>>,
+}
+
+impl ResourceSource for Source {
+    fn connect(&self, hello: Hello) -> BoxFuture<'_, Result<Box<dyn NodeHandle>, Status>> {
+        let handle = Handle {
+            resources: self.resources.clone(),
+            events: self.events.clone(),
+        };
+        Box::pin(async move {
+            match &*hello.node.id {
+                "stranger" => Err(Status::permission_denied("no strangers")),
+                _ => Ok(Box::new(handle) as Box<dyn NodeHandle>),
+            }
+        })
+    }
+}
+
+impl NodeHandle for Handle {
+    fn resources(&self) -> watch::Receiver<Arc<dyn NodeResources>> {
+        self.resources.clone()
+    }
+
+    fn event(&self, event: &Event) {
+        self.events.send_modify(|events| events.push(event.clone()));
+    }
+}
+
+/// Keeps clusters, and the endpoints of the clusters it has; refuses what is called "bad".
+struct Keeper {
+    held: Arc<Mutex<BTreeMap<(TypeUrl, String), usize>>>,
+}
+
+impl ResourceHandler for Keeper {
+    fn subscriptions(&self) -> Vec<(TypeUrl, Interest)> {
+        vec![(CLUSTER.into(), Interest::all())]
+    }
+
+    fn apply(&mut self, update: Update) -> Verdict {
+        let mut held = self.held.lock().unwrap();
+        let mut verdict = Verdict::default();
+        for resource in update.resources {
+            if resource.name.contains("bad") {
+                verdict.rejected.push(Rejection {
+                    name: resource.name,
+                    reason: "it is bad".into(),
+                });
+            } else {
+                let key = (update.type_url.clone(), resource.name.to_string());
+                held.insert(key, resource.body.len());
+            }
+        }
+        for name in update.removed {
+            held.remove(&(update.type_url.clone(), name.to_string()));
+        }
+        if *update.type_url == *CLUSTER {
+            let clusters = held.keys().filter(|(known, _)| **known == *CLUSTER);
+            let names = Interest::names(clusters.map(|(_, name)| name.as_str()));
+            verdict.subscriptions.push((ENDPOINTS.into(), names));
+        }
+        verdict
+    }
+}
+
+struct World {
+    server: AdsServer<Source>,
+    set: ResourceSet,
+    publish: watch::Sender<Arc<dyn NodeResources>>,
+    events: watch::Sender<Vec<Event>>,
+    held: Arc<Mutex<BTreeMap<(TypeUrl, String), usize>>>,
+}
+
+impl World {
+    fn new(drain: DrainWatch) -> Self {
+        let mut set = ResourceSet::new("v0");
+        set.set(CLUSTER, ResourceMap::new());
+        set.set(ENDPOINTS, ResourceMap::new());
+        let first: Arc<dyn NodeResources> = Arc::new(set.clone());
+        let publish = watch::Sender::new(first);
+        let events = watch::Sender::new(Vec::new());
+        let source = Source {
+            resources: publish.subscribe(),
+            events: events.clone(),
+        };
+        Self {
+            server: AdsServer::new(source, ServerOptions::new(drain)),
+            set,
+            publish,
+            events,
+            held: Arc::default(),
+        }
+    }
+
+    fn put(&mut self, name: &str) {
+        let cluster = Cluster {
+            name: name.into(),
+            ..Cluster::default()
+        };
+        self.set.put(CLUSTER, name, any::encode(&cluster));
+        let endpoints = ClusterLoadAssignment {
+            cluster_name: name.into(),
+            ..ClusterLoadAssignment::default()
+        };
+        self.set.put(ENDPOINTS, name, any::encode(&endpoints));
+    }
+
+    async fn publish(&mut self, version: &str) {
+        self.set.set_version(version);
+        self.publish.send_replace(Arc::new(self.set.clone()));
+        let mut events = self.events.subscribe();
+        let settled =
+            |event: &Event| matches!(event, Event::Settled { version: v, .. } if **v == *version);
+        let wait = events.wait_for(|events| events.iter().any(settled));
+        let done = tokio::time::timeout(PATIENCE, wait).await.is_ok();
+        assert!(
+            done,
+            "{version} did not become active: {:#?}",
+            self.events.borrow()
+        );
+    }
+
+    fn client(&self, variant: Variant, transport: Arc<dyn Transport>) -> AdsClient {
+        let node = Node {
+            id: "friend".into(),
+            ..Node::default()
+        };
+        let mut config = ClientConfig::new(node);
+        config.variant = variant;
+        config.reconnect = BackoffConfig {
+            initial: Duration::from_millis(20),
+            ..BackoffConfig::default()
+        };
+        let handler = Keeper {
+            held: self.held.clone(),
+        };
+        AdsClient::start(config, transport, Box::new(handler))
+    }
+
+    fn held(&self, type_url: &str) -> Vec<String> {
+        let held = self.held.lock().unwrap();
+        let of_type = held.keys().filter(|(known, _)| **known == *type_url);
+        of_type.map(|(_, name)| name.clone()).collect()
+    }
+
+    /// The story that both transports and variants tell.
+    async fn live(&mut self, client: &AdsClient) {
+        self.put("cart");
+        self.put("user");
+        self.publish("v1").await;
+        assert_eq!(self.held(CLUSTER), ["cart", "user"]);
+        assert_eq!(self.held(ENDPOINTS), ["cart", "user"]);
+
+        for connection in self.server.connections() {
+            assert!(self.server.disconnect(connection.id));
+        }
+        self.put("order");
+        self.put("bad");
+        self.set.remove(CLUSTER, "user");
+        self.publish("v2").await;
+        assert_eq!(self.held(CLUSTER), ["cart", "order"]);
+        let mut status = client.status();
+        let rejected = status.wait_for(|status| !status.types[CLUSTER].rejected.is_empty());
+        let status = tokio::time::timeout(PATIENCE, rejected)
+            .await
+            .unwrap()
+            .unwrap()
+            .clone();
+        assert!(status.connected);
+        assert_eq!(status.types[CLUSTER].resources, 2);
+        assert_eq!(status.types[CLUSTER].rejected["bad"], "it is bad");
+
+        let [facts] = &self.server.connections()[..] else {
+            panic!("one connection");
+        };
+        assert!(facts.stream.settled);
+        assert_eq!(facts.node.id, "friend");
+        assert_eq!(
+            facts.stream.types[CLUSTER].rejected["bad"],
+            "bad: it is bad"
+        );
+        assert!(facts.stream.types[ENDPOINTS].rejected.is_empty());
+    }
+}
+
+async fn in_memory(variant: Variant) {
+    let mut world = World::new(DrainWatch::never());
+    let transport = MemoryTransport::new(world.server.clone(), Extensions::new());
+    let client = world.client(variant, Arc::new(transport));
+    world.live(&client).await;
+}
+
+#[tokio::test]
+async fn in_memory_by_delta() {
+    in_memory(Variant::Delta).await;
+}
+
+#[tokio::test]
+async fn in_memory_by_state_of_the_world() {
+    in_memory(Variant::Sotw).await;
+}
+
+fn serve(world: &World, path: &std::path::Path) -> AbortOnDrop<()> {
+    let _ = std::fs::remove_file(path);
+    let listener = UnixListener::bind(path).unwrap();
+    let service = service(world.server.clone());
+    AbortOnDrop::spawn(Span::none(), async move {
+        let server = tonic::transport::Server::builder().add_service(service);
+        server
+            .serve_with_incoming(UnixListenerStream::new(listener))
+            .await
+            .unwrap();
+    })
+}
+
+async fn over_grpc(variant: Variant) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("xds");
+    let mut world = World::new(DrainWatch::never());
+    let serving = serve(&world, &path);
+    let transport = GrpcTransport::new(Arc::new(UnixConnector(path.clone())));
+    let client = world.client(variant, Arc::new(transport));
+    world.live(&client).await;
+
+    // The server dies, and another one comes in its place: nothing is lost, and what changed arrives.
+    drop(serving);
+    std::fs::remove_file(&path).unwrap();
+    for connection in world.server.connections() {
+        assert!(world.server.disconnect(connection.id));
+    }
+    let mut status = client.status();
+    let gone = status.wait_for(|status| !status.connected);
+    tokio::time::timeout(PATIENCE, gone).await.unwrap().unwrap();
+    assert_eq!(world.held(CLUSTER), ["cart", "order"]);
+    let _serving = serve(&world, &path);
+    world.put("stock");
+    world.publish("v3").await;
+    assert_eq!(world.held(CLUSTER), ["cart", "order", "stock"]);
+}
+
+#[tokio::test]
+async fn over_grpc_by_delta() {
+    over_grpc(Variant::Delta).await;
+}
+
+#[tokio::test]
+async fn over_grpc_by_state_of_the_world() {
+    over_grpc(Variant::Sotw).await;
+}
+
+#[tokio::test]
+async fn a_client_that_is_refused_says_why() {
+    let world = World::new(DrainWatch::never());
+    let transport = MemoryTransport::new(world.server.clone(), Extensions::new());
+    let node = Node {
+        id: "stranger".into(),
+        ..Node::default()
+    };
+    let handler = Keeper {
+        held: Arc::default(),
+    };
+    let client = AdsClient::start(
+        ClientConfig::new(node),
+        Arc::new(transport),
+        Box::new(handler),
+    );
+    let mut status = client.status();
+    let refused = status.wait_for(|status| status.last_error.is_some());
+    let status = tokio::time::timeout(PATIENCE, refused)
+        .await
+        .unwrap()
+        .unwrap()
+        .clone();
+    assert!(status.last_error.as_ref().unwrap().contains("no strangers"));
+    assert!(!status.connected);
+}
+
+#[tokio::test]
+async fn a_draining_server_lets_its_clients_go() {
+    let drain = Drain::new();
+    let mut world = World::new(drain.watch());
+    let transport = MemoryTransport::new(world.server.clone(), Extensions::new());
+    let client = world.client(Variant::Delta, Arc::new(transport));
+    world.put("cart");
+    world.publish("v1").await;
+    drain.start();
+    let mut status = client.status();
+    let gone = status.wait_for(|status| !status.connected);
+    tokio::time::timeout(PATIENCE, gone).await.unwrap().unwrap();
+    assert_eq!(world.held(CLUSTER), ["cart"], "what is held stays");
+}
