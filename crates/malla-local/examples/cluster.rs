@@ -56,9 +56,16 @@ async fn serve(inside: Inside, directory: RunDirectory, begun: Instant) -> Resul
         Image::new("web", &["python3", "-c", web]),
     ];
     let cluster = Cluster::start(config, &inside).await?;
-    let path = std::env::temp_dir().join(format!("malla-example-{}.kubeconfig", cluster.url().rsplit(':').next().unwrap_or("")));
+    let path = std::env::temp_dir().join(format!(
+        "malla-example-{}.kubeconfig",
+        cluster.url().rsplit(':').next().unwrap_or("")
+    ));
     std::fs::write(&path, cluster.kubeconfig()?)?;
-    println!("up after {:.2?}: export KUBECONFIG={}", begun.elapsed(), path.display());
+    println!(
+        "up after {:.2?}: export KUBECONFIG={}",
+        begun.elapsed(),
+        path.display()
+    );
     let mut control = inside.control;
     tokio::task::spawn_blocking(move || control.read(&mut [0_u8; 4]))
         .await?

@@ -15,7 +15,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use ipnet::Ipv4Net;
 use malla_apiserver::{ApiError, Client, Config, OpenError, Server};
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use tokio::sync::oneshot;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -23,9 +23,7 @@ use crate::controllers::{Controllers, Feeds, Settings};
 use crate::directory::{DirectoryError, RunDirectory};
 use crate::dns::{DnsServer, Zone};
 use crate::events::Recorder;
-use crate::net::{
-    AddressPool, ClusterDial, LinkError, NodeNetwork, RulesError, ServiceRules,
-};
+use crate::net::{AddressPool, ClusterDial, LinkError, NodeNetwork, RulesError, ServiceRules};
 use crate::node::{Image, Images, Node, NodeSettings};
 use crate::process::Spawner;
 use crate::sandbox::Inside;
@@ -38,6 +36,9 @@ const NODE_DNS_PORT: u16 = 53;
 const DNS_INDEX: usize = 9;
 /// How many ports after the wished one are tried for the API server.
 const PORT_TRIES: u16 = 200;
+
+/// Where files live that must not be on disk.
+const MEMORY: &str = "memory";
 
 /// What a cluster is to be.
 #[derive(Debug)]
@@ -161,7 +162,10 @@ impl Cluster {
         let dns = dns.map_err(doing("start the DNS server"))?;
 
         let client = server.client("malla-local");
-        server.attach_dial(Arc::new(ClusterDial::new(namespace.clone(), client.clone())));
+        server.attach_dial(Arc::new(ClusterDial::new(
+            namespace.clone(),
+            client.clone(),
+        )));
         let system = system::System {
             client: &client,
             config: &config,
@@ -187,7 +191,12 @@ impl Cluster {
             &mut feeds,
         );
         server.attach_node(Arc::new(node.clone()));
-        let controllers = Controllers::start(&server, &events, controller_settings(&config, &server), &mut feeds);
+        let controllers = Controllers::start(
+            &server,
+            &events,
+            controller_settings(&config, &server),
+            &mut feeds,
+        );
         let outlets = Outlets {
             rules: rules?,
             zone,
@@ -253,7 +262,13 @@ impl Cluster {
         drop(self.stop_serving.take());
         let _panicked = (&mut self.serving).await;
         let directory = &self.directory;
-        directory.remove().map_err(doing("remove the cluster's directory"))
+        let memory = directory.path().join(MEMORY);
+        if let Err(error) = umount2(&memory, MntFlags::MNT_DETACH) {
+            tracing::debug!(%error, "the cluster's memory file system was already gone");
+        }
+        directory
+            .remove()
+            .map_err(doing("remove the cluster's directory"))
     }
 }
 
@@ -262,14 +277,20 @@ fn directories(config: &ClusterConfig) -> Result<NodeSettings, ClusterError> {
     let failed = doing("make the cluster's directories");
     let base = config.directory.path();
     config.directory.sweep().map_err(&failed)?;
-    let [disk, memory, scratch] = ["pods", "memory", "root"].map(|name| base.join(name));
+    let [disk, memory, scratch] = ["pods", MEMORY, "root"].map(|name| base.join(name));
     for path in [&disk, &memory, &scratch] {
         fs::create_dir(path).map_err(&failed)?;
     }
     // Secrets and tokens are never on disk, and vanish with the sandbox.
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    mount(Some("tmpfs"), &memory, Some("tmpfs"), flags, Some("mode=0755"))
-        .map_err(|errno| failed(errno.into()))?;
+    mount(
+        Some("tmpfs"),
+        &memory,
+        Some("tmpfs"),
+        flags,
+        Some("mode=0755"),
+    )
+    .map_err(|errno| failed(errno.into()))?;
     Ok(NodeSettings {
         node: config.node.name.clone(),
         dns: IpAddr::V4(dns_address(config.services)),
@@ -283,7 +304,10 @@ fn directories(config: &ClusterConfig) -> Result<NodeSettings, ClusterError> {
 }
 
 fn dns_address(services: Ipv4Net) -> Ipv4Addr {
-    services.hosts().nth(DNS_INDEX).unwrap_or(services.broadcast())
+    services
+        .hosts()
+        .nth(DNS_INDEX)
+        .unwrap_or(services.broadcast())
 }
 
 fn controller_settings(config: &ClusterConfig, server: &Server) -> Settings {

@@ -98,7 +98,7 @@ impl RunDirectory {
     /// Removes a temporary directory with all that is in it.
     pub fn remove(&self) -> io::Result<()> {
         if self.temporary {
-            remove_tree(&self.path)?;
+            remove_locked(&self.path)?;
         }
         Ok(())
     }
@@ -113,9 +113,25 @@ fn remove_if_stale(path: &Path) -> io::Result<()> {
         Err(error) => return Err(error),
     };
     match Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
-        Ok(_held) => remove_tree(path),
+        Ok(_held) => remove_locked(path),
         Err(_) => Ok(()),
     }
+}
+
+/// The lock goes last: without it, what could not be removed would never be found again.
+fn remove_locked(path: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_name() == LOCK {
+            continue;
+        }
+        if entry.file_type()?.is_dir() {
+            remove_tree(&entry.path())?;
+        } else {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    remove_tree(path)
 }
 
 fn open_lock(path: &Path) -> io::Result<File> {
@@ -142,7 +158,10 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("data");
         let first = RunDirectory::kept(&path).unwrap();
-        assert!(matches!(RunDirectory::kept(&path), Err(DirectoryError::InUse(_))));
+        assert!(matches!(
+            RunDirectory::kept(&path),
+            Err(DirectoryError::InUse(_))
+        ));
         drop(first);
         fs::create_dir(path.join("pods")).unwrap();
         fs::write(path.join("store.redb"), "x").unwrap();
@@ -154,7 +173,10 @@ mod tests {
     #[test]
     fn stale_temporary_directories_are_removed_and_live_ones_stay() {
         let parent = tempfile::tempdir().unwrap();
-        let stale = RunDirectory::temporary(parent.path()).unwrap().path().to_path_buf();
+        let stale = RunDirectory::temporary(parent.path())
+            .unwrap()
+            .path()
+            .to_path_buf();
         let live = RunDirectory::temporary(parent.path()).unwrap();
         let own = RunDirectory::temporary(parent.path()).unwrap();
         own.sweep().unwrap();

@@ -142,10 +142,19 @@ impl Writer {
             }
         }
         self.made += 1;
-        let name = format!("{}.{:x}{:04x}", news.subject.name, now.as_nanosecond(), self.made);
+        let name = format!(
+            "{}.{:x}{:04x}",
+            news.subject.name,
+            now.as_nanosecond(),
+            self.made
+        );
         let event = self.event(&name, &news, now);
         let namespace = scope(&news.subject);
-        match self.client.create(&kinds::EVENTS, Some(namespace), event).await {
+        match self
+            .client
+            .create(&kinds::EVENTS, Some(namespace), event)
+            .await
+        {
             Ok(_) => {
                 self.known.insert(identity.clone(), (name, 1));
                 self.order.push_back(identity);

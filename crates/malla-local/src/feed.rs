@@ -110,7 +110,10 @@ impl Feed {
     fn put(&self, object: Arc<Value>, known: &Known) {
         let key = Key::of(&object);
         let old = lock(known).insert(key.clone(), Arc::clone(&object));
-        if old.as_ref().is_some_and(|old| version(old) == version(&object)) {
+        if old
+            .as_ref()
+            .is_some_and(|old| version(old) == version(&object))
+        {
             return;
         }
         self.tell(&Change {

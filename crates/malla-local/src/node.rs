@@ -42,8 +42,8 @@ use crate::object::{self, Key};
 use crate::pods;
 use crate::process::Spawner;
 
-pub use images::{CONFIG_MAP, Image};
 pub(crate) use images::Images;
+pub use images::{CONFIG_MAP, Image};
 
 /// Changes of ConfigMaps and Secrets that a slow pod may be behind; more make it look at all.
 const CONFIG_BACKLOG: usize = 256;
@@ -161,7 +161,13 @@ impl Node {
                 let metadata = serde_json::from_value(metadata).unwrap_or_default();
                 let subject = Subject::new("v1", "ConfigMap", &metadata);
                 let events = &shared.events;
-                events.record("kubelet", Severity::Warning, subject, "InvalidImage", complaint);
+                events.record(
+                    "kubelet",
+                    Severity::Warning,
+                    subject,
+                    "InvalidImage",
+                    complaint,
+                );
             }
         });
     }
@@ -233,7 +239,11 @@ impl Node {
 
     /// Ends all containers within `grace`; the pods' objects stay.
     pub(crate) async fn end_all(&self, grace: Duration) {
-        let all: Vec<_> = self.pods().values().map(|hosted| Arc::clone(&hosted.pod)).collect();
+        let all: Vec<_> = self
+            .pods()
+            .values()
+            .map(|hosted| Arc::clone(&hosted.pod))
+            .collect();
         let deadline = tokio::time::Instant::now() + grace;
         for pod in &all {
             pod.stop.request(deadline);

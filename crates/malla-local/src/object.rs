@@ -24,7 +24,10 @@ impl Key {
     }
 
     pub(crate) fn of(object: &Value) -> Self {
-        Self::new(text(object, "/metadata/namespace"), text(object, "/metadata/name"))
+        Self::new(
+            text(object, "/metadata/namespace"),
+            text(object, "/metadata/name"),
+        )
     }
 
     pub(crate) fn of_meta(metadata: &ObjectMeta) -> Self {
@@ -62,7 +65,9 @@ pub(crate) fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
 pub(crate) fn typed<K: DeserializeOwned>(object: &Value) -> Result<K, ApiError> {
     K::deserialize(object).map_err(|error| {
         let key = Key::of(object);
-        ApiError::internal(format!("stored object {key} has an unexpected shape: {error}"))
+        ApiError::internal(format!(
+            "stored object {key} has an unexpected shape: {error}"
+        ))
     })
 }
 
@@ -138,7 +143,9 @@ pub(crate) fn selects(
 ) -> bool {
     let equal = selector.match_labels.iter().flatten();
     let expressions = selector.match_expressions.iter().flatten();
-    equal.into_iter().all(|(key, value)| labels.get(key) == Some(value))
+    equal
+        .into_iter()
+        .all(|(key, value)| labels.get(key) == Some(value))
         && expressions.into_iter().all(|expression| {
             let found = labels.get(&expression.key);
             let values = expression.values.as_deref().unwrap_or_default();

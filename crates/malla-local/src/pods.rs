@@ -44,5 +44,8 @@ pub(crate) fn ready_for(pod: &Pod, now: Timestamp) -> Option<Duration> {
 /// The pod's address, once it has one.
 pub(crate) fn address(pod: &Pod) -> Option<&str> {
     let status = pod.status.as_ref()?;
-    status.pod_ip.as_deref().filter(|address| !address.is_empty())
+    status
+        .pod_ip
+        .as_deref()
+        .filter(|address| !address.is_empty())
 }

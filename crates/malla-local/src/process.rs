@@ -22,5 +22,5 @@ pub use capabilities::Capabilities;
 pub(crate) use client::host_pid;
 pub use client::{Process, RunError, Spawner, Stdio};
 pub(crate) use message::packet_pair;
-pub use terminal::Terminal;
 pub use spec::{CommandSpec, ContainerSpec, Credentials, ExitStatus, Mount, MountKind, RootSpec};
+pub use terminal::Terminal;

@@ -175,7 +175,11 @@ mod tests {
             }
         };
         let met = tokio::time::timeout(Duration::from_secs(10), reached).await;
-        assert!(met.is_ok(), "{} of {wanted} runs", runs.load(Ordering::SeqCst));
+        assert!(
+            met.is_ok(),
+            "{} of {wanted} runs",
+            runs.load(Ordering::SeqCst)
+        );
     }
 
     #[tokio::test]
@@ -203,7 +207,9 @@ mod tests {
     #[tokio::test]
     async fn a_failure_is_tried_again_ever_later() {
         let queue = Queue::<String>::new();
-        let pauses: Vec<u128> = (0..4).map(|_| queue.failed(&"a".to_owned()).as_millis()).collect();
+        let pauses: Vec<u128> = (0..4)
+            .map(|_| queue.failed(&"a".to_owned()).as_millis())
+            .collect();
         assert_eq!(pauses, [5, 10, 20, 40]);
         let runs = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&runs);

@@ -46,7 +46,11 @@ pub(crate) fn start(
     feeds: &mut Feeds,
 ) -> AbortOnDropHandle<()> {
     let changed = Arc::new(Notify::new());
-    for feed in [&mut feeds.services, &mut feeds.endpoint_slices, &mut feeds.namespaces] {
+    for feed in [
+        &mut feeds.services,
+        &mut feeds.endpoint_slices,
+        &mut feeds.namespaces,
+    ] {
         let changed = Arc::clone(&changed);
         feed.listen(move |_| changed.notify_one());
     }
@@ -78,10 +82,15 @@ async fn sync(
 ) -> Result<(), String> {
     let views = view::read(client).map_err(|error| error.message().to_owned())?;
     let namespaces = view::namespaces(client).map_err(|error| error.message().to_owned())?;
-    let zone = Zone::new(&outlets.domain, namespaces, views.iter().map(ServiceView::names));
+    let zone = Zone::new(
+        &outlets.domain,
+        namespaces,
+        views.iter().map(ServiceView::names),
+    );
     outlets.zone.store(Arc::new(zone));
     let rules = view::rules(&views, outlets.node);
     let applied = outlets.rules.apply(rules).await;
-    publisher.publish(&views).await;
-    applied.map_err(|error| error.to_string())
+    let published = publisher.publish(&views).await;
+    applied.map_err(|error| error.to_string())?;
+    published.map_err(|error| error.message().to_owned())
 }

@@ -15,9 +15,10 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Mutex;
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 
 use super::Exchange;
 use super::respond::{self, Body};
@@ -152,7 +153,14 @@ async fn run(upgraded: OnUpgrade, node: Arc<dyn NodeRuntime>, pod: Arc<Value>, w
 }
 
 async fn close(sink: &Sink) {
-    let _ = sink.lock().await.close().await;
+    // Clients take an end without a code (1005) for a broken session, whatever the status said.
+    let frame = CloseFrame {
+        code: CloseCode::Normal,
+        reason: Utf8Bytes::default(),
+    };
+    let mut sink = sink.lock().await;
+    let _ = sink.send(Message::Close(Some(frame))).await;
+    let _ = sink.close().await;
 }
 
 async fn send(sink: &Sink, channel: u8, data: &[u8]) {

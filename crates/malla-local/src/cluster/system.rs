@@ -21,16 +21,24 @@ pub(super) struct System<'a> {
 impl System<'_> {
     pub(super) async fn ensure(&self) -> Result<(), ApiError> {
         self.node().await?;
-        let api = json!([{"name": "https", "port": 443, "protocol": "TCP", "targetPort": NODE_API_PORT}]);
+        let api =
+            json!([{"name": "https", "port": 443, "protocol": "TCP", "targetPort": NODE_API_PORT}]);
         let labels = json!({"component": "apiserver", "provider": "kubernetes"});
-        let address = self.config.services.hosts().next().unwrap_or(self.config.services.addr());
-        self.service("default", "kubernetes", labels, address.into(), api).await?;
+        let address = self
+            .config
+            .services
+            .hosts()
+            .next()
+            .unwrap_or(self.config.services.addr());
+        self.service("default", "kubernetes", labels, address.into(), api)
+            .await?;
         let dns = json!([
             {"name": "dns", "port": 53, "protocol": "UDP", "targetPort": NODE_DNS_PORT},
             {"name": "dns-tcp", "port": 53, "protocol": "TCP", "targetPort": NODE_DNS_PORT},
         ]);
         let labels = json!({"k8s-app": "kube-dns", "kubernetes.io/name": "CoreDNS"});
-        self.service("kube-system", "kube-dns", labels, self.dns, dns).await
+        self.service("kube-system", "kube-dns", labels, self.dns, dns)
+            .await
     }
 
     /// A Service without a selector, whose one endpoint is the node.
@@ -42,7 +50,8 @@ impl System<'_> {
         address: IpAddr,
         ports: Value,
     ) -> Result<(), ApiError> {
-        let metadata = |labels: Value| json!({"name": name, "namespace": namespace, "labels": labels});
+        let metadata =
+            |labels: Value| json!({"name": name, "namespace": namespace, "labels": labels});
         let service = json!({
             "apiVersion": "v1", "kind": "Service", "metadata": metadata(labels),
             "spec": {"clusterIP": address, "ports": ports},
@@ -63,13 +72,15 @@ impl System<'_> {
             "ports": served,
             "endpoints": [{"addresses": [self.node_address], "conditions": {"ready": true}}],
         });
-        self.ensure_one(&kinds::ENDPOINT_SLICES, slice, &["ports", "endpoints"]).await?;
+        self.ensure_one(&kinds::ENDPOINT_SLICES, slice, &["ports", "endpoints"])
+            .await?;
         let endpoints = json!({
             "apiVersion": "v1", "kind": "Endpoints",
             "metadata": metadata(json!({"endpointslice.kubernetes.io/skip-mirror": "true"})),
             "subsets": [{"addresses": [{"ip": self.node_address}], "ports": served}],
         });
-        self.ensure_one(&kinds::ENDPOINTS, endpoints, &["subsets"]).await
+        self.ensure_one(&kinds::ENDPOINTS, endpoints, &["subsets"])
+            .await
     }
 
     async fn node(&self) -> Result<(), ApiError> {
@@ -90,10 +101,13 @@ impl System<'_> {
             "metadata": {"name": node.name, "labels": labels},
             "spec": {"podCIDR": self.config.pods, "podCIDRs": [self.config.pods]},
         });
-        self.ensure_one(&kinds::NODES, object, &["metadata"]).await?;
+        self.ensure_one(&kinds::NODES, object, &["metadata"])
+            .await?;
         let status = Patch::Merge(json!({"status": self.node_status()}));
         let name = node.name.as_str();
-        self.client.patch_status(&kinds::NODES, None, name, status).await?;
+        self.client
+            .patch_status(&kinds::NODES, None, name, status)
+            .await?;
         Ok(())
     }
 
@@ -143,10 +157,14 @@ impl System<'_> {
         }
         let all = wanted.as_object().into_iter().flatten();
         let chosen = all.filter(|(field, _)| fields.contains(&field.as_str()));
-        let patch: Value = chosen.map(|(field, value)| (field.clone(), value.clone())).collect();
+        let patch: Value = chosen
+            .map(|(field, value)| (field.clone(), value.clone()))
+            .collect();
         let name = text(&wanted, "/metadata/name");
         let patch = Patch::Merge(patch);
-        self.client.patch(resource, key.scope(), name, patch).await?;
+        self.client
+            .patch(resource, key.scope(), name, patch)
+            .await?;
         Ok(())
     }
 }
@@ -162,6 +180,11 @@ fn arch() -> &'static str {
 
 fn os_name() -> String {
     let text = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
-    let name = text.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
-    name.map_or_else(|| "Linux".to_owned(), |name| name.trim_matches('"').to_owned())
+    let name = text
+        .lines()
+        .find_map(|line| line.strip_prefix("PRETTY_NAME="));
+    name.map_or_else(
+        || "Linux".to_owned(),
+        |name| name.trim_matches('"').to_owned(),
+    )
 }

@@ -204,8 +204,14 @@ async fn lift(
     object: &Value,
     finalizer: &str,
 ) -> Result<Next, ApiError> {
-    let all = object.pointer("/metadata/finalizers").and_then(Value::as_array);
-    let kept: Vec<&Value> = all.into_iter().flatten().filter(|one| *one != finalizer).collect();
+    let all = object
+        .pointer("/metadata/finalizers")
+        .and_then(Value::as_array);
+    let kept: Vec<&Value> = all
+        .into_iter()
+        .flatten()
+        .filter(|one| *one != finalizer)
+        .collect();
     let patch = Patch::Merge(json!({"metadata": {
         "resourceVersion": text(object, "/metadata/resourceVersion"), "finalizers": kept,
     }}));
@@ -227,7 +233,11 @@ fn owner_state(client: &Client, node: &Node, owner: &Owner) -> Result<OwnerState
     let Some((resource, namespaced)) = client.resource_of(&owner.api_version, &owner.kind) else {
         return Ok(OwnerState::Alive);
     };
-    let namespace = if namespaced { node.key.namespace.as_str() } else { "" };
+    let namespace = if namespaced {
+        node.key.namespace.as_str()
+    } else {
+        ""
+    };
     let key = Key::new(namespace, &owner.name);
     let found = object::find_raw(client, &resource, &key)?;
     let Some(found) = found.filter(|found| text(found, "/metadata/uid") == owner.uid) else {
@@ -241,14 +251,20 @@ fn owner_state(client: &Client, node: &Node, owner: &Owner) -> Result<OwnerState
 }
 
 fn has_finalizer(object: &Value, name: &str) -> bool {
-    let all = object.pointer("/metadata/finalizers").and_then(Value::as_array);
+    let all = object
+        .pointer("/metadata/finalizers")
+        .and_then(Value::as_array);
     all.is_some_and(|all| all.iter().any(|one| one == name))
 }
 
 fn references(object: &Value, keep: impl Fn(&str) -> bool) -> Vec<Value> {
-    let all = object.pointer("/metadata/ownerReferences").and_then(Value::as_array);
+    let all = object
+        .pointer("/metadata/ownerReferences")
+        .and_then(Value::as_array);
     let all = all.into_iter().flatten();
-    all.filter(|owner| keep(text(owner, "/uid"))).cloned().collect()
+    all.filter(|owner| keep(text(owner, "/uid")))
+        .cloned()
+        .collect()
 }
 
 fn references_uid(object: &Value, uid: &str) -> bool {

@@ -61,7 +61,9 @@ pub(super) fn start(context: Context, feeds: &mut Feeds) -> AbortOnDropHandle<()
             }
         }
     });
-    queue.run("deployment", WORKERS, move |key| reconcile(context.clone(), key))
+    queue.run("deployment", WORKERS, move |key| {
+        reconcile(context.clone(), key)
+    })
 }
 
 /// A Deployment and its ReplicaSets at one moment.
@@ -81,9 +83,10 @@ impl View {
         };
         let deployment: Deployment = object::typed(&raw)?;
         let uid = deployment.metadata.uid.clone().unwrap_or_default();
-        let listed = context
-            .client
-            .list(&kinds::REPLICA_SETS, key.scope(), &ListParams::default())?;
+        let listed =
+            context
+                .client
+                .list(&kinds::REPLICA_SETS, key.scope(), &ListParams::default())?;
         let mut sets = listed.items;
         sets.retain(|set| is_controlled_by(set, &uid));
         sets.sort_by(|one, other| revision::age(one).cmp(&revision::age(other)));
@@ -105,7 +108,11 @@ impl View {
     }
 
     fn limits(&self) -> Limits {
-        let rolling = self.spec.strategy.as_ref().and_then(|s| s.rolling_update.as_ref());
+        let rolling = self
+            .spec
+            .strategy
+            .as_ref()
+            .and_then(|s| s.rolling_update.as_ref());
         if self.recreates() {
             return Limits {
                 desired: self.desired(),
@@ -184,7 +191,11 @@ fn resized(view: &View) -> bool {
 
 /// Brings the sets to a changed size without going on with the rollout.
 async fn resize(context: &Context, view: &View, paused: bool) -> Result<(), ApiError> {
-    let active: Vec<&Arc<Value>> = view.sets.iter().filter(|s| numbers(s).replicas > 0).collect();
+    let active: Vec<&Arc<Value>> = view
+        .sets
+        .iter()
+        .filter(|s| numbers(s).replicas > 0)
+        .collect();
     let only = match active.as_slice() {
         [] => view.new_set().or(view.sets.last()),
         [one] => Some(*one),
@@ -235,7 +246,8 @@ async fn roll(context: &Context, view: &View) -> Result<(), ApiError> {
 /// Whether any pod of the sets is still there, ending or not.
 fn has_pods(context: &Context, view: &View, sets: &[&Arc<Value>]) -> Result<bool, ApiError> {
     let left: Vec<Pod> = object::list(&context.client, &kinds::PODS, view.key.scope(), |pod| {
-        sets.iter().any(|set| is_controlled_by(pod, text(set, "/metadata/uid")))
+        sets.iter()
+            .any(|set| is_controlled_by(pod, text(set, "/metadata/uid")))
     })?;
     Ok(left.iter().any(|pod| !pods::is_finished(pod)))
 }
@@ -246,30 +258,53 @@ async fn ensure_new_set(
     view: &View,
     replicas: i32,
 ) -> Result<Arc<Value>, ApiError> {
-    let latest = view.sets.iter().map(|set| revision::number(set)).max().unwrap_or(0);
+    let latest = view
+        .sets
+        .iter()
+        .map(|set| revision::number(set))
+        .max()
+        .unwrap_or(0);
     let set = match view.new_set() {
         Some(set) => {
-            let newest = view.old_sets().iter().all(|old| revision::number(old) < revision::number(set));
-            let number = if newest { revision::number(set) } else { latest + 1 };
+            let newest = view
+                .old_sets()
+                .iter()
+                .all(|old| revision::number(old) < revision::number(set));
+            let number = if newest {
+                revision::number(set)
+            } else {
+                latest + 1
+            };
             let mut annotations = revision::copied_annotations(&view.raw);
             annotations.insert(revision::REVISION.to_owned(), json!(number.to_string()));
-            let known = set.pointer("/metadata/annotations").cloned().unwrap_or_default();
-            if annotations.iter().all(|(name, value)| known.get(name) == Some(value)) {
+            let known = set
+                .pointer("/metadata/annotations")
+                .cloned()
+                .unwrap_or_default();
+            if annotations
+                .iter()
+                .all(|(name, value)| known.get(name) == Some(value))
+            {
                 Arc::clone(set)
             } else {
                 let patch = Patch::Merge(json!({"metadata": {"annotations": annotations}}));
                 let name = text(set, "/metadata/name");
                 let client = &context.client;
-                client.patch(&kinds::REPLICA_SETS, view.key.scope(), name, patch).await?
+                client
+                    .patch(&kinds::REPLICA_SETS, view.key.scope(), name, patch)
+                    .await?
             }
         }
         None => create_set(context, view, replicas, latest + 1).await?,
     };
     let number = revision::number(&set).to_string();
     if revision::annotation(&view.raw, revision::REVISION) != number {
-        let patch = Patch::Merge(json!({"metadata": {"annotations": {revision::REVISION: number}}}));
+        let patch =
+            Patch::Merge(json!({"metadata": {"annotations": {revision::REVISION: number}}}));
         let client = &context.client;
-        client.patch(&kinds::DEPLOYMENTS, view.key.scope(), &view.key.name, patch).await?;
+        client
+            .patch(&kinds::DEPLOYMENTS, view.key.scope(), &view.key.name, patch)
+            .await?;
     }
     Ok(set)
 }
@@ -280,16 +315,30 @@ async fn create_set(
     replicas: i32,
     number: i64,
 ) -> Result<Arc<Value>, ApiError> {
-    let collisions = view.deployment.status.as_ref().and_then(|status| status.collision_count);
+    let collisions = view
+        .deployment
+        .status
+        .as_ref()
+        .and_then(|status| status.collision_count);
     let hash = revision::hash(view.template(), collisions.unwrap_or(0));
     let mut template = view.template().clone();
     template["metadata"]["labels"][revision::HASH_LABEL] = json!(hash);
-    let mut selector = view.raw.pointer("/spec/selector").cloned().unwrap_or_default();
+    let mut selector = view
+        .raw
+        .pointer("/spec/selector")
+        .cloned()
+        .unwrap_or_default();
     selector["matchLabels"][revision::HASH_LABEL] = json!(hash);
     let mut annotations = revision::copied_annotations(&view.raw);
     annotations.insert(revision::REVISION.to_owned(), json!(number.to_string()));
-    annotations.insert(revision::DESIRED.to_owned(), json!(view.desired().to_string()));
-    annotations.insert(revision::MOST.to_owned(), json!(view.limits().most().to_string()));
+    annotations.insert(
+        revision::DESIRED.to_owned(),
+        json!(view.desired().to_string()),
+    );
+    annotations.insert(
+        revision::MOST.to_owned(),
+        json!(view.limits().most().to_string()),
+    );
     let set = json!({
         "apiVersion": "apps/v1", "kind": "ReplicaSet",
         "metadata": {
@@ -306,25 +355,25 @@ async fn create_set(
             "template": template,
         },
     });
-    let created = context.client.create(&kinds::REPLICA_SETS, view.key.scope(), set).await;
+    let created = context
+        .client
+        .create(&kinds::REPLICA_SETS, view.key.scope(), set)
+        .await;
     if created.as_ref().is_err_and(ApiError::is_already_exists) {
         // Another template has the same hash (or the set was just made): the count sets them apart.
         let status = json!({"status": {"collisionCount": collisions.unwrap_or(0) + 1}});
         let client = &context.client;
         let (scope, name) = (view.key.scope(), &view.key.name);
-        client.patch_status(&kinds::DEPLOYMENTS, scope, name, Patch::Merge(status)).await?;
+        client
+            .patch_status(&kinds::DEPLOYMENTS, scope, name, Patch::Merge(status))
+            .await?;
     }
     let set = created?;
     tell_scaled(context, view, &set, 0, replicas);
     Ok(set)
 }
 
-async fn scale(
-    context: &Context,
-    view: &View,
-    set: &Value,
-    replicas: i32,
-) -> Result<(), ApiError> {
+async fn scale(context: &Context, view: &View, set: &Value, replicas: i32) -> Result<(), ApiError> {
     let known = numbers(set).replicas;
     let desired = view.desired().to_string();
     let marked = revision::annotation(set, revision::DESIRED) == desired;
@@ -339,7 +388,9 @@ async fn scale(
     }));
     let name = text(set, "/metadata/name");
     let client = &context.client;
-    client.patch(&kinds::REPLICA_SETS, view.key.scope(), name, patch).await?;
+    client
+        .patch(&kinds::REPLICA_SETS, view.key.scope(), name, patch)
+        .await?;
     if known != replicas {
         tell_scaled(context, view, set, known, replicas);
     }
@@ -355,7 +406,13 @@ fn tell_scaled(context: &Context, view: &View, set: &Value, from: i32, to: i32) 
     let message = format!("Scaled {direction} replica set {name} from {from} to {to}");
     let subject = Subject::new("apps/v1", "Deployment", &view.deployment.metadata);
     let events = &context.events;
-    events.record(COMPONENT, Severity::Normal, subject, "ScalingReplicaSet", message);
+    events.record(
+        COMPONENT,
+        Severity::Normal,
+        subject,
+        "ScalingReplicaSet",
+        message,
+    );
 }
 
 /// Deletes the oldest empty sets beyond `revisionHistoryLimit`.
@@ -365,12 +422,17 @@ async fn forget_history(context: &Context, view: &View) -> Result<(), ApiError> 
         .old_sets()
         .into_iter()
         .filter(|set| {
-            let alive = set.pointer("/status/replicas").and_then(Value::as_i64).unwrap_or(0);
+            let alive = set
+                .pointer("/status/replicas")
+                .and_then(Value::as_i64)
+                .unwrap_or(0);
             numbers(set).replicas == 0 && alive == 0
         })
         .collect();
     idle.sort_by_key(|set| revision::number(set));
-    let surplus = idle.len().saturating_sub(usize::try_from(limit).unwrap_or(0));
+    let surplus = idle
+        .len()
+        .saturating_sub(usize::try_from(limit).unwrap_or(0));
     for set in idle.into_iter().take(surplus) {
         let params = DeleteParams {
             uid: Some(text(set, "/metadata/uid").to_owned()),

@@ -27,7 +27,9 @@ const WORKERS: usize = 8;
 pub(super) fn start(context: Context, feeds: &mut Feeds) -> AbortOnDropHandle<()> {
     let queue = Queue::<Key>::new();
     let services = Arc::clone(&queue);
-    feeds.services.listen(move |change| services.add(change.key.clone()));
+    feeds
+        .services
+        .listen(move |change| services.add(change.key.clone()));
     let (pods, client) = (Arc::clone(&queue), context.client.clone());
     feeds.pods.listen(move |change| {
         let states = [change.old.as_deref(), change.new.as_deref()];
@@ -46,7 +48,9 @@ pub(super) fn start(context: Context, feeds: &mut Feeds) -> AbortOnDropHandle<()
             }
         }
     });
-    queue.run("endpoints", WORKERS, move |key| reconcile(context.clone(), key))
+    queue.run("endpoints", WORKERS, move |key| {
+        reconcile(context.clone(), key)
+    })
 }
 
 /// Services whose selectors fit one of a pod's states.
@@ -70,22 +74,37 @@ fn services_of(client: &Client, namespace: &str, states: &[Option<&Value>]) -> V
 async fn reconcile(context: Context, key: Key) -> Result<Next, ApiError> {
     let service = object::find::<Service>(&context.client, &kinds::SERVICES, &key)?;
     let spec = service.as_ref().and_then(|service| service.spec.clone());
-    let selector = spec.as_ref().and_then(|spec| spec.selector.clone()).unwrap_or_default();
+    let selector = spec
+        .as_ref()
+        .and_then(|spec| spec.selector.clone())
+        .unwrap_or_default();
     let external = spec.as_ref().and_then(|spec| spec.type_.as_deref()) == Some("ExternalName");
-    let (Some(service), Some(spec), false) = (service, spec, external || selector.is_empty()) else {
+    let (Some(service), Some(spec), false) = (service, spec, external || selector.is_empty())
+    else {
         // Nothing to select by, or nothing to select for: owned slices would be stale.
         let stale = owned_slices(&context, &key)?;
-        return replace(&context, &key, &BTreeMap::new(), stale).await.map(|()| Next::Done);
+        return replace(&context, &key, &BTreeMap::new(), stale)
+            .await
+            .map(|()| Next::Done);
     };
     let pods: Vec<Pod> = object::list(&context.client, &kinds::PODS, key.scope(), |pod| {
         let labels = pod.pointer("/metadata/labels");
         let mut all = selector.iter();
         all.all(|(key, value)| {
-            labels.and_then(|labels| labels.get(key)).and_then(Value::as_str) == Some(value)
+            labels
+                .and_then(|labels| labels.get(key))
+                .and_then(Value::as_str)
+                == Some(value)
         })
     })?;
     let settings = &context.settings;
-    let backends = Backends::new(&spec, &key.name, &pods, &settings.node, settings.zone.as_deref());
+    let backends = Backends::new(
+        &spec,
+        &key.name,
+        &pods,
+        &settings.node,
+        settings.zone.as_deref(),
+    );
     let slices = backends.slices(&service);
     let stored = owned_slices(&context, &key)?;
     replace(&context, &key, &slices, stored).await?;
@@ -98,7 +117,10 @@ fn owned_slices(context: &Context, key: &Key) -> Result<Vec<Arc<Value>>, ApiErro
         label_selector: format!("{SERVICE_LABEL}={},{MANAGED_LABEL}={MANAGER}", key.name),
         ..ListParams::default()
     };
-    Ok(context.client.list(&kinds::ENDPOINT_SLICES, key.scope(), &params)?.items)
+    Ok(context
+        .client
+        .list(&kinds::ENDPOINT_SLICES, key.scope(), &params)?
+        .items)
 }
 
 /// Makes the stored slices those wanted, by name.
@@ -113,13 +135,26 @@ async fn replace(
         let name = text(old, "/metadata/name");
         if !wanted.contains_key(name) {
             let params = DeleteParams::default();
-            let deleted = client.delete(&kinds::ENDPOINT_SLICES, key.scope(), name, &params).await;
+            let deleted = client
+                .delete(&kinds::ENDPOINT_SLICES, key.scope(), name, &params)
+                .await;
             tolerate(deleted, ApiError::is_not_found)?;
         }
     }
     for (name, slice) in wanted {
-        let known = stored.iter().find(|old| text(old, "/metadata/name") == name);
-        write(client, &kinds::ENDPOINT_SLICES, key, name, known, slice, &["endpoints", "ports"]).await?;
+        let known = stored
+            .iter()
+            .find(|old| text(old, "/metadata/name") == name);
+        write(
+            client,
+            &kinds::ENDPOINT_SLICES,
+            key,
+            name,
+            known,
+            slice,
+            &["endpoints", "ports"],
+        )
+        .await?;
     }
     Ok(())
 }
@@ -173,5 +208,14 @@ async fn write_endpoints(
     let known = object::find_raw(&context.client, &kinds::ENDPOINTS, key)?;
     let wanted = backends.endpoints(service);
     let client = &context.client;
-    write(client, &kinds::ENDPOINTS, key, &key.name, known.as_ref(), &wanted, &["subsets"]).await
+    write(
+        client,
+        &kinds::ENDPOINTS,
+        key,
+        &key.name,
+        known.as_ref(),
+        &wanted,
+        &["subsets"],
+    )
+    .await
 }

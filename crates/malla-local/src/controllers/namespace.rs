@@ -108,7 +108,9 @@ fn tolerate_existing<T>(result: Result<T, ApiError>) -> Result<(), ApiError> {
 
 /// Deletes everything in a namespace; once nothing is left, lets the namespace go.
 async fn end(context: &Context, name: &str, namespace: &Value) -> Result<Next, ApiError> {
-    let holders = namespace.pointer("/spec/finalizers").and_then(Value::as_array);
+    let holders = namespace
+        .pointer("/spec/finalizers")
+        .and_then(Value::as_array);
     let held = holders.is_some_and(|all| all.iter().any(|one| one == "kubernetes"));
     if !held {
         return Ok(Next::Done);
@@ -118,7 +120,9 @@ async fn end(context: &Context, name: &str, namespace: &Value) -> Result<Next, A
         if !namespaced {
             continue;
         }
-        let listed = context.client.list(&resource, Some(name), &ListParams::default())?;
+        let listed = context
+            .client
+            .list(&resource, Some(name), &ListParams::default())?;
         for object in &listed.items {
             // Events are not deleted one by one by anybody who waits for them.
             if object.pointer("/metadata/deletionTimestamp").is_none() {
@@ -139,7 +143,9 @@ async fn end(context: &Context, name: &str, namespace: &Value) -> Result<Next, A
                 }
             }
         }
-        let remaining = context.client.list(&resource, Some(name), &ListParams::default())?;
+        let remaining = context
+            .client
+            .list(&resource, Some(name), &ListParams::default())?;
         if !remaining.items.is_empty() {
             left.push((resource.plural.clone(), remaining.items.len()));
         }

@@ -52,7 +52,9 @@ pub(super) fn start(context: Context, feeds: &mut Feeds) -> AbortOnDropHandle<()
             }
         }
     });
-    queue.run("replicaset", WORKERS, move |key| reconcile(context.clone(), key))
+    queue.run("replicaset", WORKERS, move |key| {
+        reconcile(context.clone(), key)
+    })
 }
 
 async fn reconcile(context: Context, key: Key) -> Result<Next, ApiError> {
@@ -72,8 +74,21 @@ async fn reconcile(context: Context, key: Key) -> Result<Next, ApiError> {
     } else {
         delete(&context, &set, &active, active.len() - wanted).await
     };
-    let min_ready = Duration::from_secs(spec.min_ready_seconds.unwrap_or(0).max(0).unsigned_abs().into());
-    let again = write_status(&context, &key, &set, &active, min_ready, scaled.as_ref().err());
+    let min_ready = Duration::from_secs(
+        spec.min_ready_seconds
+            .unwrap_or(0)
+            .max(0)
+            .unsigned_abs()
+            .into(),
+    );
+    let again = write_status(
+        &context,
+        &key,
+        &set,
+        &active,
+        min_ready,
+        scaled.as_ref().err(),
+    );
     let again = again.await?;
     scaled?;
     Ok(again)
@@ -89,7 +104,12 @@ async fn claim(context: &Context, set: &ReplicaSet, key: &Key) -> Result<Vec<Pod
     let mut mine = Vec::new();
     for pod in candidates {
         let fits = object::selects(&selector, &object::labels(&pod.metadata));
-        let owned = pod.metadata.owner_references.iter().flatten().any(|owner| owner.uid == uid);
+        let owned = pod
+            .metadata
+            .owner_references
+            .iter()
+            .flatten()
+            .any(|owner| owner.uid == uid);
         if owned && fits {
             mine.push(pod);
         } else if owned || (fits && pods::is_active(&pod)) {
@@ -97,14 +117,21 @@ async fn claim(context: &Context, set: &ReplicaSet, key: &Key) -> Result<Vec<Pod
             if owned {
                 owners.retain(|owner| owner.uid != uid);
             } else {
-                owners.push(object::controlled_by("apps/v1", "ReplicaSet", &set.metadata));
+                owners.push(object::controlled_by(
+                    "apps/v1",
+                    "ReplicaSet",
+                    &set.metadata,
+                ));
             }
             let change = json!({"metadata": {
                 "uid": pod.metadata.uid, "ownerReferences": owners,
             }});
             let name = pod.metadata.name.clone().unwrap_or_default();
             let patch = Patch::Merge(change);
-            context.client.patch(&kinds::PODS, key.scope(), &name, patch).await?;
+            context
+                .client
+                .patch(&kinds::PODS, key.scope(), &name, patch)
+                .await?;
             if !owned {
                 mine.push(pod);
             }
@@ -140,14 +167,20 @@ async fn create(
         let (severity, reason, message) = match &created {
             Ok(pod) => {
                 let name = text(pod, "/metadata/name");
-                (Severity::Normal, "SuccessfulCreate", format!("Created pod: {name}"))
+                (
+                    Severity::Normal,
+                    "SuccessfulCreate",
+                    format!("Created pod: {name}"),
+                )
             }
             Err(error) => {
                 let message = format!("Error creating: {}", error.message());
                 (Severity::Warning, "FailedCreate", message)
             }
         };
-        context.events.record(COMPONENT, severity, subject(), reason, message);
+        context
+            .events
+            .record(COMPONENT, severity, subject(), reason, message);
         created.map(drop)
     });
     join_all(creations).await.into_iter().collect()
@@ -168,13 +201,21 @@ async fn delete(
             ..DeleteParams::default()
         };
         let client = &context.client;
-        let deleted = client.delete(&kinds::PODS, key.scope(), &key.name, &params).await;
+        let deleted = client
+            .delete(&kinds::PODS, key.scope(), &key.name, &params)
+            .await;
         match deleted {
             Err(error) if !error.is_not_found() => Err(error),
             _ => {
                 let subject = Subject::new("apps/v1", "ReplicaSet", &set.metadata);
                 let message = format!("Deleted pod: {}", key.name);
-                context.events.record(COMPONENT, Severity::Normal, subject, "SuccessfulDelete", message);
+                context.events.record(
+                    COMPONENT,
+                    Severity::Normal,
+                    subject,
+                    "SuccessfulDelete",
+                    message,
+                );
                 Ok(())
             }
         }
@@ -185,7 +226,10 @@ async fn delete(
 /// Less useful pods go first: unbound, pending, not ready, often restarted, young.
 fn deletion_rank(pod: &Pod) -> (bool, bool, bool, Reverse<i32>, Reverse<Option<Timestamp>>) {
     let status = pod.status.as_ref();
-    let bound = pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
+    let bound = pod
+        .spec
+        .as_ref()
+        .is_some_and(|spec| spec.node_name.is_some());
     let running = status.and_then(|status| status.phase.as_deref()) == Some("Running");
     let restarts = status
         .and_then(|status| status.container_statuses.as_ref())
@@ -195,7 +239,13 @@ fn deletion_rank(pod: &Pod) -> (bool, bool, bool, Reverse<i32>, Reverse<Option<T
         .max()
         .unwrap_or(0);
     let made = pod.metadata.creation_timestamp.as_ref().map(|time| time.0);
-    (bound, running, pods::is_ready(pod), Reverse(restarts), Reverse(made))
+    (
+        bound,
+        running,
+        pods::is_ready(pod),
+        Reverse(restarts),
+        Reverse(made),
+    )
 }
 
 async fn write_status(
@@ -220,7 +270,9 @@ async fn write_status(
         .unwrap_or_default();
     let labelled = |pod: &&&Pod| {
         let labels = object::labels(&pod.metadata);
-        template_labels.iter().all(|(key, value)| labels.get(key) == Some(value))
+        template_labels
+            .iter()
+            .all(|(key, value)| labels.get(key) == Some(value))
     };
     let now = Timestamp::now();
     let ready_for = |pod: &Pod| pods::ready_for(pod, now);
@@ -237,7 +289,11 @@ async fn write_status(
         "conditions": [],
     });
     if let Some(failure) = failure {
-        let reason = if before.len() < active.len() { "FailedDelete" } else { "FailedCreate" };
+        let reason = if before.len() < active.len() {
+            "FailedDelete"
+        } else {
+            "FailedCreate"
+        };
         status["conditions"] = json!([{
             "type": "ReplicaFailure", "status": "True", "reason": reason,
             "message": failure.message(), "lastTransitionTime": seconds(now),
@@ -247,7 +303,9 @@ async fn write_status(
     if !same(&known, &status, count(ready), count(available)) {
         let patch = Patch::Merge(json!({"status": status}));
         let client = &context.client;
-        client.patch_status(&kinds::REPLICA_SETS, key.scope(), &key.name, patch).await?;
+        client
+            .patch_status(&kinds::REPLICA_SETS, key.scope(), &key.name, patch)
+            .await?;
     }
     if available < ready {
         return Ok(Next::After(min_ready));
@@ -258,7 +316,9 @@ async fn write_status(
 fn same(known: &ReplicaSetStatus, status: &Value, ready: i32, available: i32) -> bool {
     let number = |name: &str| status.get(name).and_then(Value::as_i64);
     let failing = known.conditions.iter().flatten().next().is_some();
-    let fails = status.get("conditions").is_some_and(|all| all != &json!([]));
+    let fails = status
+        .get("conditions")
+        .is_some_and(|all| all != &json!([]));
     Some(i64::from(known.replicas)) == number("replicas")
         && known.fully_labeled_replicas.map(i64::from) == number("fullyLabeledReplicas")
         && known.ready_replicas.unwrap_or(0) == ready

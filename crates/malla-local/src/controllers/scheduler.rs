@@ -64,18 +64,34 @@ async fn schedule(context: Context, key: Key) -> Result<Next, ApiError> {
             "type": "PodScheduled", "status": "False", "reason": "Unschedulable",
             "message": message, "lastTransitionTime": seconds(jiff::Timestamp::now()),
         });
-        let known = pod.status.and_then(|status| status.conditions).unwrap_or_default();
-        if !known.iter().any(|known| known.message.as_ref() == Some(&message)) {
+        let known = pod
+            .status
+            .and_then(|status| status.conditions)
+            .unwrap_or_default();
+        if !known
+            .iter()
+            .any(|known| known.message.as_ref() == Some(&message))
+        {
             let status = Patch::Merge(json!({"status": {"conditions": [condition]}}));
             let (client, name) = (&context.client, &key.name);
-            client.patch_status(&kinds::PODS, key.scope(), name, status).await?;
-            context.events.record(COMPONENT, Severity::Warning, subject, "FailedScheduling", message);
+            client
+                .patch_status(&kinds::PODS, key.scope(), name, status)
+                .await?;
+            context.events.record(
+                COMPONENT,
+                Severity::Warning,
+                subject,
+                "FailedScheduling",
+                message,
+            );
         }
         return Ok(Next::Done);
     }
     context.client.bind(&key.namespace, &key.name, node).await?;
     let message = format!("Successfully assigned {key} to {node}");
-    context.events.record(COMPONENT, Severity::Normal, subject, "Scheduled", message);
+    context
+        .events
+        .record(COMPONENT, Severity::Normal, subject, "Scheduled", message);
     Ok(Next::Done)
 }
 
@@ -91,7 +107,9 @@ fn admits(node: &Node, spec: &PodSpec) -> Result<(), &'static str> {
         .as_ref()
         .and_then(|affinity| affinity.node_affinity.as_ref())
         .and_then(|affinity| {
-            affinity.required_during_scheduling_ignored_during_execution.as_ref()
+            affinity
+                .required_during_scheduling_ignored_during_execution
+                .as_ref()
         });
     let Some(required) = required else {
         return Ok(());
@@ -102,7 +120,9 @@ fn admits(node: &Node, spec: &PodSpec) -> Result<(), &'static str> {
         let fields = term.match_fields.as_deref().unwrap_or_default();
         let some = !expressions.is_empty() || !fields.is_empty();
         some && expressions.iter().all(|e| meets(e, labels.get(&e.key)))
-            && fields.iter().all(|e| meets(e, (e.key == "metadata.name").then_some(&name)))
+            && fields
+                .iter()
+                .all(|e| meets(e, (e.key == "metadata.name").then_some(&name)))
     });
     if any {
         Ok(())
@@ -114,9 +134,7 @@ fn admits(node: &Node, spec: &PodSpec) -> Result<(), &'static str> {
 fn meets(wanted: &NodeSelectorRequirement, found: Option<&String>) -> bool {
     let values = wanted.values.as_deref().unwrap_or_default();
     let number = |text: Option<&String>| text.and_then(|text| text.parse::<i64>().ok());
-    let compare = |holds: fn(i64, i64) -> bool| {
-        matches!((number(found), number(values.first())), (Some(a), Some(b)) if holds(a, b))
-    };
+    let compare = |holds: fn(i64, i64) -> bool| matches!((number(found), number(values.first())), (Some(a), Some(b)) if holds(a, b));
     match wanted.operator.as_str() {
         "In" => found.is_some_and(|value| values.contains(value)),
         "NotIn" => found.is_none_or(|value| !values.contains(value)),

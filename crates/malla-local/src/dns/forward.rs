@@ -86,7 +86,11 @@ impl Forwarder {
     }
 
     fn keep(&self, question: &Query, answer: &Message) {
-        let ttls = answer.answers.iter().chain(&answer.authorities).map(|record| record.ttl);
+        let ttls = answer
+            .answers
+            .iter()
+            .chain(&answer.authorities)
+            .map(|record| record.ttl);
         let Some(ttl) = ttls.min().filter(|_| !answer.metadata.truncation) else {
             return;
         };
@@ -137,7 +141,9 @@ async fn over_datagrams(resolver: SocketAddr, query: &[u8]) -> io::Result<Vec<u8
 async fn over_stream(resolver: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
     let mut stream = TcpStream::connect(resolver).await?;
     let length = u16::try_from(query.len()).map_err(io::Error::other)?;
-    stream.write_all(&[&length.to_be_bytes(), query].concat()).await?;
+    stream
+        .write_all(&[&length.to_be_bytes(), query].concat())
+        .await?;
     let length = stream.read_u16().await?;
     let mut answer = vec![0; usize::from(length)];
     stream.read_exact(&mut answer).await?;
@@ -146,12 +152,17 @@ async fn over_stream(resolver: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> 
 
 /// The `nameserver` lines of a resolv.conf.
 fn resolvers(text: &str) -> Vec<SocketAddr> {
-    let lines = text.lines().filter_map(|line| line.trim().strip_prefix("nameserver"));
+    let lines = text
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("nameserver"));
     let addresses = lines.filter_map(|rest| {
         // A zone index (`fe80::1%eth0`) cannot be used without its number.
         rest.trim().parse::<IpAddr>().ok()
     });
-    addresses.take(MOST_RESOLVERS).map(|address| SocketAddr::new(address, 53)).collect()
+    addresses
+        .take(MOST_RESOLVERS)
+        .map(|address| SocketAddr::new(address, 53))
+        .collect()
 }
 
 /// A question of the same class and type about another name.

@@ -89,7 +89,9 @@ async fn serve_datagrams(socket: Arc<UdpSocket>, shared: Arc<Shared>) {
                 continue;
             }
         };
-        let size = query.edns.as_ref().map_or(PLAIN_SIZE, |edns| edns.max_payload().clamp(PLAIN_SIZE, EDNS_SIZE));
+        let size = query.edns.as_ref().map_or(PLAIN_SIZE, |edns| {
+            edns.max_payload().clamp(PLAIN_SIZE, EDNS_SIZE)
+        });
         match shared.zone.load().answer(&query) {
             Answer::Reply(reply) => send(&socket, peer, &with_edns(reply, &query), size).await,
             later => {
@@ -154,7 +156,9 @@ async fn serve_stream(mut stream: TcpStream, shared: &Shared) -> io::Result<()> 
         };
         let bytes = reply.to_vec().map_err(io::Error::other)?;
         let length = u16::try_from(bytes.len()).map_err(io::Error::other)?;
-        stream.write_all(&[&length.to_be_bytes()[..], &bytes].concat()).await?;
+        stream
+            .write_all(&[&length.to_be_bytes()[..], &bytes].concat())
+            .await?;
     }
 }
 
@@ -164,11 +168,16 @@ impl Shared {
             Answer::Reply(reply) => reply,
             Answer::Forward => self.forwarder.ask(query, over_tcp).await,
             Answer::Alias { reply, target } => {
-                let kind = query.queries.first().map(hickory_proto::op::Query::query_type);
+                let kind = query
+                    .queries
+                    .first()
+                    .map(hickory_proto::op::Query::query_type);
                 let Some(kind) = kind else {
                     return reply;
                 };
-                self.forwarder.resolve_alias(reply, forward::about(target, kind)).await
+                self.forwarder
+                    .resolve_alias(reply, forward::about(target, kind))
+                    .await
             }
         }
     }

@@ -63,7 +63,10 @@ pub(crate) enum Answer {
     /// Not a name of the cluster.
     Forward,
     /// Starts with an alias of a name that is not of the cluster: that name's records follow.
-    Alias { reply: Message, target: Name },
+    Alias {
+        reply: Message,
+        target: Name,
+    },
 }
 
 /// All names of the cluster.
@@ -113,7 +116,10 @@ impl Zone {
     }
 
     fn point(&mut self, address: Ipv4Addr, name: &str) {
-        self.pointers.entry(address).or_default().insert(name.to_owned());
+        self.pointers
+            .entry(address)
+            .or_default()
+            .insert(name.to_owned());
     }
 
     fn add(&mut self, names: Names) {
@@ -146,7 +152,9 @@ impl Zone {
             };
             if !record.port_name.is_empty() {
                 let name = format!("_{}._{transport}.{own}", record.port_name);
-                self.entry(&name).services.insert((record.port, target.clone()));
+                self.entry(&name)
+                    .services
+                    .insert((record.port, target.clone()));
             }
             self.entry(&own).services.insert((record.port, target));
         }
@@ -169,7 +177,9 @@ impl Zone {
             return self.pointer(query, question, address);
         }
         let ours = name == self.domain
-            || name.strip_suffix(&self.domain).is_some_and(|rest| rest.ends_with('.'));
+            || name
+                .strip_suffix(&self.domain)
+                .is_some_and(|rest| rest.ends_with('.'));
         if !ours || question.query_class() != DNSClass::IN {
             return Answer::Forward;
         }
@@ -220,19 +230,30 @@ impl Zone {
             }
         }
         if any || kind == RecordType::SRV {
-            let weight = u16::try_from(100 / entry.services.len().max(1)).unwrap_or(1).max(1);
+            let weight = u16::try_from(100 / entry.services.len().max(1))
+                .unwrap_or(1)
+                .max(1);
             for (port, target) in &entry.services {
                 let Ok(name) = Name::from_utf8(format!("{target}.")) else {
                     continue;
                 };
                 let data = RData::SRV(SRV::new(0, weight, *port, name.clone()));
                 reply.add_answer(record(owner.clone(), data));
-                for address in self.entries.get(target).iter().flat_map(|entry| &entry.addresses) {
+                for address in self
+                    .entries
+                    .get(target)
+                    .iter()
+                    .flat_map(|entry| &entry.addresses)
+                {
                     reply.add_additional(record(name.clone(), RData::A(A(*address))));
                 }
             }
         }
-        if let Some(text) = entry.text.as_ref().filter(|_| any || kind == RecordType::TXT) {
+        if let Some(text) = entry
+            .text
+            .as_ref()
+            .filter(|_| any || kind == RecordType::TXT)
+        {
             let data = RData::TXT(TXT::new(vec![text.clone()]));
             reply.add_answer(record(owner.clone(), data));
         }
@@ -303,7 +324,10 @@ fn record(owner: Name, data: RData) -> DnsRecord {
 
 /// Lower case, without the root's dot.
 fn plain(name: &Name) -> String {
-    name.to_lowercase().to_utf8().trim_end_matches('.').to_owned()
+    name.to_lowercase()
+        .to_utf8()
+        .trim_end_matches('.')
+        .to_owned()
 }
 
 /// The address of `d.c.b.a.in-addr.arpa`.
@@ -342,7 +366,10 @@ mod tests {
         web.address = Some("10.96.0.7".parse().unwrap());
         web.records.push(http(None));
         let mut db = names("db");
-        for (name, address, named) in [("db-0", "10.244.0.3", true), ("10-244-0-4", "10.244.0.4", false)] {
+        for (name, address, named) in [
+            ("db-0", "10.244.0.3", true),
+            ("10-244-0-4", "10.244.0.4", false),
+        ] {
             let address = address.parse().unwrap();
             db.hosts.insert(name.to_owned(), Host { address, named });
             db.records.push(http(Some(name)));
@@ -352,7 +379,11 @@ mod tests {
         let mut inner = names("inner");
         inner.external = Some("web.base.svc.cluster.local.".to_owned());
         let namespaces = ["base".to_owned(), "void".to_owned()].into();
-        Zone::new("cluster.local", namespaces, [web, db, outer, inner].into_iter())
+        Zone::new(
+            "cluster.local",
+            namespaces,
+            [web, db, outer, inner].into_iter(),
+        )
     }
 
     /// `CODE: answers | authorities`, or `forward`, or `alias: …`.
@@ -360,8 +391,16 @@ mod tests {
         let mut query = Message::query();
         query.add_query(Query::query(Name::from_utf8(name).unwrap(), kind));
         let show = |reply: &Message| {
-            let data: Vec<String> = reply.answers.iter().map(|one| one.data.to_string()).collect();
-            let soa = if reply.authorities.is_empty() { "" } else { " | soa" };
+            let data: Vec<String> = reply
+                .answers
+                .iter()
+                .map(|one| one.data.to_string())
+                .collect();
+            let soa = if reply.authorities.is_empty() {
+                ""
+            } else {
+                " | soa"
+            };
             format!("{}: {}{soa}", reply.metadata.response_code, data.join(", "))
         };
         match zone().answer(&query) {
@@ -380,21 +419,65 @@ mod tests {
             ("web.base.svc.cluster.local.", T::AAAA, "No Error:  | soa"),
             ("base.svc.cluster.local.", T::A, "No Error:  | soa"),
             ("void.svc.cluster.local.", T::A, "No Error:  | soa"),
-            ("none.base.svc.cluster.local.", T::A, "Non-Existent Domain:  | soa"),
-            ("web.none.svc.cluster.local.", T::A, "Non-Existent Domain:  | soa"),
-            ("_http._tcp.web.base.svc.cluster.local.", T::SRV, "No Error: 0 100 80 web.base.svc.cluster.local."),
-            ("db.base.svc.cluster.local.", T::A, "No Error: 10.244.0.3, 10.244.0.4"),
-            ("db-0.db.base.svc.cluster.local.", T::A, "No Error: 10.244.0.3"),
-            ("10-244-0-9.base.pod.cluster.local.", T::A, "No Error: 10.244.0.9"),
-            ("10-244-0-9.none.pod.cluster.local.", T::A, "Non-Existent Domain:  | soa"),
-            ("7.0.96.10.in-addr.arpa.", T::PTR, "No Error: web.base.svc.cluster.local."),
-            ("3.0.244.10.in-addr.arpa.", T::PTR, "No Error: db-0.db.base.svc.cluster.local."),
+            (
+                "none.base.svc.cluster.local.",
+                T::A,
+                "Non-Existent Domain:  | soa",
+            ),
+            (
+                "web.none.svc.cluster.local.",
+                T::A,
+                "Non-Existent Domain:  | soa",
+            ),
+            (
+                "_http._tcp.web.base.svc.cluster.local.",
+                T::SRV,
+                "No Error: 0 100 80 web.base.svc.cluster.local.",
+            ),
+            (
+                "db.base.svc.cluster.local.",
+                T::A,
+                "No Error: 10.244.0.3, 10.244.0.4",
+            ),
+            (
+                "db-0.db.base.svc.cluster.local.",
+                T::A,
+                "No Error: 10.244.0.3",
+            ),
+            (
+                "10-244-0-9.base.pod.cluster.local.",
+                T::A,
+                "No Error: 10.244.0.9",
+            ),
+            (
+                "10-244-0-9.none.pod.cluster.local.",
+                T::A,
+                "Non-Existent Domain:  | soa",
+            ),
+            (
+                "7.0.96.10.in-addr.arpa.",
+                T::PTR,
+                "No Error: web.base.svc.cluster.local.",
+            ),
+            (
+                "3.0.244.10.in-addr.arpa.",
+                T::PTR,
+                "No Error: db-0.db.base.svc.cluster.local.",
+            ),
             ("4.0.244.10.in-addr.arpa.", T::PTR, "forward"),
             ("dns-version.cluster.local.", T::TXT, "No Error: 1.1.0"),
             ("example.com.", T::A, "forward"),
             ("notcluster.local.", T::A, "forward"),
-            ("outer.base.svc.cluster.local.", T::A, "alias example.com. No Error: example.com."),
-            ("inner.base.svc.cluster.local.", T::A, "No Error: web.base.svc.cluster.local., 10.96.0.7"),
+            (
+                "outer.base.svc.cluster.local.",
+                T::A,
+                "alias example.com. No Error: example.com.",
+            ),
+            (
+                "inner.base.svc.cluster.local.",
+                T::A,
+                "No Error: web.base.svc.cluster.local., 10.96.0.7",
+            ),
         ] {
             assert_eq!(ask(name, kind), wanted, "{name} {kind}");
         }

@@ -23,8 +23,14 @@ pub(super) struct Ended {
 /// What a container is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum State {
-    Waiting { reason: &'static str, message: String },
-    Running { since: Timestamp, id: String },
+    Waiting {
+        reason: &'static str,
+        message: String,
+    },
+    Running {
+        since: Timestamp,
+        id: String,
+    },
     Ended(Ended),
 }
 

@@ -89,7 +89,9 @@ impl Supervisor {
                 }
             }
         }
-        self.pod.board.change(self.name(), |record| record.settled = true);
+        self.pod
+            .board
+            .change(self.name(), |record| record.settled = true);
     }
 
     fn name(&self) -> &str {
@@ -102,7 +104,9 @@ impl Supervisor {
             Role::Main => format!("spec.containers{{{}}}", self.name()),
         };
         let subject = self.pod.subject.clone().at(field);
-        self.node.events.record("kubelet", severity, subject, reason, message);
+        self.node
+            .events
+            .record("kubelet", severity, subject, reason, message);
     }
 
     fn restarts(&self, code: i32) -> bool {
@@ -117,7 +121,11 @@ impl Supervisor {
     /// Starts the container and stays with it to its end.
     async fn attempt(&self, launched: &mut Option<oneshot::Sender<()>>) -> Attempt {
         let begun = Instant::now();
-        let restarts = self.pod.board.get(self.name()).map_or(0, |record| record.restarts);
+        let restarts = self
+            .pod
+            .board
+            .get(self.name())
+            .map_or(0, |record| record.restarts);
         let started = start::start(&self.node, &self.pod, &self.container, restarts).await;
         let running = match started {
             Ok(running) => Arc::new(running),
@@ -130,9 +138,18 @@ impl Supervisor {
             }
             Err(problem) => return Attempt::NotStarted(problem),
         };
-        self.event(Severity::Normal, "Created", format!("Created container: {}", self.name()));
-        self.event(Severity::Normal, "Started", format!("Started container {}", self.name()));
-        self.pod.set_running(self.name(), Some(Arc::clone(&running)));
+        self.event(
+            Severity::Normal,
+            "Created",
+            format!("Created container: {}", self.name()),
+        );
+        self.event(
+            Severity::Normal,
+            "Started",
+            format!("Started container {}", self.name()),
+        );
+        self.pod
+            .set_running(self.name(), Some(Arc::clone(&running)));
         self.pod.board.change(self.name(), |record| {
             if let State::Ended(ended) = &record.state {
                 record.last = Some(ended.clone());
@@ -147,7 +164,11 @@ impl Supervisor {
         let exit = self.stay(&running, launched).await;
         self.pod.set_running(self.name(), None);
         let _still_written = tokio::time::timeout(LOGS_END, running.log.closed()).await;
-        let reason = if exit.code() == 0 { "Completed" } else { "Error" };
+        let reason = if exit.code() == 0 {
+            "Completed"
+        } else {
+            "Error"
+        };
         let message = start::termination_message(&self.pod, &self.container, &running, exit);
         self.record_end(Some(&running), exit, reason, message);
         Attempt::Ended {
@@ -253,7 +274,9 @@ impl Supervisor {
             least = Instant::now() + LEAST_GRACE;
         }
         let wished = lifecycle.and_then(|lifecycle| lifecycle.stop_signal.as_deref());
-        let signal = wished.and_then(|name| name.parse().ok()).unwrap_or(Signal::SIGTERM);
+        let signal = wished
+            .and_then(|name| name.parse().ok())
+            .unwrap_or(Signal::SIGTERM);
         if let Err(error) = running.process.signal(signal) {
             tracing::warn!(%error, container = self.name(), "a container could not be signalled");
         }
@@ -312,8 +335,13 @@ impl Supervisor {
         if !pause.is_zero() {
             let name = self.name();
             let pod = &self.pod.key;
-            let message = format!("back-off {pause:?} restarting failed container={name} pod={pod}");
-            self.event(Severity::Warning, "BackOff", format!("Back-off restarting failed container {name} in pod {pod}"));
+            let message =
+                format!("back-off {pause:?} restarting failed container={name} pod={pod}");
+            self.event(
+                Severity::Warning,
+                "BackOff",
+                format!("Back-off restarting failed container {name} in pod {pod}"),
+            );
             self.pod.board.change(name, |record| {
                 if let State::Ended(ended) = &record.state {
                     record.last = Some(ended.clone());
@@ -328,7 +356,9 @@ impl Supervisor {
                 () = tokio::time::sleep(pause) => {}
             }
         }
-        self.pod.board.change(self.name(), |record| record.restarts += 1);
+        self.pod
+            .board
+            .change(self.name(), |record| record.restarts += 1);
     }
 }
 

@@ -5,7 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVar, EnvVarSource, Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Container, EnvVar, EnvVarSource, Pod, Secret, Service,
+};
 use malla_apiserver::{ApiError, Client, kinds};
 use serde_json::Value;
 
@@ -73,8 +75,9 @@ impl Environment {
             if let Some(more) = after.strip_prefix('$') {
                 expanded.push('$');
                 rest = more;
-            } else if let Some((name, more)) =
-                after.strip_prefix('(').and_then(|inner| inner.split_once(')'))
+            } else if let Some((name, more)) = after
+                .strip_prefix('(')
+                .and_then(|inner| inner.split_once(')'))
             {
                 match self.get(name) {
                     Some(value) => expanded.push_str(value),
@@ -110,7 +113,11 @@ impl Sources<'_> {
         for (name, value) in base {
             environment.set(name, value.clone());
         }
-        let links = self.pod.spec.as_ref().and_then(|spec| spec.enable_service_links);
+        let links = self
+            .pod
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.enable_service_links);
         for (name, value) in self.service_variables(links.unwrap_or(true))? {
             environment.set(&name, value);
         }
@@ -160,7 +167,13 @@ impl Sources<'_> {
         if let Some(reference) = &source.config_map_key_ref {
             let optional = reference.optional.unwrap_or(false);
             let values = self.config_map(&reference.name, optional)?;
-            return self.key("configmap", values, &reference.name, &reference.key, optional);
+            return self.key(
+                "configmap",
+                values,
+                &reference.name,
+                &reference.key,
+                optional,
+            );
         }
         if let Some(reference) = &source.secret_key_ref {
             let optional = reference.optional.unwrap_or(false);
@@ -238,9 +251,8 @@ impl Sources<'_> {
         match found.map_err(EnvError::Api)? {
             Some(found) => {
                 let data = found.data.unwrap_or_default().into_iter();
-                let text = data.map(|(key, value)| {
-                    (key, String::from_utf8_lossy(&value.0).into_owned())
-                });
+                let text =
+                    data.map(|(key, value)| (key, String::from_utf8_lossy(&value.0).into_owned()));
                 Ok(Some(text.collect()))
             }
             None if optional => Ok(None),
@@ -272,7 +284,10 @@ fn variables_of(service: &Service) -> Vec<(String, String)> {
     let Some(spec) = &service.spec else {
         return Vec::new();
     };
-    let address = spec.cluster_ip.as_deref().filter(|ip| !ip.is_empty() && *ip != "None");
+    let address = spec
+        .cluster_ip
+        .as_deref()
+        .filter(|ip| !ip.is_empty() && *ip != "None");
     let ports = spec.ports.as_deref().unwrap_or_default();
     let (Some(address), Some(first)) = (address, ports.first()) else {
         return Vec::new();
@@ -290,10 +305,12 @@ fn variables_of(service: &Service) -> Vec<(String, String)> {
             all.push((key, port.port.to_string()));
         }
     }
-    let url = |protocol: &str, port: i32| {
-        format!("{}://{address}:{port}", protocol.to_ascii_lowercase())
-    };
-    all.push((format!("{name}_PORT"), url(&protocol(first.protocol.as_ref()), first.port)));
+    let url =
+        |protocol: &str, port: i32| format!("{}://{address}:{port}", protocol.to_ascii_lowercase());
+    all.push((
+        format!("{name}_PORT"),
+        url(&protocol(first.protocol.as_ref()), first.port),
+    ));
     for port in ports {
         let protocol = protocol(port.protocol.as_ref());
         let stem = format!("{name}_PORT_{}_{protocol}", port.port);

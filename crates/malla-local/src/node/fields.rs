@@ -57,9 +57,7 @@ pub(super) fn field(pod: &Pod, place: &Place, path: &str) -> Result<String, Fiel
         "metadata.labels" => lines(metadata.labels.as_ref()),
         "metadata.annotations" => lines(metadata.annotations.as_ref()),
         "spec.nodeName" => place.node.clone(),
-        "spec.serviceAccountName" => {
-            text(spec.and_then(|spec| spec.service_account_name.as_ref()))
-        }
+        "spec.serviceAccountName" => text(spec.and_then(|spec| spec.service_account_name.as_ref())),
         "status.podIP" | "status.podIPs" => place.pod_ip.clone(),
         "status.hostIP" | "status.hostIPs" => place.host_ip.clone(),
         _ => return Err(FieldError::Path(path.to_owned())),
@@ -70,7 +68,10 @@ pub(super) fn field(pod: &Pod, place: &Place, path: &str) -> Result<String, Fiel
 fn subscript(path: &str) -> Option<(&str, &str)> {
     let (map, rest) = path.split_once('[')?;
     let key = rest.strip_suffix(']')?;
-    let bare = |quote: char| key.strip_prefix(quote).and_then(|key| key.strip_suffix(quote));
+    let bare = |quote: char| {
+        key.strip_prefix(quote)
+            .and_then(|key| key.strip_suffix(quote))
+    };
     Some((map, bare('\'').or_else(|| bare('"'))?))
 }
 
@@ -91,10 +92,16 @@ pub(super) fn resource(
     capacity: Capacity,
     selector: &ResourceFieldSelector,
 ) -> Result<String, FieldError> {
-    let name = selector.container_name.as_deref().filter(|name| !name.is_empty()).unwrap_or(own);
+    let name = selector
+        .container_name
+        .as_deref()
+        .filter(|name| !name.is_empty())
+        .unwrap_or(own);
     let spec = pod.spec.as_ref();
     let mut all = spec.into_iter().flat_map(|spec| {
-        spec.containers.iter().chain(spec.init_containers.iter().flatten())
+        spec.containers
+            .iter()
+            .chain(spec.init_containers.iter().flatten())
     });
     let container = all
         .find(|container| container.name == name)
@@ -112,10 +119,11 @@ pub(super) fn resource(
         Some(Quantity(text)) if !text.is_empty() && text != "0" => self::milli(text)?,
         _ => 1000,
     };
-    let rounded_up = milli.saturating_add(divisor.saturating_sub(1)).checked_div(divisor);
+    let rounded_up = milli
+        .saturating_add(divisor.saturating_sub(1))
+        .checked_div(divisor);
     Ok(rounded_up.unwrap_or(0).to_string())
 }
-
 
 /// `None`: no such field; `Some(None)`: it is not set.
 fn quantity_of<'a>(
@@ -160,13 +168,20 @@ pub(super) fn milli(text: &str) -> Result<i128, FieldError> {
         _ => return Err(wrong()),
     };
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    let whole: i128 = if whole.is_empty() { Ok(0) } else { whole.parse() }.map_err(|_| wrong())?;
+    let whole: i128 = if whole.is_empty() {
+        Ok(0)
+    } else {
+        whole.parse()
+    }
+    .map_err(|_| wrong())?;
     let mut value = whole.checked_mul(factor).ok_or_else(wrong)?;
     let mut place = factor;
     for digit in fraction.chars() {
         place /= 10;
         let digit = digit.to_digit(10).ok_or_else(wrong)?;
-        value = value.checked_add(place.saturating_mul(digit.into())).ok_or_else(wrong)?;
+        value = value
+            .checked_add(place.saturating_mul(digit.into()))
+            .ok_or_else(wrong)?;
     }
     Ok(value)
 }
@@ -198,13 +213,20 @@ mod tests {
             ("metadata.labels['istio.io/rev']", Some("1-12")),
             ("metadata.labels[\"app\"]", Some("web")),
             ("metadata.annotations['none']", Some("")),
-            ("metadata.labels", Some("app=\"web\"\nistio.io/rev=\"1-12\"")),
+            (
+                "metadata.labels",
+                Some("app=\"web\"\nistio.io/rev=\"1-12\""),
+            ),
             ("status.podIP", Some("10.244.0.7")),
             ("spec.serviceAccountName", Some("web")),
             ("status.phase", None),
             ("spec.labels['a']", None),
         ] {
-            assert_eq!(field(&pod(), &place, path).ok().as_deref(), wanted, "{path}");
+            assert_eq!(
+                field(&pod(), &place, path).ok().as_deref(),
+                wanted,
+                "{path}"
+            );
         }
     }
 
@@ -231,7 +253,11 @@ mod tests {
 
     #[test]
     fn quantities_have_decimal_and_binary_suffixes() {
-        for (text, wanted) in [("1.5Gi", 1_610_612_736_000), ("0.1", 100), ("2k", 2_000_000)] {
+        for (text, wanted) in [
+            ("1.5Gi", 1_610_612_736_000),
+            ("0.1", 100),
+            ("2k", 2_000_000),
+        ] {
             assert_eq!(milli(text), Ok(wanted), "{text}");
         }
         assert!(milli("1x").is_err() && milli("1.x").is_err());

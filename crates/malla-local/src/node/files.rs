@@ -20,8 +20,12 @@ pub(super) fn hostname(pod: &Pod) -> String {
     let spec = pod.spec.as_ref();
     let over = spec.and_then(|spec| spec.hostname_override.clone());
     let wished = over.or_else(|| spec.and_then(|spec| spec.hostname.clone()));
-    let name = wished.or_else(|| pod.metadata.name.clone()).unwrap_or_default();
-    let fqdn = spec.and_then(|spec| spec.set_hostname_as_fqdn).unwrap_or(false);
+    let name = wished
+        .or_else(|| pod.metadata.name.clone())
+        .unwrap_or_default();
+    let fqdn = spec
+        .and_then(|spec| spec.set_hostname_as_fqdn)
+        .unwrap_or(false);
     let cut: String = name.chars().take(63).collect();
     let short = cut.trim_end_matches(['-', '.']).to_owned();
     match (fqdn, spec.and_then(|spec| spec.subdomain.as_ref())) {
@@ -40,7 +44,10 @@ pub(super) fn hosts(pod: &Pod, address: IpAddr, names: &Names) -> String {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let line = match &spec.subdomain {
         Some(subdomain) => {
-            format!("{address}\t{name}.{subdomain}.{namespace}.svc.{}\t{name}\n", names.domain)
+            format!(
+                "{address}\t{name}.{subdomain}.{namespace}.svc.{}\t{name}\n",
+                names.domain
+            )
         }
         None => format!("{address}\t{name}\n"),
     };
@@ -134,7 +141,10 @@ mod tests {
                           "hostAliases": [{"ip": "1.2.3.4", "hostnames": ["x", "y"]}]});
         let pod = pod(spec);
         let text = hosts(&pod, "10.244.0.3".parse().unwrap(), &names());
-        assert!(text.contains("\n10.244.0.3\ta.web.base.svc.cluster.local\ta\n"), "{text}");
+        assert!(
+            text.contains("\n10.244.0.3\ta.web.base.svc.cluster.local\ta\n"),
+            "{text}"
+        );
         assert!(text.ends_with("1.2.3.4\tx\ty\n"), "{text}");
         assert_eq!(hostname(&pod), "a");
     }

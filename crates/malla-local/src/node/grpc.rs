@@ -19,7 +19,10 @@ const MOST_ANSWER: usize = 4 * 1024;
 
 /// Asks for the health of `service`; an error says why it is not serving.
 pub(super) async fn check(node: &Namespace, to: SocketAddr, service: &str) -> Result<(), String> {
-    let stream = node.connect(to).await.map_err(|error| format!("dial tcp {to}: {error}"))?;
+    let stream = node
+        .connect(to)
+        .await
+        .map_err(|error| format!("dial tcp {to}: {error}"))?;
     let handshake = http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
     let (mut sender, connection) = handshake.await.map_err(|error| error.to_string())?;
     let _driver = AbortOnDropHandle::new(tokio::spawn(connection));
@@ -28,9 +31,14 @@ pub(super) async fn check(node: &Namespace, to: SocketAddr, service: &str) -> Re
         .header("te", "trailers")
         .body(Full::new(message(service)?))
         .map_err(|error| error.to_string())?;
-    let answer = sender.send_request(request).await.map_err(|error| error.to_string())?;
+    let answer = sender
+        .send_request(request)
+        .await
+        .map_err(|error| error.to_string())?;
     let early = status_of(answer.headers());
-    let body = Limited::new(answer.into_body(), MOST_ANSWER).collect().await;
+    let body = Limited::new(answer.into_body(), MOST_ANSWER)
+        .collect()
+        .await;
     let body = body.map_err(|error| error.to_string())?;
     let late = body.trailers().and_then(status_of);
     if let Some(code) = early.or(late).filter(|code| code != "0") {
@@ -48,7 +56,9 @@ fn status_of(headers: &http::HeaderMap) -> Option<String> {
 fn message(service: &str) -> Result<Bytes, String> {
     let mut fields = Vec::new();
     if !service.is_empty() {
-        let length = u8::try_from(service.len()).ok().filter(|length| *length < 0x80);
+        let length = u8::try_from(service.len())
+            .ok()
+            .filter(|length| *length < 0x80);
         let length = length.ok_or("grpc.service is longer than 127 bytes")?;
         fields.extend([0x0a, length]);
         fields.extend_from_slice(service.as_bytes());
@@ -77,7 +87,10 @@ mod tests {
     #[test]
     fn messages_are_framed_as_grpc_frames_them() {
         assert_eq!(&message("").unwrap()[..], [0, 0, 0, 0, 0]);
-        assert_eq!(&message("ab").unwrap()[..], [0, 0, 0, 0, 4, 0x0a, 2, b'a', b'b']);
+        assert_eq!(
+            &message("ab").unwrap()[..],
+            [0, 0, 0, 0, 4, 0x0a, 2, b'a', b'b']
+        );
         assert!(verdict(&[0, 0, 0, 0, 2, 8, 1]).is_ok());
         assert!(verdict(&[0, 0, 0, 0, 2, 8, 2]).is_err());
         assert!(verdict(&[0, 0, 0, 0, 0]).is_err() && verdict(b"x").is_err());

@@ -48,14 +48,14 @@ pub(super) enum HttpError {
 pub(super) fn port(container: &Container, port: &IntOrString) -> Result<u16, HttpError> {
     let unknown = |text: String| HttpError::Port(text);
     match port {
-        IntOrString::Int(number) => {
-            u16::try_from(*number).map_err(|_| unknown(number.to_string()))
-        }
+        IntOrString::Int(number) => u16::try_from(*number).map_err(|_| unknown(number.to_string())),
         IntOrString::String(name) => {
             let mut ports = container.ports.iter().flatten();
             let named = ports.find(|port| port.name.as_ref() == Some(name));
             let number = named.and_then(|port| u16::try_from(port.container_port).ok());
-            number.or_else(|| name.parse().ok()).ok_or_else(|| unknown(name.clone()))
+            number
+                .or_else(|| name.parse().ok())
+                .ok_or_else(|| unknown(name.clone()))
         }
     }
 }
@@ -101,7 +101,10 @@ fn request(to: SocketAddr, action: &HTTPGetAction) -> Result<Request<Empty<Bytes
     let headers = request.headers_mut();
     let host = HeaderValue::from_str(&to.to_string()).map_err(http::Error::from)?;
     headers.insert(http::header::HOST, host);
-    headers.insert(http::header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
+    headers.insert(
+        http::header::USER_AGENT,
+        HeaderValue::from_static(USER_AGENT),
+    );
     headers.insert(http::header::ACCEPT, HeaderValue::from_static("*/*"));
     headers.insert(http::header::CONNECTION, HeaderValue::from_static("close"));
     for header in action.http_headers.iter().flatten() {
@@ -127,7 +130,9 @@ where
 
 fn blind_tls() -> Result<Arc<ClientConfig>, HttpError> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let schemes = provider.signature_verification_algorithms.supported_schemes();
+    let schemes = provider
+        .signature_verification_algorithms
+        .supported_schemes();
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| HttpError::Tls(io::Error::other(error)))?

@@ -24,8 +24,14 @@ pub(super) fn credentials(
 ) -> Result<Credentials, IdentityError> {
     let pod = spec.security_context.clone().unwrap_or_default();
     let own = container.security_context.clone().unwrap_or_default();
-    let uid = id("runAsUser", own.run_as_user.or(pod.run_as_user).unwrap_or(0))?;
-    let gid = id("runAsGroup", own.run_as_group.or(pod.run_as_group).unwrap_or(0))?;
+    let uid = id(
+        "runAsUser",
+        own.run_as_user.or(pod.run_as_user).unwrap_or(0),
+    )?;
+    let gid = id(
+        "runAsGroup",
+        own.run_as_group.or(pod.run_as_group).unwrap_or(0),
+    )?;
     if own.run_as_non_root.or(pod.run_as_non_root).unwrap_or(false) && uid == 0 {
         return Err(IdentityError::Root);
     }
@@ -107,7 +113,10 @@ mod tests {
         let root = check(json!({"runAsNonRoot": true}), json!({}));
         assert_eq!(root.err(), Some(IdentityError::Root));
         let unknown = check(json!({}), json!({"capabilities": {"add": ["FLY"]}}));
-        assert_eq!(unknown.err(), Some(IdentityError::Capability("FLY".to_owned())));
+        assert_eq!(
+            unknown.err(),
+            Some(IdentityError::Capability("FLY".to_owned()))
+        );
         assert!(check(json!({"runAsUser": -1}), json!({})).is_err());
     }
 }

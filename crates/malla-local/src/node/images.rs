@@ -56,7 +56,9 @@ impl Images {
 
     /// Takes the ConfigMap's data; entries that cannot be read are reported and left out.
     pub(crate) fn edit(&self, config_map: Option<&Value>) -> Vec<String> {
-        let data = config_map.and_then(|map| map.get("data")).and_then(Value::as_object);
+        let data = config_map
+            .and_then(|map| map.get("data"))
+            .and_then(Value::as_object);
         let mut complaints = Vec::new();
         let mut images = Vec::new();
         for (key, value) in data.into_iter().flatten() {
@@ -82,7 +84,9 @@ impl Images {
     /// What an image runs.
     pub(crate) fn find(&self, reference: &str) -> Option<Image> {
         let edited = Arc::clone(&self.edited.read().unwrap_or_else(PoisonError::into_inner));
-        best(&edited, reference).or_else(|| best(&self.fixed, reference)).cloned()
+        best(&edited, reference)
+            .or_else(|| best(&self.fixed, reference))
+            .cloned()
     }
 }
 
@@ -101,8 +105,8 @@ fn rank(pattern: &str, reference: &str) -> Option<u8> {
     let repository = without_tag(reference);
     let bare = without_registry(repository);
     if !pattern.contains('*') {
-        let ends = [repository, bare].contains(&pattern)
-            || bare.strip_prefix("library/") == Some(pattern);
+        let ends =
+            [repository, bare].contains(&pattern) || bare.strip_prefix("library/") == Some(pattern);
         return ends.then_some(2);
     }
     let any = [reference, repository, without_registry(reference), bare];
@@ -111,7 +115,9 @@ fn rank(pattern: &str, reference: &str) -> Option<u8> {
 
 /// `registry/path/name:tag@digest` without tag and digest.
 fn without_tag(reference: &str) -> &str {
-    let named = reference.split_once('@').map_or(reference, |(name, _)| name);
+    let named = reference
+        .split_once('@')
+        .map_or(reference, |(name, _)| name);
     let last = named.rfind('/').map_or(0, |slash| slash + 1);
     match named.get(last..).and_then(|name| name.find(':')) {
         Some(colon) => named.get(..last + colon).unwrap_or(named),
@@ -182,7 +188,10 @@ mod tests {
 
     #[test]
     fn the_edited_table_wins_and_bad_entries_are_named() {
-        let images = Images::new(vec![Image::new("cart", &["old"]), Image::new("*", &["any"])]);
+        let images = Images::new(vec![
+            Image::new("cart", &["old"]),
+            Image::new("*", &["any"]),
+        ]);
         assert_eq!(images.find("cart:v1").unwrap().command, ["old"]);
         let complaints = images.edit(Some(&json!({"data": {
             "a": "{\"image\": \"car*\", \"command\": [\"new\"]}", "b": "sleep 1"}})));

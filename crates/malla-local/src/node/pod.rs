@@ -82,7 +82,13 @@ async fn set_up(node: &Arc<NodeShared>, pod: &Arc<PodShared>) {
             Ok(()) => return,
             Err((reason, message)) => {
                 let events = &node.events;
-                events.record("kubelet", Severity::Warning, pod.subject.clone(), reason, message);
+                events.record(
+                    "kubelet",
+                    Severity::Warning,
+                    pod.subject.clone(),
+                    reason,
+                    message,
+                );
             }
         }
         let mut changes = node.config_changes.subscribe();
@@ -144,7 +150,9 @@ async fn make_network(node: &NodeShared, pod: &PodShared) -> Result<Network, Str
 fn write_files(node: &NodeShared, pod: &PodShared) -> io::Result<()> {
     let current = pod.current();
     let names = &node.settings.names;
-    let address = pod.network().map_or(node.network.address(), |network| network.address);
+    let address = pod
+        .network()
+        .map_or(node.network.address(), |network| network.address);
     let etc = pod.directory.join("etc");
     fs::create_dir_all(&etc)?;
     let texts = [
@@ -193,7 +201,9 @@ async fn refresh_volumes(node: Arc<NodeShared>, pod: Arc<PodShared>) {
             Err(error) => {
                 // The last contents stay, as in Kubernetes.
                 tracing::debug!(pod = %pod.key, %error, "volumes are not up to date");
-                due = Timestamp::now().checked_add(jiff::SignedDuration::from_secs(2)).ok();
+                due = Timestamp::now()
+                    .checked_add(jiff::SignedDuration::from_secs(2))
+                    .ok();
             }
         }
     }
@@ -215,7 +225,9 @@ struct Sidecar {
 /// Runs the containers until they all have ended for good.
 async fn live(node: &Arc<NodeShared>, pod: &Arc<PodShared>) {
     let spec = pod.current().spec.clone().unwrap_or_default();
-    let deadline = spec.active_deadline_seconds.and_then(|seconds| u64::try_from(seconds).ok());
+    let deadline = spec
+        .active_deadline_seconds
+        .and_then(|seconds| u64::try_from(seconds).ok());
     let overdue = async {
         sleep_or_never(deadline.map(Duration::from_secs)).await;
         let message = "Pod was active on the node longer than the specified deadline";
@@ -233,7 +245,11 @@ async fn live(node: &Arc<NodeShared>, pod: &Arc<PodShared>) {
         while let Some(Sidecar { stop, task }) = sidecars.pop() {
             let least = Instant::now() + SIDECAR_GRACE;
             let own = Instant::now() + pod.grace();
-            stop.request(pod.stop.deadline().map_or(own, |deadline| deadline.max(least)));
+            stop.request(
+                pod.stop
+                    .deadline()
+                    .map_or(own, |deadline| deadline.max(least)),
+            );
             let _panicked = task.await;
         }
     };
@@ -252,7 +268,11 @@ async fn initialize(
 ) -> bool {
     for container in containers {
         let sidecar = is_sidecar(container);
-        let stop = if sidecar { Stop::new() } else { pod.stop.clone() };
+        let stop = if sidecar {
+            Stop::new()
+        } else {
+            pod.stop.clone()
+        };
         let supervisor = Supervisor {
             node: Arc::clone(node),
             pod: Arc::clone(pod),
@@ -265,7 +285,9 @@ async fn initialize(
         let name = container.name.as_str();
         if sidecar {
             sidecars.push(Sidecar { stop, task });
-            let up = pod.board.wait_for(name, |record| record.is_running() && record.started);
+            let up = pod
+                .board
+                .wait_for(name, |record| record.is_running() && record.started);
             tokio::select! {
                 () = up => {}
                 () = pod.stop.requested() => return false,
@@ -351,6 +373,8 @@ async fn remove(node: &NodeShared, pod: &PodShared) {
 
 impl NodeShared {
     fn pool(&self) -> std::sync::MutexGuard<'_, AddressPool> {
-        self.pool.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.pool
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }

@@ -86,7 +86,8 @@ pub(super) async fn observe(
         if let Err(failed) = asker.until_started(probe).await {
             return failed;
         }
-        pod.board.change(&container.name, |record| record.started = true);
+        pod.board
+            .change(&container.name, |record| record.started = true);
     }
     tokio::select! {
         never = asker.watch_readiness() => match never {},
@@ -155,7 +156,11 @@ impl<T: Fn(String)> Asker<'_, T> {
                     }
                 }
             }
-            let pause = if ever { rhythm.period } else { eager_pause(begun, rhythm.period) };
+            let pause = if ever {
+                rhythm.period
+            } else {
+                eager_pause(begun, rhythm.period)
+            };
             tokio::time::sleep(pause).await;
         }
     }
@@ -200,9 +205,10 @@ impl<T: Fn(String)> Asker<'_, T> {
             let status = http::get(node, network.socket(0), self.container, get).await;
             return match status {
                 Ok(status) if status.is_success() || status.is_redirection() => Ok(()),
-                Ok(status) => {
-                    Err(format!("HTTP probe failed with statuscode: {}", status.as_u16()))
-                }
+                Ok(status) => Err(format!(
+                    "HTTP probe failed with statuscode: {}",
+                    status.as_u16()
+                )),
                 Err(error) => Err(error.to_string()),
             };
         }
@@ -213,7 +219,9 @@ impl<T: Fn(String)> Asker<'_, T> {
         if let Some(tcp) = &probe.tcp_socket {
             let to = to(tcp.host.as_ref(), &tcp.port)?;
             let connected = node.connect(to).await;
-            return connected.map(drop).map_err(|error| format!("dial tcp {to}: {error}"));
+            return connected
+                .map(drop)
+                .map_err(|error| format!("dial tcp {to}: {error}"));
         }
         if let Some(check) = &probe.grpc {
             let to = to(None, &IntOrString::Int(check.port))?;
@@ -236,6 +244,8 @@ fn failed(which: &'static str, probe: &Probe) -> Failed {
     let seconds = probe.termination_grace_period_seconds;
     Failed {
         probe: which,
-        grace: seconds.and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs),
+        grace: seconds
+            .and_then(|seconds| u64::try_from(seconds).ok())
+            .map(Duration::from_secs),
     }
 }

@@ -61,12 +61,22 @@ impl NodeRuntime for Node {
         Box::pin(async move {
             let shared = self.pod(&pod)?;
             let logs = shared.logs(&options.container);
-            let log = logs.and_then(|logs| logs.find(options.previous)).ok_or_else(|| {
-                let (container, name) = (&options.container, &shared.key.name);
-                let what = if options.previous { "previous terminated container" } else { "container" };
-                let why = if options.previous { "not found" } else { "is waiting to start" };
-                ApiError::bad_request(format!("{what} \"{container}\" in pod \"{name}\" {why}"))
-            })?;
+            let log = logs
+                .and_then(|logs| logs.find(options.previous))
+                .ok_or_else(|| {
+                    let (container, name) = (&options.container, &shared.key.name);
+                    let what = if options.previous {
+                        "previous terminated container"
+                    } else {
+                        "container"
+                    };
+                    let why = if options.previous {
+                        "not found"
+                    } else {
+                        "is waiting to start"
+                    };
+                    ApiError::bad_request(format!("{what} \"{container}\" in pod \"{name}\" {why}"))
+                })?;
             let stream = Reader::new(log, &options, Timestamp::now()).stream();
             Ok(Box::pin(stream) as ByteStream)
         })
@@ -81,7 +91,8 @@ impl NodeRuntime for Node {
             let running = self.running(&pod, &options.container)?;
             let spawner = &self.shared.spawner;
             let argv = &options.command;
-            let entered = commands::enter(spawner, &running, argv, options.stdin, options.tty).await;
+            let entered =
+                commands::enter(spawner, &running, argv, options.stdin, options.tty).await;
             // What the command's own fault is shows as its failure, not as the server's.
             let entered = match entered {
                 Ok(entered) => entered,
@@ -137,7 +148,9 @@ fn session(entered: Entered, options: &ExecOptions, container: Arc<Running>) -> 
     let (stdin, stdout, stderr, resize) = match entered.terminal {
         Some(terminal) => (
             options.stdin.then(|| Box::pin(terminal.clone()) as Writing),
-            options.stdout.then(|| Box::pin(terminal.clone()) as Reading),
+            options
+                .stdout
+                .then(|| Box::pin(terminal.clone()) as Reading),
             None,
             Some(terminal),
         ),
@@ -166,7 +179,10 @@ fn attached(running: &Arc<Running>, options: &ExecOptions) -> ExecSession {
         Some(terminal) => Some(Box::pin(terminal.clone()) as Writing),
         // The first to attach gets it, and its end of input is the container's.
         None => {
-            let mut stdin = running.stdin.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut stdin = running
+                .stdin
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
             stdin.take().map(|stdin| Box::pin(stdin) as Writing)
         }
     });

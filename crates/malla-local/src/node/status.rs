@@ -55,7 +55,11 @@ pub(super) fn compute(view: &View<'_>, before: &Value) -> Value {
         "conditions": conditions(view, &spec, finished, before),
         "containerStatuses": statuses(view, &spec.containers),
     });
-    if let Some(inits) = spec.init_containers.as_ref().filter(|inits| !inits.is_empty()) {
+    if let Some(inits) = spec
+        .init_containers
+        .as_ref()
+        .filter(|inits| !inits.is_empty())
+    {
         status["initContainerStatuses"] = statuses(view, inits);
     }
     if !view.pod_ip.is_empty() {
@@ -82,9 +86,8 @@ fn phase(view: &View<'_>, spec: &PodSpec) -> &'static str {
         return "Failed";
     }
     let mains: Vec<&Record> = spec.containers.iter().filter_map(record).collect();
-    let never_ran = |record: &&Record| {
-        record.last.is_none() && matches!(record.state, State::Waiting { .. })
-    };
+    let never_ran =
+        |record: &&Record| record.last.is_none() && matches!(record.state, State::Waiting { .. });
     if !view.initialized || mains.iter().any(|record| never_ran(&record)) {
         return "Pending";
     }
@@ -96,7 +99,11 @@ fn phase(view: &View<'_>, spec: &PodSpec) -> &'static str {
 }
 
 fn conditions(view: &View<'_>, spec: &PodSpec, finished: bool, before: &Value) -> Value {
-    let sidecars = spec.init_containers.iter().flatten().filter(|one| is_sidecar(one));
+    let sidecars = spec
+        .init_containers
+        .iter()
+        .flatten()
+        .filter(|one| is_sidecar(one));
     let serving = spec.containers.iter().chain(sidecars);
     let unready: Vec<&str> = serving
         .filter(|container| {
@@ -110,10 +117,21 @@ fn conditions(view: &View<'_>, spec: &PodSpec, finished: bool, before: &Value) -
             return ("PodCompleted", String::new());
         }
         let names = unready.join(" ");
-        ("ContainersNotReady", format!("containers with unready status: [{names}]"))
+        (
+            "ContainersNotReady",
+            format!("containers with unready status: [{names}]"),
+        )
     };
-    let containers_ready = if unready.is_empty() { None } else { Some(not_ready()) };
-    let stored = view.pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+    let containers_ready = if unready.is_empty() {
+        None
+    } else {
+        Some(not_ready())
+    };
+    let stored = view
+        .pod
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.as_ref());
     let gate_open = |name: &str| {
         let mut all = stored.into_iter().flatten();
         all.any(|condition| condition.type_ == name && condition.status == "True")
@@ -127,9 +145,8 @@ fn conditions(view: &View<'_>, spec: &PodSpec, finished: bool, before: &Value) -
     });
     let initialized = (!view.initialized).then(|| {
         let waiting = spec.init_containers.iter().flatten().filter(|container| {
-            let done = |record: &Record| {
-                record.succeeded() || (is_sidecar(container) && record.started)
-            };
+            let done =
+                |record: &Record| record.succeeded() || (is_sidecar(container) && record.started);
             !view.records.get(&container.name).is_some_and(done)
         });
         let names: Vec<&str> = waiting.map(|container| container.name.as_str()).collect();
@@ -145,7 +162,9 @@ fn conditions(view: &View<'_>, spec: &PodSpec, finished: bool, before: &Value) -
         .collect();
     let others = stored.into_iter().flatten();
     conditions.extend(
-        others.filter(|other| !OWN.contains(&other.type_.as_str())).map(|other| json!(other)),
+        others
+            .filter(|other| !OWN.contains(&other.type_.as_str()))
+            .map(|other| json!(other)),
     );
     Value::Array(conditions)
 }
@@ -159,7 +178,10 @@ fn condition(
 ) -> Value {
     let holds = if problem.is_none() { "True" } else { "False" };
     let known = before.pointer("/conditions").and_then(Value::as_array);
-    let known = known.into_iter().flatten().find(|known| known["type"] == kind);
+    let known = known
+        .into_iter()
+        .flatten()
+        .find(|known| known["type"] == kind);
     let since = known
         .filter(|known| known["status"] == holds)
         .and_then(|known| known["lastTransitionTime"].as_str())
@@ -256,7 +278,11 @@ mod tests {
     use crate::process::ExitStatus;
 
     fn records(changes: &[(&str, fn(&mut Record))]) -> BTreeMap<String, Record> {
-        let board = Board::new(changes.iter().map(|(name, _)| (*name, "ContainerCreating", 0)));
+        let board = Board::new(
+            changes
+                .iter()
+                .map(|(name, _)| (*name, "ContainerCreating", 0)),
+        );
         for (name, change) in changes {
             board.change(name, change);
         }
@@ -306,10 +332,17 @@ mod tests {
             now: Timestamp::UNIX_EPOCH,
         };
         let status = compute(&view, &Value::Null);
-        let ready = status["conditions"].as_array().unwrap().iter().find(|c| c["type"] == "Ready");
+        let ready = status["conditions"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|c| c["type"] == "Ready");
         let ready = ready.unwrap();
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        (text(&status["phase"]), format!("{} {}", text(&ready["status"]), text(&ready["reason"])))
+        (
+            text(&status["phase"]),
+            format!("{} {}", text(&ready["status"]), text(&ready["reason"])),
+        )
     }
 
     #[test]
@@ -320,10 +353,19 @@ mod tests {
         assert_eq!(check(&[("app", runs)], true), want("Running", not_ready));
         assert_eq!(check(&[("app", serves)], true), want("Running", "True "));
         assert_eq!(check(&[("app", serves)], false), want("Pending", "True "));
-        assert_eq!(check(&[("app", serves), ("side", runs)], true), want("Running", not_ready));
+        assert_eq!(
+            check(&[("app", serves), ("side", runs)], true),
+            want("Running", not_ready)
+        );
         let completed = "False PodCompleted";
-        assert_eq!(check(&[("app", |r| ends(r, 0))], true), want("Succeeded", completed));
-        assert_eq!(check(&[("app", |r| ends(r, 1))], true), want("Failed", completed));
+        assert_eq!(
+            check(&[("app", |r| ends(r, 0))], true),
+            want("Succeeded", completed)
+        );
+        assert_eq!(
+            check(&[("app", |r| ends(r, 1))], true),
+            want("Failed", completed)
+        );
     }
 
     #[test]
@@ -346,8 +388,13 @@ mod tests {
         let second = compute(&view, &first);
         let times = |status: &Value| -> Vec<String> {
             let all = status["conditions"].as_array().unwrap();
-            all.iter().map(|one| one["lastTransitionTime"].as_str().unwrap()[11..16].to_owned()).collect()
+            all.iter()
+                .map(|one| one["lastTransitionTime"].as_str().unwrap()[11..16].to_owned())
+                .collect()
         };
-        assert_eq!(times(&second), ["01:00", "00:00", "00:00", "00:00", "00:00"]);
+        assert_eq!(
+            times(&second),
+            ["01:00", "00:00", "00:00", "00:00", "00:00"]
+        );
     }
 }

@@ -45,7 +45,9 @@ pub(super) enum VolumeError {
         name: String,
         key: String,
     },
-    #[error("volume {volume:?}: this node serves emptyDir, configMap, secret, downwardAPI, projected and hostPath, not {kind}")]
+    #[error(
+        "volume {volume:?}: this node serves emptyDir, configMap, secret, downwardAPI, projected and hostPath, not {kind}"
+    )]
     Unsupported { volume: String, kind: &'static str },
     #[error("volume {volume:?}: {source}")]
     Field { volume: String, source: FieldError },
@@ -138,7 +140,10 @@ impl VolumeSet {
             let path = directories.disk.join("volumes").join(&volume.name);
             fs::create_dir_all(&path)?;
             if empty.medium.as_deref() == Some("Memory") {
-                let limit = empty.size_limit.as_ref().map(|limit| fields::milli(&limit.0));
+                let limit = empty
+                    .size_limit
+                    .as_ref()
+                    .map(|limit| fields::milli(&limit.0));
                 let bytes = limit.transpose().map_err(|source| {
                     Made::Refused(VolumeError::Field {
                         volume: volume.name.clone(),
@@ -172,7 +177,9 @@ impl VolumeSet {
     }
 
     fn mount_memory(&mut self, path: &Path, bytes: Option<i128>) -> io::Result<()> {
-        let size = bytes.filter(|bytes| *bytes > 0).map(|bytes| format!("size={bytes}"));
+        let size = bytes
+            .filter(|bytes| *bytes > 0)
+            .map(|bytes| format!("size={bytes}"));
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
         mount(Some("tmpfs"), path, Some("tmpfs"), flags, size.as_deref())?;
         self.mounted.push(path.to_path_buf());
@@ -215,7 +222,10 @@ impl VolumeSet {
 
     /// ConfigMaps and Secrets whose changes concern the volumes.
     pub(super) fn watched(&self, namespace: &str) -> BTreeSet<Key> {
-        let contents = self.volumes.values().filter_map(|ready| ready.contents.as_ref());
+        let contents = self
+            .volumes
+            .values()
+            .filter_map(|ready| ready.contents.as_ref());
         let names = contents.flat_map(Contents::names);
         names.map(|name| Key::new(namespace, name)).collect()
     }

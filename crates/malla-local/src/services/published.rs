@@ -71,8 +71,8 @@ impl Publisher {
         }
     }
 
-    /// Opens what `views` call for and closes the rest.
-    pub(super) async fn publish(&mut self, views: &[ServiceView]) {
+    /// Opens what `views` call for and closes the rest; fails if a status could not be written.
+    pub(super) async fn publish(&mut self, views: &[ServiceView]) -> Result<(), ApiError> {
         let mut wanted = BTreeSet::new();
         let mut existing = BTreeSet::new();
         for view in views {
@@ -83,7 +83,11 @@ impl Publisher {
                 let key = (view.key.clone(), port.port, way);
                 existing.insert(key.clone());
                 if port.transport != Some(Transport::Tcp) {
-                    self.complain(&key, view, "only TCP ports are published on the host".to_owned());
+                    self.complain(
+                        &key,
+                        view,
+                        "only TCP ports are published on the host".to_owned(),
+                    );
                     continue;
                 }
                 if port.endpoints.is_empty() {
@@ -97,14 +101,21 @@ impl Publisher {
         self.open.retain(|key, _| wanted.contains(key));
         self.given.retain(|key, _| existing.contains(key));
         self.complained.retain(|key| existing.contains(key));
+        let mut result = Ok(());
         for view in views {
-            if let Err(error) = self.tell(view).await {
-                tracing::warn!(service = %view.key, error = error.message(), "a service's status was not written");
-            }
+            let told = self.tell(view).await;
+            result = result.and(told);
         }
+        result
     }
 
-    async fn ensure_open(&mut self, key: PortKey, view: &ServiceView, port: &PortView, to: SocketAddr) {
+    async fn ensure_open(
+        &mut self,
+        key: PortKey,
+        view: &ServiceView,
+        port: &PortView,
+        to: SocketAddr,
+    ) {
         if self.open.get(&key).is_some_and(|open| open.to == to) {
             return;
         }
@@ -112,13 +123,16 @@ impl Publisher {
         let bound = match key.2 {
             Way::NodePort => {
                 let at = port.node_port.unwrap_or_default();
-                bind(at).await.map_err(|error| format!("nodePort {at} of the host: {error}"))
+                bind(at)
+                    .await
+                    .map_err(|error| format!("nodePort {at} of the host: {error}"))
             }
             Way::LoadBalancer => self.bind_near(&key, view).await,
         };
         match bound {
             Ok((at, listener)) => {
-                let accepting = AbortOnDropHandle::new(tokio::spawn(accept(listener, self.node.clone(), to)));
+                let accepting =
+                    AbortOnDropHandle::new(tokio::spawn(accept(listener, self.node.clone(), to)));
                 if key.2 == Way::LoadBalancer {
                     self.given.insert(key.clone(), at);
                 }
@@ -135,8 +149,16 @@ impl Publisher {
     }
 
     /// Binds the number given before, or else the wished one or the next that is free.
-    async fn bind_near(&self, key: &PortKey, view: &ServiceView) -> Result<(u16, TcpListener), String> {
-        let before = self.given.get(key).copied().or_else(|| published_before(view, key.1));
+    async fn bind_near(
+        &self,
+        key: &PortKey,
+        view: &ServiceView,
+    ) -> Result<(u16, TcpListener), String> {
+        let before = self
+            .given
+            .get(key)
+            .copied()
+            .or_else(|| published_before(view, key.1));
         if let Some(at) = before {
             if let Ok(bound) = bind(at).await {
                 return Ok(bound);
@@ -151,14 +173,23 @@ impl Publisher {
             }
         }
         let end = wished.saturating_add(TRIES);
-        Err(format!("no port of 127.0.0.1 from {wished} to {end} is free for port {}: {last}", key.1))
+        Err(format!(
+            "no port of 127.0.0.1 from {wished} to {end} is free for port {}: {last}",
+            key.1
+        ))
     }
 
     fn complain(&mut self, key: &PortKey, view: &ServiceView, message: String) {
         if self.complained.insert(key.clone()) {
             let subject = Subject::new("v1", "Service", &view.service.metadata);
             let events = &self.events;
-            events.record("malla-local", Severity::Warning, subject, "NotPublished", message);
+            events.record(
+                "malla-local",
+                Severity::Warning,
+                subject,
+                "NotPublished",
+                message,
+            );
         }
     }
 
@@ -179,16 +210,30 @@ impl Publisher {
         let (scope, name) = (view.key.scope(), &view.key.name);
         if known != annotation.as_deref() {
             let patch = json!({"metadata": {"annotations": {PUBLISHED: annotation}}});
-            let patched = self.client.patch(&kinds::SERVICES, scope, name, Patch::Merge(patch)).await;
+            let patched = self
+                .client
+                .patch(&kinds::SERVICES, scope, name, Patch::Merge(patch))
+                .await;
             forgive_gone(patched)?;
         }
-        let status = view.service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+        let status = view
+            .service
+            .status
+            .as_ref()
+            .and_then(|status| status.load_balancer.as_ref());
         let ingress = status.and_then(|status| status.ingress.as_ref());
         let has = ingress.is_some_and(|ingress| !ingress.is_empty());
         if has != balancer {
-            let ingress = if balancer { json!([{"ip": LOOPBACK, "ipMode": "Proxy"}]) } else { Value::Null };
+            let ingress = if balancer {
+                json!([{"ip": LOOPBACK, "ipMode": "Proxy"}])
+            } else {
+                Value::Null
+            };
             let patch = Patch::Merge(json!({"status": {"loadBalancer": {"ingress": ingress}}}));
-            let patched = self.client.patch_status(&kinds::SERVICES, scope, name, patch).await;
+            let patched = self
+                .client
+                .patch_status(&kinds::SERVICES, scope, name, patch)
+                .await;
             forgive_gone(patched)?;
         }
         Ok(())
@@ -206,17 +251,27 @@ fn ways(view: &ServiceView) -> impl Iterator<Item = (&PortView, Way)> {
 }
 
 fn wished(port: u16) -> u16 {
-    if port >= FIRST_FREE_FOR_ALL { port } else { port + SHIFT }
+    if port >= FIRST_FREE_FOR_ALL {
+        port
+    } else {
+        port + SHIFT
+    }
 }
 
 fn annotation_of(metadata: &ObjectMeta) -> Option<&str> {
-    metadata.annotations.as_ref()?.get(PUBLISHED).map(String::as_str)
+    metadata
+        .annotations
+        .as_ref()?
+        .get(PUBLISHED)
+        .map(String::as_str)
 }
 
 /// The number an earlier start of the cluster gave to `port`.
 fn published_before(view: &ServiceView, port: u16) -> Option<u16> {
     let annotation = annotation_of(&view.service.metadata)?;
-    let mut entries = annotation.split(',').filter_map(|entry| entry.split_once('='));
+    let mut entries = annotation
+        .split(',')
+        .filter_map(|entry| entry.split_once('='));
     let (_, at) = entries.find(|(from, _)| from.parse() == Ok(port))?;
     at.parse::<SocketAddr>().ok().map(|at| at.port())
 }
@@ -279,6 +334,9 @@ mod tests {
 
     #[test]
     fn ports_that_need_rights_are_shifted() {
-        assert_eq!((wished(80), wished(443), wished(1024), wished(15021)), (8080, 8443, 1024, 15021));
+        assert_eq!(
+            (wished(80), wished(443), wished(1024), wished(15021)),
+            (8080, 8443, 1024, 15021)
+        );
     }
 }

@@ -66,11 +66,16 @@ pub(super) fn read(client: &Client) -> Result<Vec<ServiceView>, ApiError> {
         let labels = slice.metadata.labels.as_ref();
         if let Some(service) = labels.and_then(|labels| labels.get(SERVICE_LABEL)) {
             let namespace = slice.metadata.namespace.clone().unwrap_or_default();
-            by_service.entry(Key::new(namespace, service)).or_default().push(slice);
+            by_service
+                .entry(Key::new(namespace, service))
+                .or_default()
+                .push(slice);
         }
     }
     let view = |service: Service| {
-        let slices = by_service.remove(&Key::of_meta(&service.metadata)).unwrap_or_default();
+        let slices = by_service
+            .remove(&Key::of_meta(&service.metadata))
+            .unwrap_or_default();
         ServiceView::new(service, &slices)
     };
     Ok(services.into_iter().map(view).collect())
@@ -79,7 +84,11 @@ pub(super) fn read(client: &Client) -> Result<Vec<ServiceView>, ApiError> {
 /// Names of all namespaces.
 pub(super) fn namespaces(client: &Client) -> Result<BTreeSet<String>, ApiError> {
     let listed = client.list(&kinds::NAMESPACES, None, &ListParams::default())?;
-    Ok(listed.items.iter().map(|namespace| Key::of(namespace).name).collect())
+    Ok(listed
+        .items
+        .iter()
+        .map(|namespace| Key::of(namespace).name)
+        .collect())
 }
 
 impl ServiceView {
@@ -87,7 +96,9 @@ impl ServiceView {
         let spec = service.spec.clone().unwrap_or_default();
         let served: Vec<Served> = slices.iter().flat_map(served).collect();
         let ports = spec.ports.iter().flatten();
-        let ports = ports.filter_map(|port| PortView::new(port, &served)).collect();
+        let ports = ports
+            .filter_map(|port| PortView::new(port, &served))
+            .collect();
         let address = spec.cluster_ip.as_deref().unwrap_or_default();
         Self {
             key: Key::of_meta(&service.metadata),
@@ -108,10 +119,16 @@ impl ServiceView {
         let mut records = Vec::new();
         if self.headless {
             let publish_all = spec.publish_not_ready_addresses.unwrap_or(false);
-            let usable = self.served.iter().filter(|one| one.endpoint.ready || publish_all);
+            let usable = self
+                .served
+                .iter()
+                .filter(|one| one.endpoint.ready || publish_all);
             for served in usable {
                 let endpoint = &served.endpoint;
-                let name = endpoint.hostname.clone().unwrap_or_else(|| dashed(endpoint.address));
+                let name = endpoint
+                    .hostname
+                    .clone()
+                    .unwrap_or_else(|| dashed(endpoint.address));
                 let named = endpoint.hostname.is_some();
                 let host = Host {
                     address: endpoint.address,
@@ -128,7 +145,10 @@ impl ServiceView {
                 }
             }
         } else {
-            let with_transport = self.ports.iter().filter_map(|port| Some((port, port.transport?)));
+            let with_transport = self
+                .ports
+                .iter()
+                .filter_map(|port| Some((port, port.transport?)));
             records.extend(with_transport.map(|(port, transport)| Record {
                 port_name: port.name.clone(),
                 transport,
@@ -168,8 +188,10 @@ impl PortView {
                 .filter(|one| one.name == name && one.transport == transport)
         };
         let socket = |one: &Served| Some(SocketAddrV4::new(one.endpoint.address, one.port?));
-        let mut endpoints: BTreeSet<SocketAddrV4> =
-            fitting().filter(|one| one.endpoint.ready).filter_map(socket).collect();
+        let mut endpoints: BTreeSet<SocketAddrV4> = fitting()
+            .filter(|one| one.endpoint.ready)
+            .filter_map(socket)
+            .collect();
         if endpoints.is_empty() {
             let draining = fitting().filter(|one| one.endpoint.draining);
             endpoints = draining.filter_map(socket).collect();
@@ -178,7 +200,10 @@ impl PortView {
             name,
             transport,
             port: u16::try_from(port.port).ok()?,
-            node_port: port.node_port.and_then(|port| u16::try_from(port).ok()).filter(|p| *p > 0),
+            node_port: port
+                .node_port
+                .and_then(|port| u16::try_from(port).ok())
+                .filter(|p| *p > 0),
             endpoints,
         })
     }
@@ -195,7 +220,11 @@ fn served(slice: &EndpointSlice) -> Vec<Served> {
         let ready = conditions.ready.unwrap_or(true);
         let terminating = conditions.terminating.unwrap_or(false);
         let serving = conditions.serving.unwrap_or(ready);
-        for address in endpoint.addresses.iter().filter_map(|text| text.parse().ok()) {
+        for address in endpoint
+            .addresses
+            .iter()
+            .filter_map(|text| text.parse().ok())
+        {
             let endpoint = Endpoint {
                 address,
                 hostname: endpoint.hostname.clone(),
@@ -238,8 +267,15 @@ fn dashed(address: Ipv4Addr) -> String {
 pub(super) fn rules(views: &[ServiceView], node: Ipv4Addr) -> Services {
     let mut services = Services::new();
     for view in views {
-        let external = view.service.spec.as_ref().and_then(|spec| spec.external_ips.as_ref());
-        let external = external.into_iter().flatten().filter_map(|text| text.parse().ok());
+        let external = view
+            .service
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.external_ips.as_ref());
+        let external = external
+            .into_iter()
+            .flatten()
+            .filter_map(|text| text.parse().ok());
         let addresses: Vec<Ipv4Addr> = view.cluster_ip.into_iter().chain(external).collect();
         for port in &view.ports {
             let Some(transport) = port.transport else {

@@ -30,7 +30,9 @@ pub(super) struct Node {
 
 impl Node {
     pub(super) fn of(resource: Resource, key: Key, object: &Value) -> Self {
-        let owners = object.pointer("/metadata/ownerReferences").and_then(Value::as_array);
+        let owners = object
+            .pointer("/metadata/ownerReferences")
+            .and_then(Value::as_array);
         let owner = |owner: &Value| Owner {
             api_version: text(owner, "/apiVersion").to_owned(),
             kind: text(owner, "/kind").to_owned(),
@@ -61,7 +63,9 @@ impl Graph {
 
     pub(super) fn dependents(&self, uid: &str) -> Vec<Node> {
         let uids = self.dependents.get(uid).into_iter().flatten();
-        uids.filter_map(|uid| self.nodes.get(uid)).cloned().collect()
+        uids.filter_map(|uid| self.nodes.get(uid))
+            .cloned()
+            .collect()
     }
 
     /// Takes an object's state; returns the uids that should be looked at.
@@ -86,7 +90,13 @@ impl Graph {
     /// Forgets an object; returns its dependents, and owners that may wait for it.
     pub(super) fn remove(&mut self, uid: &str) -> Vec<String> {
         self.unlink(uid);
-        let mut affected: Vec<String> = self.dependents.get(uid).into_iter().flatten().cloned().collect();
+        let mut affected: Vec<String> = self
+            .dependents
+            .get(uid)
+            .into_iter()
+            .flatten()
+            .cloned()
+            .collect();
         if let Some(node) = self.nodes.remove(uid) {
             affected.extend(node.owners.into_iter().map(|owner| owner.uid));
         }
@@ -94,7 +104,11 @@ impl Graph {
     }
 
     fn unlink(&mut self, uid: &str) {
-        let owners = self.nodes.get(uid).map(|node| node.owners.clone()).unwrap_or_default();
+        let owners = self
+            .nodes
+            .get(uid)
+            .map(|node| node.owners.clone())
+            .unwrap_or_default();
         for owner in owners {
             if let Some(all) = self.dependents.get_mut(&owner.uid) {
                 all.remove(uid);
@@ -115,7 +129,10 @@ mod tests {
     use crate::object::Key;
 
     fn node(name: &str, owners: &[&str]) -> Node {
-        let owners: Vec<_> = owners.iter().map(|uid| json!({"uid": uid, "kind": "X"})).collect();
+        let owners: Vec<_> = owners
+            .iter()
+            .map(|uid| json!({"uid": uid, "kind": "X"}))
+            .collect();
         let object = json!({"metadata": {"name": name, "ownerReferences": owners}});
         Node::of(kinds::PODS, Key::new("a", name), &object)
     }

@@ -32,8 +32,16 @@ pub(super) fn hash(template: &Value, collisions: i32) -> String {
     };
     feed(canonical(template).to_string().as_bytes());
     feed(&collisions.to_le_bytes());
-    let digit = |byte: u8| SAFE.get(usize::from(byte) % SAFE.len()).copied().unwrap_or(b'x');
-    state.to_string().bytes().map(|byte| char::from(digit(byte))).collect()
+    let digit = |byte: u8| {
+        SAFE.get(usize::from(byte) % SAFE.len())
+            .copied()
+            .unwrap_or(b'x')
+    };
+    state
+        .to_string()
+        .bytes()
+        .map(|byte| char::from(digit(byte)))
+        .collect()
 }
 
 /// Whether two templates ask for the same pods; the hash label does not count.
@@ -52,7 +60,10 @@ fn canonical(value: &Value) -> Value {
                 .filter(|(_, value)| value != &Value::Object(Map::new()))
                 .collect();
             sorted.sort_by(|one, other| one.0.cmp(other.0));
-            sorted.into_iter().map(|(key, value)| (key.clone(), value)).collect()
+            sorted
+                .into_iter()
+                .map(|(key, value)| (key.clone(), value))
+                .collect()
         }
         Value::Array(items) => items.iter().map(canonical).collect(),
         other => other.clone(),
@@ -74,7 +85,9 @@ pub(super) fn annotation<'a>(object: &'a Value, name: &str) -> &'a str {
 
 /// A Deployment's annotations that its ReplicaSets carry too.
 pub(super) fn copied_annotations(deployment: &Value) -> Map<String, Value> {
-    let all = deployment.pointer("/metadata/annotations").and_then(Value::as_object);
+    let all = deployment
+        .pointer("/metadata/annotations")
+        .and_then(Value::as_object);
     all.into_iter()
         .flatten()
         .filter(|(name, _)| !NOT_COPIED.contains(&name.as_str()))
@@ -84,7 +97,10 @@ pub(super) fn copied_annotations(deployment: &Value) -> Map<String, Value> {
 
 /// Oldest first, as the rollout's arithmetic wants it.
 pub(super) fn age(object: &Value) -> (&str, &str) {
-    (text(object, "/metadata/creationTimestamp"), text(object, "/metadata/name"))
+    (
+        text(object, "/metadata/creationTimestamp"),
+        text(object, "/metadata/name"),
+    )
 }
 
 #[cfg(test)]

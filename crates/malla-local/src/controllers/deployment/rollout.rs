@@ -38,7 +38,11 @@ impl Limits {
         Self {
             desired,
             surge,
-            unavailable: if surge == 0 && unavailable == 0 { 1 } else { unavailable },
+            unavailable: if surge == 0 && unavailable == 0 {
+                1
+            } else {
+                unavailable
+            },
         }
     }
 
@@ -54,7 +58,11 @@ fn pods_of(value: &IntOrString, desired: i32, round_up: bool) -> i32 {
         IntOrString::String(text) => {
             let percent: i64 = text.trim_end_matches('%').parse().unwrap_or(0);
             let share = i64::from(desired).saturating_mul(percent.max(0));
-            let rounded = if round_up { share.saturating_add(99) / 100 } else { share / 100 };
+            let rounded = if round_up {
+                share.saturating_add(99) / 100
+            } else {
+                share / 100
+            };
             i32::try_from(rounded).unwrap_or(i32::MAX)
         }
     }
@@ -117,10 +125,16 @@ pub(super) fn proportional(limits: Limits, sets: &[i32]) -> Vec<i32> {
     let mut order: Vec<usize> = (0..sets.len()).collect();
     order.sort_by_key(|index| std::cmp::Reverse(sets.get(*index).copied()));
     for index in &order {
-        let Some(replicas) = after.get_mut(*index) else { continue };
+        let Some(replicas) = after.get_mut(*index) else {
+            continue;
+        };
         let share = f64::from(*replicas) * f64::from(allowed) / f64::from(now);
         let wanted = share.round() as i32 - *replicas;
-        let part = if change > 0 { wanted.clamp(0, change) } else { wanted.clamp(change, 0) };
+        let part = if change > 0 {
+            wanted.clamp(0, change)
+        } else {
+            wanted.clamp(change, 0)
+        };
         *replicas += part;
         change -= part;
     }
@@ -142,7 +156,11 @@ mod tests {
     use super::{Limits, Set, proportional, rolling_step};
 
     fn limits(desired: i32, surge: i32, unavailable: i32) -> Limits {
-        Limits::resolve(desired, Some(&IntOrString::Int(surge)), Some(&IntOrString::Int(unavailable)))
+        Limits::resolve(
+            desired,
+            Some(&IntOrString::Int(surge)),
+            Some(&IntOrString::Int(unavailable)),
+        )
     }
 
     #[test]
@@ -158,19 +176,43 @@ mod tests {
     #[test]
     fn one_replica_is_replaced_only_once_the_new_one_serves() {
         let limits = Limits::resolve(1, None, None);
-        let old = [Set { replicas: 1, available: 1 }];
-        let fresh = Set { replicas: 0, available: 0 };
+        let old = [Set {
+            replicas: 1,
+            available: 1,
+        }];
+        let fresh = Set {
+            replicas: 0,
+            available: 0,
+        };
         assert_eq!(rolling_step(limits, fresh, &old), (1, vec![1]));
-        let started = Set { replicas: 1, available: 0 };
+        let started = Set {
+            replicas: 1,
+            available: 0,
+        };
         assert_eq!(rolling_step(limits, started, &old), (1, vec![1]));
-        let serving = Set { replicas: 1, available: 1 };
+        let serving = Set {
+            replicas: 1,
+            available: 1,
+        };
         assert_eq!(rolling_step(limits, serving, &old), (1, vec![0]));
     }
 
     #[test]
     fn broken_old_pods_go_at_once() {
-        let old = [Set { replicas: 2, available: 0 }, Set { replicas: 3, available: 3 }];
-        let new = Set { replicas: 0, available: 0 };
+        let old = [
+            Set {
+                replicas: 2,
+                available: 0,
+            },
+            Set {
+                replicas: 3,
+                available: 3,
+            },
+        ];
+        let new = Set {
+            replicas: 0,
+            available: 0,
+        };
         let (up, down) = rolling_step(limits(3, 1, 0), new, &old);
         assert_eq!((up, down), (0, vec![0, 3]));
     }

@@ -79,7 +79,9 @@ pub(super) async fn write(
         let patch = Patch::Merge(json!({"status": status}));
         let (scope, name) = (view.key.scope(), &view.key.name);
         let client = &context.client;
-        client.patch_status(&kinds::DEPLOYMENTS, scope, name, patch).await?;
+        client
+            .patch_status(&kinds::DEPLOYMENTS, scope, name, patch)
+            .await?;
     }
     if let (true, Some(deadline)) = (waits, deadline) {
         return Ok(Next::After(deadline));
@@ -93,7 +95,9 @@ impl Counts {
             let count = |set: &Value| set.pointer(pointer).and_then(Value::as_i64).unwrap_or(0);
             view.sets.iter().map(|set| count(set)).sum()
         };
-        let updated = view.new_set().and_then(|set| set.pointer("/status/replicas"));
+        let updated = view
+            .new_set()
+            .and_then(|set| set.pointer("/status/replicas"));
         Self {
             replicas: sum("/status/replicas"),
             updated: updated.and_then(Value::as_i64).unwrap_or(0),
@@ -104,7 +108,9 @@ impl Counts {
 
     fn complete(&self, view: &View) -> bool {
         let desired = i64::from(view.desired());
-        let scaled = view.new_set().is_some_and(|set| i64::from(numbers(set).replicas) == desired);
+        let scaled = view
+            .new_set()
+            .is_some_and(|set| i64::from(numbers(set).replicas) == desired);
         scaled && self.updated == desired && self.replicas == desired && self.available >= desired
     }
 }
@@ -113,9 +119,17 @@ fn available(view: &View, counts: &Counts) -> Finding {
     let limits = view.limits();
     let enough = counts.available >= i64::from(limits.desired - limits.unavailable);
     let (holds, reason, message) = if enough {
-        ("True", "MinimumReplicasAvailable", "Deployment has minimum availability.")
+        (
+            "True",
+            "MinimumReplicasAvailable",
+            "Deployment has minimum availability.",
+        )
     } else {
-        ("False", "MinimumReplicasUnavailable", "Deployment does not have minimum availability.")
+        (
+            "False",
+            "MinimumReplicasUnavailable",
+            "Deployment does not have minimum availability.",
+        )
     };
     Finding {
         kind: "Available",
@@ -126,7 +140,10 @@ fn available(view: &View, counts: &Counts) -> Finding {
 }
 
 fn deadline(view: &View) -> Option<Duration> {
-    let seconds = view.spec.progress_deadline_seconds.unwrap_or(DEFAULT_DEADLINE);
+    let seconds = view
+        .spec
+        .progress_deadline_seconds
+        .unwrap_or(DEFAULT_DEADLINE);
     // Kubernetes takes the largest number for "never".
     (seconds != i32::MAX).then(|| Duration::from_secs(seconds.max(0).unsigned_abs().into()))
 }
@@ -138,7 +155,9 @@ fn progressing(
     now: Timestamp,
     deadline: Option<Duration>,
 ) -> Option<Finding> {
-    let known = known.iter().find(|condition| condition.type_.as_deref() == Some("Progressing"));
+    let known = known
+        .iter()
+        .find(|condition| condition.type_.as_deref() == Some("Progressing"));
     let finding = |holds, reason, message| {
         Some(Finding {
             kind: "Progressing",
@@ -148,7 +167,11 @@ fn progressing(
         })
     };
     if view.spec.paused.unwrap_or(false) {
-        return finding("Unknown", "DeploymentPaused", "Deployment is paused".to_owned());
+        return finding(
+            "Unknown",
+            "DeploymentPaused",
+            "Deployment is paused".to_owned(),
+        );
     }
     let Some(set) = view.new_set() else {
         return None;
@@ -183,26 +206,21 @@ fn made_progress(view: &View, counts: &Counts) -> bool {
     counts.updated > stored("updatedReplicas")
         || counts.ready > stored("readyReplicas")
         || counts.available > stored("availableReplicas")
-        || old(counts.replicas, counts.updated)
-            < old(stored("replicas"), stored("updatedReplicas"))
+        || old(counts.replicas, counts.updated) < old(stored("replicas"), stored("updatedReplicas"))
 }
 
 /// Adds times: of the last change of the verdict, and of the last news.
-fn dated(
-    finding: Finding,
-    known: &[DeploymentCondition],
-    progress: bool,
-    now: Timestamp,
-) -> Value {
-    let known = known.iter().find(|condition| condition.type_.as_deref() == Some(finding.kind));
+fn dated(finding: Finding, known: &[DeploymentCondition], progress: bool, now: Timestamp) -> Value {
+    let known = known
+        .iter()
+        .find(|condition| condition.type_.as_deref() == Some(finding.kind));
     let time = |time: Option<&k8s_openapi::apimachinery::pkg::apis::meta::v1::Time>| {
         seconds(time.map_or(now, |time| time.0))
     };
     let unchanged = known.filter(|known| known.status.as_deref() == Some(finding.holds));
     let no_news = unchanged.filter(|known| {
-        let touched = finding.kind == "Progressing"
-            && progress
-            && finding.reason != "NewReplicaSetAvailable";
+        let touched =
+            finding.kind == "Progressing" && progress && finding.reason != "NewReplicaSetAvailable";
         known.reason.as_deref() == Some(finding.reason) && !touched
     });
     json!({

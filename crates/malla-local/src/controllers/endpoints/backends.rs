@@ -56,7 +56,10 @@ impl Backends {
             if ports.is_empty() && wanted > 0 {
                 continue; // No port of the Service exists in this pod.
             }
-            let (ready, terminating) = (pods::is_ready(pod), pod.metadata.deletion_timestamp.is_some());
+            let (ready, terminating) = (
+                pods::is_ready(pod),
+                pod.metadata.deletion_timestamp.is_some(),
+            );
             let backend = Backend {
                 address: address.to_owned(),
                 ready: publish_all || (ready && !terminating),
@@ -71,7 +74,11 @@ impl Backends {
                 }),
             };
             let group = Value::Array(ports.clone()).to_string();
-            by_ports.entry(group).or_insert((ports, Vec::new())).1.push(backend);
+            by_ports
+                .entry(group)
+                .or_insert((ports, Vec::new()))
+                .1
+                .push(backend);
         }
         for (_, backends) in by_ports.values_mut() {
             backends.sort_by(|one, other| one.address.cmp(&other.address));
@@ -121,8 +128,9 @@ impl Backends {
 
     fn labels(&self, service: &Service) -> Map<String, Value> {
         let own = service.metadata.labels.iter().flatten();
-        let mut labels: Map<String, Value> =
-            own.map(|(key, value)| (key.clone(), json!(value))).collect();
+        let mut labels: Map<String, Value> = own
+            .map(|(key, value)| (key.clone(), json!(value)))
+            .collect();
         let name = service.metadata.name.as_deref().unwrap_or_default();
         labels.insert(SERVICE_LABEL.to_owned(), json!(name));
         labels.insert(MANAGED_LABEL.to_owned(), json!(MANAGER));
@@ -167,10 +175,16 @@ impl Backends {
         for (ports, backends) in self.by_ports.values() {
             let part = |ready: bool| -> Vec<Value> {
                 let chosen = backends.iter().filter(|one| one.ready == ready);
-                chosen.filter(|one| one.ready || !one.terminating).map(address).collect()
+                chosen
+                    .filter(|one| one.ready || !one.terminating)
+                    .map(address)
+                    .collect()
             };
             let mut subset = json!({"ports": ports});
-            for (field, addresses) in [("addresses", part(true)), ("notReadyAddresses", part(false))] {
+            for (field, addresses) in [
+                ("addresses", part(true)),
+                ("notReadyAddresses", part(false)),
+            ] {
                 if !addresses.is_empty() {
                     subset[field] = json!(addresses);
                 }
@@ -180,9 +194,13 @@ impl Backends {
             }
         }
         let own = service.metadata.labels.iter().flatten();
-        let mut labels: Map<String, Value> =
-            own.map(|(key, value)| (key.clone(), json!(value))).collect();
-        labels.insert("endpoints.kubernetes.io/managed-by".to_owned(), json!("endpoint-controller"));
+        let mut labels: Map<String, Value> = own
+            .map(|(key, value)| (key.clone(), json!(value)))
+            .collect();
+        labels.insert(
+            "endpoints.kubernetes.io/managed-by".to_owned(),
+            json!("endpoint-controller"),
+        );
         if self.headless {
             labels.insert(HEADLESS_LABEL.to_owned(), json!(""));
         }
@@ -294,14 +312,22 @@ mod tests {
         let service = service(spec);
         let backends = Backends::new(service.spec.as_ref().unwrap(), "web", pods, "local", None);
         let show = |slice: &Value| {
-            let ports: Vec<String> =
-                slice["ports"].as_array().unwrap().iter().map(|p| p["port"].to_string()).collect();
+            let ports: Vec<String> = slice["ports"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|p| p["port"].to_string())
+                .collect();
             let endpoints: Vec<String> = slice["endpoints"]
                 .as_array()
                 .unwrap()
                 .iter()
                 .map(|one| {
-                    let mark = if one["conditions"]["ready"] == true { "" } else { "!" };
+                    let mark = if one["conditions"]["ready"] == true {
+                        ""
+                    } else {
+                        "!"
+                    };
                     format!("{mark}{}", one["addresses"][0].as_str().unwrap())
                 })
                 .collect();
@@ -314,8 +340,18 @@ mod tests {
 
     #[test]
     fn named_ports_split_slices_by_what_pods_call_them() {
-        let one = pod("a", "10.0.0.1", true, json!([{"name": "http", "containerPort": 80}]));
-        let other = pod("b", "10.0.0.2", false, json!([{"name": "http", "containerPort": 8080}]));
+        let one = pod(
+            "a",
+            "10.0.0.1",
+            true,
+            json!([{"name": "http", "containerPort": 80}]),
+        );
+        let other = pod(
+            "b",
+            "10.0.0.2",
+            false,
+            json!([{"name": "http", "containerPort": 8080}]),
+        );
         let none = pod("c", "10.0.0.3", true, json!([]));
         check(
             json!({"ports": [{"port": 80, "targetPort": "http"}]}),

@@ -82,7 +82,13 @@ pub(super) async fn start(
         shown.collect::<Vec<_>>().join(" ")
     );
     let events = &node.events;
-    events.record("kubelet", Severity::Normal, pod.subject.clone(), "Pulled", message);
+    events.record(
+        "kubelet",
+        Severity::Normal,
+        pod.subject.clone(),
+        "Pulled",
+        message,
+    );
     let (spec, environment) = command(node, pod, container, &image)?;
     let mounts = mounts(node, pod, container, &environment)?;
     let spec = ContainerSpec {
@@ -118,16 +124,24 @@ async fn spawn(
     log: Arc<RunLog>,
 ) -> Result<Running, StartError> {
     let fail = |error: io::Error| StartError::Run(format!("failed to start container: {error}"));
-    let network = pod.network().ok_or_else(|| {
-        StartError::Config("the pod has no network yet".to_owned())
-    })?;
+    let network = pod
+        .network()
+        .ok_or_else(|| StartError::Config("the pod has no network yet".to_owned()))?;
     let pipes = Pipes::new(container.stdin.unwrap_or(false)).map_err(fail)?;
-    let process = node.spawner.run(&spec, pipes.theirs, network.namespace.fd()).await;
+    let process = node
+        .spawner
+        .run(&spec, pipes.theirs, network.namespace.fd())
+        .await;
     let mut process = process.map_err(|error| match error {
         RunError::Start(message) => StartError::Run(message),
         RunError::Io(error) => fail(error),
     })?;
-    let terminal = process.terminal.take().map(Terminal::new).transpose().map_err(fail)?;
+    let terminal = process
+        .terminal
+        .take()
+        .map(Terminal::new)
+        .transpose()
+        .map_err(fail)?;
     let pump = Arc::clone(&log);
     let reading = terminal.clone();
     let (out, err) = (pipes.out, pipes.err);
@@ -202,10 +216,17 @@ fn command(
         Some(words.iter().map(|word| environment.expand(word)).collect())
     };
     let (command, args) = (given(&container.command), given(&container.args));
-    let own_args = if command.is_none() { image.args.clone() } else { Vec::new() };
+    let own_args = if command.is_none() {
+        image.args.clone()
+    } else {
+        Vec::new()
+    };
     let mut argv = command.unwrap_or_else(|| image.command.clone());
     argv.extend(args.unwrap_or(own_args));
-    let directory = container.working_dir.as_deref().filter(|path| !path.is_empty());
+    let directory = container
+        .working_dir
+        .as_deref()
+        .filter(|path| !path.is_empty());
     let command = CommandSpec {
         argv,
         env: Vec::new(),
@@ -222,9 +243,9 @@ fn mounts(
     container: &Container,
     environment: &Environment,
 ) -> Result<Vec<Mount>, StartError> {
-    let volumes = pod.volumes().ok_or_else(|| {
-        StartError::Config("the pod's volumes are not ready yet".to_owned())
-    })?;
+    let volumes = pod
+        .volumes()
+        .ok_or_else(|| StartError::Config("the pod's volumes are not ready yet".to_owned()))?;
     let own = volumes.mounts(container, environment);
     let own = own.map_err(|error| StartError::Config(error.to_string()))?;
     let bind = |source: PathBuf, target: &str, read_only: bool| Mount {
@@ -251,7 +272,9 @@ fn mounts(
 
 fn message_path(container: &Container) -> &str {
     let wished = container.termination_message_path.as_deref();
-    wished.filter(|path| !path.is_empty()).unwrap_or(DEFAULT_MESSAGE_PATH)
+    wished
+        .filter(|path| !path.is_empty())
+        .unwrap_or(DEFAULT_MESSAGE_PATH)
 }
 
 /// An empty file that any user of the container can write.
@@ -282,7 +305,9 @@ pub(super) fn termination_message(
 
 fn read_some(path: &Path) -> io::Result<String> {
     let mut bytes = Vec::new();
-    fs::File::open(path)?.take(MOST_MESSAGE).read_to_end(&mut bytes)?;
+    fs::File::open(path)?
+        .take(MOST_MESSAGE)
+        .read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 

@@ -34,9 +34,9 @@ pub(in crate::node) struct Reader {
 impl Reader {
     /// Starts to read `log`; `now` is what `sinceSeconds` counts from.
     pub(in crate::node) fn new(log: Arc<RunLog>, options: &LogOptions, now: Timestamp) -> Self {
-        let since_seconds = options.since_seconds.and_then(|seconds| {
-            now.checked_sub(SignedDuration::from_secs(seconds)).ok()
-        });
+        let since_seconds = options
+            .since_seconds
+            .and_then(|seconds| now.checked_sub(SignedDuration::from_secs(seconds)).ok());
         let mut reader = Self {
             progress: log.progress.subscribe(),
             since: since_seconds.max(options.since_time),
@@ -170,7 +170,9 @@ impl Tail {
 
     fn push(&mut self, text: Vec<u8>) {
         self.0.push_back(text);
-        let most = self.1.map_or(usize::MAX, |lines| usize::try_from(lines).unwrap_or(usize::MAX));
+        let most = self.1.map_or(usize::MAX, |lines| {
+            usize::try_from(lines).unwrap_or(usize::MAX)
+        });
         while self.0.len() > most {
             self.0.pop_front();
         }
@@ -236,30 +238,60 @@ mod tests {
         log.pump(&b"one\ntwo\nthree"[..], Stream::Out).await;
         let all = LogOptions::default();
         assert_eq!(read(&log, all.clone()).await, "one\ntwo\nthree\n");
-        let tail = LogOptions { tail_lines: Some(2), ..all.clone() };
+        let tail = LogOptions {
+            tail_lines: Some(2),
+            ..all.clone()
+        };
         assert_eq!(read(&log, tail).await, "two\nthree\n");
-        let limit = LogOptions { limit_bytes: Some(5), ..all.clone() };
+        let limit = LogOptions {
+            limit_bytes: Some(5),
+            ..all.clone()
+        };
         assert_eq!(read(&log, limit).await, "one\nt");
         let future = Timestamp::now() + jiff::SignedDuration::from_secs(9);
-        let since = LogOptions { since_time: Some(future), ..all.clone() };
+        let since = LogOptions {
+            since_time: Some(future),
+            ..all.clone()
+        };
         assert_eq!(read(&log, since).await, "");
-        let stamped = read(&log, LogOptions { timestamps: true, ..all }).await;
+        let stamped = read(
+            &log,
+            LogOptions {
+                timestamps: true,
+                ..all
+            },
+        )
+        .await;
         let (time, text) = stamped.lines().next().unwrap().split_once(' ').unwrap();
-        assert!(time.parse::<Timestamp>().is_ok() && text == "one", "{stamped}");
+        assert!(
+            time.parse::<Timestamp>().is_ok() && text == "one",
+            "{stamped}"
+        );
         assert!(logs.find(true).is_none());
         let next = logs.begin(1).unwrap();
         next.pump(&b"again\n"[..], Stream::Err).await;
-        assert_eq!(read(&logs.find(true).unwrap(), LogOptions::default()).await, "one\ntwo\nthree\n");
+        assert_eq!(
+            read(&logs.find(true).unwrap(), LogOptions::default()).await,
+            "one\ntwo\nthree\n"
+        );
     }
 
     #[tokio::test]
     async fn a_follower_sees_lines_across_a_rotation() {
         let directory = tempfile::tempdir().unwrap();
-        let log = ContainerLogs::new(directory.path().to_path_buf()).begin(0).unwrap();
-        let options = LogOptions { follow: true, ..LogOptions::default() };
+        let log = ContainerLogs::new(directory.path().to_path_buf())
+            .begin(0)
+            .unwrap();
+        let options = LogOptions {
+            follow: true,
+            ..LogOptions::default()
+        };
         let reader = Reader::new(Arc::clone(&log), &options, Timestamp::now());
         let following = tokio::spawn(async move {
-            reader.stream().fold(0_usize, async |sum, chunk| sum + chunk.unwrap().len()).await
+            reader
+                .stream()
+                .fold(0_usize, async |sum, chunk| sum + chunk.unwrap().len())
+                .await
         });
         let line = [b'x'; 99_999];
         let count = usize::try_from(ROTATE_AT).unwrap() / line.len() + 3;

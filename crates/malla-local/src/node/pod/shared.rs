@@ -77,16 +77,29 @@ impl PodShared {
         let spec = pod.spec.clone().unwrap_or_default();
         let status = pod.status.clone().unwrap_or_default();
         let inits = spec.init_containers.unwrap_or_default();
-        let waiting = if inits.is_empty() { "ContainerCreating" } else { "PodInitializing" };
+        let waiting = if inits.is_empty() {
+            "ContainerCreating"
+        } else {
+            "PodInitializing"
+        };
         let restarts = |name: &str| {
             let all = [&status.container_statuses, &status.init_container_statuses];
             let mut all = all.into_iter().flatten().flatten();
-            all.find(|status| status.name == name).map_or(0, restarts_of)
+            all.find(|status| status.name == name)
+                .map_or(0, restarts_of)
         };
-        let names = inits.iter().chain(&spec.containers).map(|container| container.name.as_str());
+        let names = inits
+            .iter()
+            .chain(&spec.containers)
+            .map(|container| container.name.as_str());
         let board = Board::new(names.clone().map(|name| (name, waiting, restarts(name))));
         let logs = names
-            .map(|name| (name.to_owned(), ContainerLogs::new(directory.join("logs").join(name))))
+            .map(|name| {
+                (
+                    name.to_owned(),
+                    ContainerLogs::new(directory.join("logs").join(name)),
+                )
+            })
             .collect();
         Self {
             key: Key::of_meta(&pod.metadata),
@@ -134,14 +147,20 @@ impl PodShared {
 
     pub(in crate::node) fn grace(&self) -> Duration {
         let current = self.current();
-        let seconds = current.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
+        let seconds = current
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.termination_grace_period_seconds);
         let seconds = seconds.and_then(|seconds| u64::try_from(seconds).ok());
         seconds.map_or(DEFAULT_GRACE, Duration::from_secs)
     }
 
     pub(in crate::node) fn restart_policy(&self) -> String {
         let current = self.current();
-        let policy = current.spec.as_ref().and_then(|spec| spec.restart_policy.clone());
+        let policy = current
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.restart_policy.clone());
         policy.unwrap_or_else(|| "Always".to_owned())
     }
 
@@ -160,7 +179,8 @@ impl PodShared {
     /// Pids of the running containers' commands, as the host sees them.
     pub(in crate::node) fn pids(&self) -> Vec<(String, i32)> {
         let running = self.running_map();
-        let pid = |(name, one): (&String, &Arc<Running>)| Some((name.clone(), one.process.host_pid()?));
+        let pid =
+            |(name, one): (&String, &Arc<Running>)| Some((name.clone(), one.process.host_pid()?));
         running.iter().filter_map(pid).collect()
     }
 
@@ -172,18 +192,26 @@ impl PodShared {
     }
 
     pub(in crate::node) fn network(&self) -> Option<Arc<Network>> {
-        self.network.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.network
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     pub(super) fn set_network(&self, network: Network) {
-        self.facts.send_modify(|facts| facts.address = Some(network.address));
+        self.facts
+            .send_modify(|facts| facts.address = Some(network.address));
         let mut slot = self.network.lock().unwrap_or_else(PoisonError::into_inner);
         *slot = Some(Arc::new(network));
     }
 
     /// Takes the network away; `None` while somebody still uses it.
     pub(super) fn take_network(&self) -> Option<Network> {
-        let taken = self.network.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        let taken = self
+            .network
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()?;
         let (namespace, address) = (taken.namespace.clone(), taken.address);
         Some(Arc::try_unwrap(taken).unwrap_or(Network {
             namespace,
@@ -193,7 +221,10 @@ impl PodShared {
     }
 
     pub(in crate::node) fn volumes(&self) -> Option<Arc<VolumeSet>> {
-        self.volumes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.volumes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     pub(super) fn set_volumes(&self, volumes: VolumeSet) {
@@ -202,13 +233,17 @@ impl PodShared {
     }
 
     pub(super) fn drop_volumes(&self) {
-        self.volumes.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.volumes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
     }
 
     /// Whether a ConfigMap or Secret is in one of the pod's volumes.
     pub(super) fn watches(&self, key: &Key) -> bool {
         let namespace = &self.key.namespace;
-        self.volumes().is_some_and(|volumes| volumes.watched(namespace).contains(key))
+        self.volumes()
+            .is_some_and(|volumes| volumes.watched(namespace).contains(key))
     }
 
     pub(super) fn directories(&self, node: &NodeShared) -> Directories {
@@ -220,7 +255,9 @@ impl PodShared {
 
     pub(in crate::node) fn place(&self, node: &NodeShared) -> Place {
         Place {
-            pod_ip: self.network().map_or_else(String::new, |network| network.address.to_string()),
+            pod_ip: self
+                .network()
+                .map_or_else(String::new, |network| network.address.to_string()),
             host_ip: node.network.address().to_string(),
             node: node.settings.node.clone(),
         }

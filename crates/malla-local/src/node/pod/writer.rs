@@ -62,7 +62,10 @@ fn stored(pod: &PodShared) -> Value {
 fn compute(node: &NodeShared, pod: &PodShared, before: &Value) -> Value {
     let facts = pod.facts();
     let (current, records) = (pod.current(), pod.board.all());
-    let pod_ip = facts.address.map(|address| address.to_string()).unwrap_or_default();
+    let pod_ip = facts
+        .address
+        .map(|address| address.to_string())
+        .unwrap_or_default();
     let view = View {
         pod: &current,
         records: &records,
@@ -70,7 +73,10 @@ fn compute(node: &NodeShared, pod: &PodShared, before: &Value) -> Value {
         host_ip: &node.network.address().to_string(),
         begun: pod.begun,
         initialized: facts.initialized,
-        failure: facts.failure.as_ref().map(|(reason, message)| (*reason, message.as_str())),
+        failure: facts
+            .failure
+            .as_ref()
+            .map(|(reason, message)| (*reason, message.as_str())),
         now: Timestamp::now(),
     };
     status::compute(&view, before)
@@ -80,7 +86,11 @@ fn compute(node: &NodeShared, pod: &PodShared, before: &Value) -> Value {
 async fn write(node: &NodeShared, pod: &PodShared, status: &Value) -> bool {
     let patch = Patch::Merge(json!({"metadata": {"uid": pod.uid}, "status": status}));
     let (scope, name) = (pod.key.scope(), &pod.key.name);
-    match node.client.patch_status(&kinds::PODS, scope, name, patch).await {
+    match node
+        .client
+        .patch_status(&kinds::PODS, scope, name, patch)
+        .await
+    {
         Ok(_) => true,
         Err(error) if error.is_not_found() || error.is_conflict() => true,
         Err(error) => {

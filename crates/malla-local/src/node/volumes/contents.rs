@@ -130,7 +130,10 @@ fn projection(volume: &str, source: VolumeProjection) -> Result<Source, VolumeEr
 /// The kind of a volume this node does not serve.
 fn kind_of(volume: &Volume) -> &'static str {
     let kinds = [
-        (volume.persistent_volume_claim.is_some(), "persistentVolumeClaim"),
+        (
+            volume.persistent_volume_claim.is_some(),
+            "persistentVolumeClaim",
+        ),
         (volume.csi.is_some(), "csi"),
         (volume.ephemeral.is_some(), "ephemeral"),
         (volume.nfs.is_some(), "nfs"),
@@ -175,7 +178,15 @@ impl Renderer<'_> {
                     optional,
                 } => {
                     let data = self.config_map(name)?;
-                    self.keys(&mut payload, contents.mode, "configmap", name, data, items, *optional)?;
+                    self.keys(
+                        &mut payload,
+                        contents.mode,
+                        "configmap",
+                        name,
+                        data,
+                        items,
+                        *optional,
+                    )?;
                 }
                 Source::Secret {
                     name,
@@ -183,7 +194,15 @@ impl Renderer<'_> {
                     optional,
                 } => {
                     let data = self.secret(name)?;
-                    self.keys(&mut payload, contents.mode, "secret", name, data, items, *optional)?;
+                    self.keys(
+                        &mut payload,
+                        contents.mode,
+                        "secret",
+                        name,
+                        data,
+                        items,
+                        *optional,
+                    )?;
                 }
                 Source::Downward(files) => self.downward(&mut payload, contents.mode, files)?,
                 Source::Token(token) => {
@@ -198,7 +217,12 @@ impl Renderer<'_> {
     }
 
     fn namespace(&self) -> &str {
-        self.inputs.pod.metadata.namespace.as_deref().unwrap_or_default()
+        self.inputs
+            .pod
+            .metadata
+            .namespace
+            .as_deref()
+            .unwrap_or_default()
     }
 
     fn api(&self, source: ApiError) -> VolumeError {
@@ -297,7 +321,12 @@ impl Renderer<'_> {
                 volume: self.volume.to_owned(),
                 source,
             })?;
-            add(payload, &file.path, value.into_bytes(), file.mode.unwrap_or(mode));
+            add(
+                payload,
+                &file.path,
+                value.into_bytes(),
+                file.mode.unwrap_or(mode),
+            );
         }
         Ok(())
     }
@@ -311,10 +340,18 @@ impl Renderer<'_> {
             return Ok(known);
         }
         let pod = self.inputs.pod;
-        let account = pod.spec.as_ref().and_then(|spec| spec.service_account_name.clone());
+        let account = pod
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.service_account_name.clone());
         let seconds = wanted.expiration_seconds.unwrap_or(TOKEN_SECONDS);
         let params = TokenParams {
-            audiences: wanted.audience.iter().filter(|one| !one.is_empty()).cloned().collect(),
+            audiences: wanted
+                .audience
+                .iter()
+                .filter(|one| !one.is_empty())
+                .cloned()
+                .collect(),
             expiration_seconds: Some(seconds.max(0).unsigned_abs()),
             bound_object: Some(BoundObject {
                 kind: "Pod".to_owned(),
@@ -324,11 +361,15 @@ impl Renderer<'_> {
         };
         let account = account.unwrap_or_else(|| "default".to_owned());
         let client = self.inputs.client;
-        let made = client.create_token(self.namespace(), &account, &params).await;
+        let made = client
+            .create_token(self.namespace(), &account, &params)
+            .await;
         let made = made.map_err(|error| self.api(error))?;
         let life = made.expires.duration_since(now);
         let four_fifths = life.checked_mul(4).and_then(|life| life.checked_div(5));
-        let renew = now.checked_add(four_fifths.unwrap_or(SignedDuration::ZERO)).unwrap_or(now);
+        let renew = now
+            .checked_add(four_fifths.unwrap_or(SignedDuration::ZERO))
+            .unwrap_or(now);
         let issued = Issued {
             token: made.token,
             renew,
@@ -346,5 +387,7 @@ impl TokenCache {
 
 fn add(payload: &mut Payload, path: &str, bytes: Vec<u8>, mode: i32) {
     let mode = u32::try_from(mode).unwrap_or(0o644) & 0o777;
-    payload.0.insert(path.to_owned(), PayloadFile { bytes, mode });
+    payload
+        .0
+        .insert(path.to_owned(), PayloadFile { bytes, mode });
 }

@@ -28,14 +28,18 @@ pub(super) struct Payload(pub(super) BTreeMap<String, PayloadFile>);
 impl Payload {
     /// Makes the volume at `root` hold these files.
     pub(super) fn write(&self, root: &Path, group: Option<u32>) -> io::Result<()> {
-        let stamp = jiff::Timestamp::now().strftime("..%Y_%m_%d_%H_%M_%S.%9f").to_string();
+        let stamp = jiff::Timestamp::now()
+            .strftime("..%Y_%m_%d_%H_%M_%S.%9f")
+            .to_string();
         let fresh = root.join(&stamp);
         fs::create_dir(&fresh)?;
         fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755))?;
         for (path, file) in &self.0 {
             let plain = |part| matches!(part, Component::Normal(_));
             if !Path::new(path).components().all(plain) {
-                return Err(io::Error::other(format!("path {path:?} leads out of the volume")));
+                return Err(io::Error::other(format!(
+                    "path {path:?} leads out of the volume"
+                )));
             }
             let place = fresh.join(path);
             if let Some(parent) = place.parent() {
@@ -43,7 +47,11 @@ impl Payload {
             }
             fs::write(&place, &file.bytes)?;
             // A group that is to have the volume can read it.
-            let mode = if group.is_some() { file.mode | 0o040 } else { file.mode };
+            let mode = if group.is_some() {
+                file.mode | 0o040
+            } else {
+                file.mode
+            };
             fs::set_permissions(&place, fs::Permissions::from_mode(mode))?;
         }
         give_to_group(&fresh, group)?;
@@ -61,7 +69,11 @@ impl Payload {
 
     /// Links the first part of each path, and unlinks what is no longer there.
     fn link_names(&self, root: &Path) -> io::Result<()> {
-        let names: BTreeSet<&str> = self.0.keys().filter_map(|path| path.split('/').next()).collect();
+        let names: BTreeSet<&str> = self
+            .0
+            .keys()
+            .filter_map(|path| path.split('/').next())
+            .collect();
         for entry in fs::read_dir(root)? {
             let entry = entry?;
             let name = entry.file_name();
@@ -97,7 +109,9 @@ mod tests {
     #[test]
     fn files_change_together_and_leave_nothing_behind() {
         let root = tempfile::tempdir().unwrap();
-        payload(&[("a", "1"), ("deep/b", "2")]).write(root.path(), None).unwrap();
+        payload(&[("a", "1"), ("deep/b", "2")])
+            .write(root.path(), None)
+            .unwrap();
         assert_eq!(fs::read_to_string(root.path().join("deep/b")).unwrap(), "2");
         payload(&[("a", "3")]).write(root.path(), None).unwrap();
         assert_eq!(fs::read_to_string(root.path().join("a")).unwrap(), "3");
@@ -107,6 +121,9 @@ mod tests {
             .collect();
         names.sort();
         assert_eq!(names.len(), 3, "{names:?}");
-        assert!(names.iter().any(|name| name == "..data") && names[2] == "a", "{names:?}");
+        assert!(
+            names.iter().any(|name| name == "..data") && names[2] == "a",
+            "{names:?}"
+        );
     }
 }

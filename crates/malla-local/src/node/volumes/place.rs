@@ -8,7 +8,9 @@ use std::path::{Component, Path, PathBuf};
 /// The place `below` in the volume at `root`. A missing directory is made if `create`.
 pub(super) fn inside(root: &Path, below: &str, create: bool) -> Result<PathBuf, &'static str> {
     let relative = Path::new(below);
-    let plain = relative.components().all(|part| matches!(part, Component::Normal(_)));
+    let plain = relative
+        .components()
+        .all(|part| matches!(part, Component::Normal(_)));
     if !plain {
         return Err("must be relative and without '..'");
     }
@@ -68,7 +70,10 @@ mod tests {
         fs::create_dir(root.path().join("in")).unwrap();
         symlink("in", root.path().join("link")).unwrap();
         assert_eq!(inside(root.path(), "link", false), Ok(real.join("in")));
-        assert_eq!(inside(root.path(), "new/deep", true), Ok(real.join("new/deep")));
+        assert_eq!(
+            inside(root.path(), "new/deep", true),
+            Ok(real.join("new/deep"))
+        );
         for bad in ["out", "out/passwd", "../x", "/etc", "missing"] {
             assert!(inside(root.path(), bad, false).is_err(), "{bad}");
         }
