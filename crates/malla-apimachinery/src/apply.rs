@@ -269,8 +269,25 @@ impl Application<'_> {
             && let Some(annotations) = annotation
             && annotations.contains_key(LAST_APPLIED)
         {
-            annotations.insert(LAST_APPLIED.to_owned(), format!("{}\n", self.config).into());
+            let text = format!("{}\n", sorted(self.config));
+            annotations.insert(LAST_APPLIED.to_owned(), text.into());
         }
+    }
+}
+
+/// With keys in order, as Go writes maps: kubectl compares the annotation as text.
+fn sorted(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let ordered: BTreeMap<&String, Value> = map
+                .iter()
+                .map(|(key, value)| (key, sorted(value)))
+                .collect();
+            let ordered = ordered.into_iter().map(|(key, value)| (key.clone(), value));
+            Value::Object(ordered.collect())
+        }
+        Value::Array(items) => Value::Array(items.iter().map(sorted).collect()),
+        other => other.clone(),
     }
 }
 
