@@ -124,7 +124,7 @@ pub struct RemoteAddress {
     pub trusted_hops: u32,
     /// Leave `x-forwarded-for` as it is.
     pub skip_append: bool,
-    /// Addresses that count as internal; `None` is Envoy's RFC 1918 set.
+    /// Addresses that count as internal; `None` is no address.
     pub internal: Option<Vec<IpNet>>,
 }
 

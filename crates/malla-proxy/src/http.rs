@@ -1,9 +1,12 @@
 //! Requests: from a decoded head to a finished answer and its record.
 //!
 //! Reading order: [`serve`] (a request's life as named phases), [`normalise`] and [`forwarded`] (what comes in),
-//! [`rewrite`] (what goes on), [`send`] (tries, timeouts, mirrors), [`response`] (what goes back and when it is over),
+//! [`authorise`] (who may go on),
+//! [`rewrite`] (what goes on), [`send`] (tries, timeouts, mirrors), [`answer`] and [`response`] (what goes back and when it is over),
 //! [`error`] (whose fault, which answer), [`upgrade`] (tunnels), [`connection`] (codecs and their limits).
 
+mod answer;
+mod authorise;
 pub mod body;
 pub mod connection;
 mod error;

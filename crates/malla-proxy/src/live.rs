@@ -58,7 +58,11 @@ impl Live {
     /// Makes the next snapshot: `change` edits a draft of the current one, then one store publishes it.
     pub fn update_now<T>(&self, change: impl FnOnce(&mut Draft) -> T) -> T {
         // A writer that panicked had not published; the next one starts from the current snapshot.
-        let _writer = self.inner.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let _writer = self
+            .inner
+            .writer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let mut draft = self.inner.now.load().draft();
         let out = change(&mut draft);
         self.inner.now.store(Arc::new(draft.finish()));

@@ -60,6 +60,7 @@ fn preflight_headers(
     add(header::ACCESS_CONTROL_ALLOW_METHODS, &policy.methods);
     add(header::ACCESS_CONTROL_ALLOW_HEADERS, &policy.headers);
     add(header::ACCESS_CONTROL_MAX_AGE, &policy.max_age);
+    add(header::ACCESS_CONTROL_EXPOSE_HEADERS, &policy.expose);
     let private = policy.private_network
         && request
             .get(PRIVATE_NETWORK)

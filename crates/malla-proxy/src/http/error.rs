@@ -92,7 +92,10 @@ pub(super) enum ProxyError {
     /// The request did not come in time.
     RequestTimeout,
     /// No progress for too long.
-    IdleTimeout,
+    IdleTimeout {
+        /// The client was waited for, not the upstream.
+        client: bool,
+    },
     /// The stream took too long.
     MaxDuration,
     /// The upstream stream took too long.
@@ -154,20 +157,32 @@ impl Verdict {
 }
 
 impl ProxyError {
+    /// True if the route itself answers: its header edits apply then.
+    pub(super) fn is_from_route(&self) -> bool {
+        matches!(self, Self::Direct { .. } | Self::Redirect { .. })
+    }
+
     /// Status, flag, details and body of the answer.
     pub(super) fn verdict(self) -> Verdict {
         match self {
-            Self::LowVersion => Verdict::new(StatusCode::UPGRADE_REQUIRED, "low_version").closing(),
+            Self::LowVersion => Verdict::new(StatusCode::UPGRADE_REQUIRED, "low_version")
+                .flag(Flag::DownstreamProtocolError)
+                .body("Upgrade Required")
+                .closing(),
             Self::MissingHost => {
                 Verdict::new(StatusCode::BAD_REQUEST, "missing_host_header").closing()
             }
-            Self::InvalidHost => {
-                Verdict::new(StatusCode::BAD_REQUEST, "invalid_authority").closing()
-            }
+            Self::InvalidHost => Verdict::new(StatusCode::BAD_REQUEST, "http1.invalid_authority")
+                .flag(Flag::DownstreamProtocolError)
+                .body("Bad Request")
+                .closing(),
             Self::AbsolutePath => Verdict::new(StatusCode::NOT_FOUND, "absolute_path_rejected"),
             Self::BadPath => Verdict::new(StatusCode::BAD_REQUEST, "path_normalization_failed"),
             Self::Underscore => {
-                Verdict::new(StatusCode::BAD_REQUEST, "unexpected_underscore").closing()
+                Verdict::new(StatusCode::BAD_REQUEST, "http1.unexpected_underscore")
+                    .flag(Flag::DownstreamProtocolError)
+                    .body("Bad Request")
+                    .closing()
             }
             Self::HeadersTooLarge => Verdict::new(
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -178,7 +193,7 @@ impl ProxyError {
                 headers: vec![(http::header::LOCATION, location)],
                 ..Verdict::new(StatusCode::TEMPORARY_REDIRECT, "path_normalization_failed")
             },
-            Self::UpgradeRefused => Verdict::new(StatusCode::FORBIDDEN, "upgrade_failed"),
+            Self::UpgradeRefused => Verdict::new(StatusCode::FORBIDDEN, "upgrade_failed").closing(),
             Self::NoRoute => {
                 Verdict::new(StatusCode::NOT_FOUND, "route_not_found").flag(Flag::NoRouteFound)
             }
@@ -240,10 +255,17 @@ impl ProxyError {
                     .body("request timeout")
                     .closing()
             }
-            Self::IdleTimeout => Verdict::new(StatusCode::REQUEST_TIMEOUT, "stream_idle_timeout")
-                .flag(Flag::StreamIdleTimeout)
-                .body("stream timeout")
-                .closing(),
+            Self::IdleTimeout { client: true } => {
+                Verdict::new(StatusCode::REQUEST_TIMEOUT, "stream_idle_timeout")
+                    .flag(Flag::StreamIdleTimeout)
+                    .body("stream timeout")
+                    .closing()
+            }
+            Self::IdleTimeout { client: false } => {
+                Verdict::new(StatusCode::GATEWAY_TIMEOUT, "stream_idle_timeout")
+                    .flag(Flag::StreamIdleTimeout)
+                    .body("stream timeout")
+            }
             Self::MaxDuration => Verdict::new(StatusCode::REQUEST_TIMEOUT, "max_duration_timeout")
                 .flag(Flag::DurationTimeout)
                 .body("downstream duration timeout")
@@ -294,7 +316,8 @@ fn upstream_verdict(error: &SendError, retried: bool) -> Verdict {
     } else {
         ""
     };
-    let mut body = format!(
+    // The transport's reason goes into the log alone: it is no business of the client's.
+    let body = format!(
         "upstream connect error or disconnect/reset before headers. {retried}reset reason: {reason}"
     );
     let mut details = format!(
@@ -302,8 +325,6 @@ fn upstream_verdict(error: &SendError, retried: bool) -> Verdict {
         reason.replace(' ', "_")
     );
     if !failure.is_empty() {
-        body.push_str(", transport failure reason: ");
-        body.push_str(failure);
         details.push('|');
         details.push_str(&failure.replace([' ', '\t', '\n', '\r'], "_"));
     }
@@ -369,7 +390,7 @@ mod tests {
         assert_eq!(
             verdict.body,
             "upstream connect error or disconnect/reset before headers. retried and the latest reset reason: remote \
-             connection failure, transport failure reason: delayed connect error: Connection refused"
+             connection failure"
         );
         assert_eq!(
             verdict.details,

@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use http::header::{HeaderValue, SET_COOKIE};
+use http::header::{CONNECTION, HeaderValue, SET_COOKIE};
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, StatusCode, Version};
 use hyper::body::Incoming;
@@ -32,6 +32,8 @@ pub(super) struct Exchange<U: Upstreams> {
     pub(super) flow: Rc<Flow>,
     pub(super) observer: Observer<U>,
     pub(super) selected: Option<Selected>,
+    /// The route's cluster, where there is one.
+    pub(super) handle: Option<U::Handle>,
     /// The origin this is a CORS request from, and the policy that allows it.
     pub(super) cors: Option<(HeaderValue, Arc<CorsPolicy>)>,
     pub(super) upgrade: Option<Upgrade>,
@@ -41,6 +43,8 @@ pub(super) struct Exchange<U: Upstreams> {
     pub(super) random: u64,
     pub(super) grpc: bool,
     pub(super) internal: bool,
+    /// An HTTP/1.0 client that did not ask for more.
+    pub(super) closes: bool,
 }
 
 /// Where routing led.
@@ -97,6 +101,7 @@ impl<U: Upstreams> Exchange<U> {
         let flow = Flow::new(Rc::clone(&record.progress));
         flow.last.set(Some(record.start));
         let body = (!http_body::Body::is_end_stream(&body)).then_some(body);
+        let closes = head.version < Version::HTTP_11 && !asks_keep_alive(&head.headers);
         let upgrade = Upgrade::of(&mut head, &body);
         if body.is_none() && upgrade.is_none() {
             record.progress.request_end.set(Some(record.start));
@@ -121,11 +126,13 @@ impl<U: Upstreams> Exchange<U> {
             body,
             flow,
             selected: None,
+            handle: None,
             cors: None,
             upgrade,
             cookie: None,
             random,
             internal: false,
+            closes,
         }
     }
 
@@ -185,6 +192,15 @@ impl<U: Upstreams> Exchange<U> {
     pub(super) fn is_head(&self) -> bool {
         self.head.method == Method::HEAD
     }
+}
+
+fn asks_keep_alive(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|word| word.trim().eq_ignore_ascii_case("keep-alive"))
 }
 
 /// True if a response edit on the way may read request headers.

@@ -89,6 +89,13 @@ pub(super) fn mutate<U: Upstreams>(x: &mut Exchange<U>, config: &HttpManager) {
     if edge && let Ok(address) = HeaderValue::from_str(&remote.ip().to_string()) {
         headers.insert(ENVOY_EXTERNAL_ADDRESS, address);
     }
+    if let Some(via) = &config.via {
+        headers.append(http::header::VIA, via.clone());
+    }
+    if !config.proxy_100_continue {
+        // Answered here, as soon as the body is wanted.
+        headers.remove(http::header::EXPECT);
+    }
     request_id(headers, config, edge);
     client_cert(headers, &connection, config);
     x.observer.record_mut().remote = remote;
@@ -154,12 +161,11 @@ fn append_forwarded_for(headers: &mut HeaderMap, peer: IpAddr, local: Option<IpA
     }
 }
 
-/// RFC 1918 and loopback, unless configured.
+/// Nobody is, unless configured (Envoy's default since its 1.33).
 fn is_internal(address: IpAddr, config: &RemoteAddress) -> bool {
     match (&config.internal, address) {
         (Some(ranges), address) => ranges.iter().any(|range| range.contains(&address)),
-        (None, IpAddr::V4(address)) => address.is_private() || address.is_loopback(),
-        (None, IpAddr::V6(address)) => address.is_loopback() || address.is_unique_local(),
+        (None, _) => false,
     }
 }
 

@@ -112,7 +112,6 @@ fn take_authority<U: Upstreams>(
     }
     match x.head.headers.get(header::HOST) {
         None => Err(ProxyError::MissingHost),
-        Some(host) if host.is_empty() => Err(ProxyError::MissingHost),
         Some(host) if !host.as_bytes().iter().all(|byte| is_authority_byte(*byte)) => {
             Err(ProxyError::InvalidHost)
         }

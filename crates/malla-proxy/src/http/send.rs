@@ -12,7 +12,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use malla_proxy_config::cluster::UpstreamProtocol;
 use malla_proxy_config::endpoints::Endpoint;
 use malla_proxy_config::request::text;
-use malla_proxy_config::route::action::{Forward, HostRewrite, Target};
+use malla_proxy_config::route::action::{Forward, HostRewrite};
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
@@ -68,40 +68,17 @@ enum Tried<B> {
     TooLong,
 }
 
-/// Picks the cluster of the route; the weighted draw was made when the route was selected.
+/// The cluster of the route, looked up when the route was selected.
 fn cluster_of<U: Upstreams>(
     x: &mut Exchange<U>,
-    selected: &Selected,
+    forward: &Forward,
 ) -> Result<U::Handle, ProxyError> {
-    let Some(forward) = selected.forward() else {
-        return Err(ProxyError::NonForwarding);
-    };
-    let by_header = |name: &HeaderName| hash::cluster_name(&x.view(), name).map(Arc::from);
-    let name: Option<Arc<str>> = match &forward.target {
-        Target::Cluster(name) => Some(Arc::clone(name)),
-        Target::Header(name) => by_header(name),
-        Target::Weighted(_) => match selected.weighted().map(|cluster| &cluster.cluster) {
-            Some(Ok(name)) => Some(Arc::clone(name)),
-            Some(Err(header)) => by_header(header),
-            None => None,
-        },
-    };
-    let handle = name
-        .as_ref()
-        .and_then(|name| x.cx.worker.upstreams.cluster(&x.snapshot, name));
-    match handle {
-        Some(handle) => {
-            x.record().cluster = Some(Arc::clone(handle.config()));
-            Ok(handle)
+    x.handle.take().ok_or_else(|| {
+        x.cx.manager.stats.no_cluster.inc();
+        ProxyError::NoCluster {
+            status: forward.not_found,
         }
-        None => {
-            x.cx.manager.stats.no_cluster.inc();
-            x.record().cluster_name = name;
-            Err(ProxyError::NoCluster {
-                status: forward.not_found,
-            })
-        }
-    }
+    })
 }
 
 /// Phases 4 and 5: rewrites the request and sends it until an answer is to be passed on.
@@ -109,10 +86,10 @@ pub(super) async fn send<U: Upstreams>(x: &mut Exchange<U>) -> Result<Sent<BodyO
     let Some(selected) = x.selected.clone() else {
         return Err(ProxyError::NoRoute);
     };
-    let handle = cluster_of(x, &selected)?;
     let Some(forward) = selected.forward() else {
         return Err(ProxyError::NonForwarding);
     };
+    let handle = cluster_of(x, forward)?;
     let hashed = if hash::wanted(handle.config()) {
         hash::of(&forward.hash, &x.view(), &x.cx.connection)
     } else {

@@ -4,6 +4,7 @@
 //! or the connection (HTTP/1). Either way every slot counted for the request is free afterwards.
 use std::cell::Cell;
 use std::error::Error;
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -142,7 +143,12 @@ impl Body for UpstreamBody {
             }
             Some(Err(error)) => {
                 this.held = None;
-                Some(Err(stream_error(&error)))
+                let mut broken = stream_error(&error);
+                if ends_early(&error) {
+                    // The framing promised more: that the connection was closed politely does not mend it.
+                    broken.kind = ResetKind::ProtocolError;
+                }
+                Some(Err(broken))
             }
             None => {
                 this.finish();
@@ -158,6 +164,12 @@ impl Body for UpstreamBody {
     fn size_hint(&self) -> SizeHint {
         self.incoming.size_hint()
     }
+}
+
+/// True if the connection ended in order, but within a body.
+fn ends_early(error: &hyper::Error) -> bool {
+    let source = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+    source.is_some_and(|error| error.kind() == io::ErrorKind::UnexpectedEof)
 }
 
 /// What a hyper error means for the stream it ended.

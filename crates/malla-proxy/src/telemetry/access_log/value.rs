@@ -421,7 +421,11 @@ impl<'a> Source<'a> {
                 Some(cluster) => Value::Text(&cluster.name),
                 None => text(record.cluster_name.as_deref()),
             },
-            Plain::UpstreamTransportFailureReason => text(attempt.transport_failure.as_deref()),
+            Plain::UpstreamTransportFailureReason => match attempt.transport_failure.as_deref() {
+                // One word, as everything in a log line.
+                Some(reason) => Value::Owned(reason.replace(' ', "_")),
+                None => Value::None,
+            },
             Plain::UpstreamRequestAttemptCount => Value::Number(record.attempts.into()),
             Plain::UpstreamConnectionId => attempt.connection_id.map_or(Value::None, Value::Number),
             _ => return None,

@@ -1,0 +1,8 @@
+//! The same YAML, the same bytes, Envoy and Malla side by side: answers, what the backend saw, log lines.
+//!
+//! Envoy is found by `MALLA_ENVOY` or on `PATH`; without it the tests fail.
+
+mod backend;
+mod cases;
+mod lab;
+mod wire;
