@@ -12,7 +12,6 @@
 //! Reads filter with [`selector`] and print with [`table`]; [`openapi`] tells clients about it all.
 
 pub mod apply;
-pub mod body;
 pub mod builtin;
 pub mod condition;
 pub mod crd;
