@@ -7,15 +7,17 @@
 //! | [`identity`] | the workload's certificate, obtained and renewed |
 //! | [`istiod`] | the way to the control plane |
 //! | [`status`] | the agent's HTTP port: readiness, probes, merged metrics, quitting |
+//! | [`companion`] | those four together, for Malla's own proxy |
 //! | [`bootstrap`], [`sds`], [`relay`], [`envoy`] | for stock Envoy: its first configuration, its secrets, its way to the control plane, its process |
 //!
-//! Malla's own proxy needs only the first five: it speaks xDS and holds certificates in process.
-//! [`run_envoy`] puts everything together for Envoy.
+//! Malla's own proxy speaks xDS and holds certificates in process, so a [`Companion`] is all it
+//! needs; [`run_envoy`] puts everything together for Envoy.
 //!
 //! Invariant: restarting is the platform's business. When the proxy ends, so does the agent, with
 //! the proxy's exit code.
 
 pub mod bootstrap;
+pub mod companion;
 pub mod envoy;
 mod http;
 pub mod identity;
@@ -28,5 +30,7 @@ pub mod settings;
 pub mod status;
 mod unix;
 
+pub use companion::Companion;
 pub use run::{AgentError, EnvoyAgent, EnvoyOptions, Exit, run_envoy};
 pub use settings::{Ports, Role, Settings};
+pub use status::wait_until_ready;

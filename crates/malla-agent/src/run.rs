@@ -254,7 +254,7 @@ impl EnvoyAgent {
 }
 
 /// Not ready before there is a certificate: mutual TLS would fail.
-fn certificate_gate(identity: &Identity, readiness: &Readiness) -> AbortOnDrop<()> {
+pub(crate) fn certificate_gate(identity: &Identity, readiness: &Readiness) -> AbortOnDrop<()> {
     let (source, gate) = (identity.source.clone(), readiness.gate("certificate"));
     AbortOnDrop::spawn(Span::current(), async move {
         source.ready().await;

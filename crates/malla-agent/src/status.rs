@@ -34,6 +34,7 @@ use malla_runtime::task::TaskSet;
 use rustls::crypto::CryptoProvider;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore};
+use tokio::time::Instant;
 use tracing::Span;
 
 use crate::http::{Call, successful};
@@ -190,6 +191,30 @@ fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
         .headers_mut()
         .insert(http::header::CONTENT_TYPE, kind);
     answer
+}
+
+/// Waits until the agent at `address` says that the proxy can serve: what a postStart hook does to
+/// hold the application back (`malla proxy wait`).
+///
+/// # Errors
+/// The last reason it was not ready, when `patience` is over.
+pub async fn wait_until_ready(address: SocketAddr, patience: Duration) -> Result<(), String> {
+    const PERIOD: Duration = Duration::from_millis(100);
+    let deadline = Instant::now() + patience;
+    loop {
+        let reason = match Call::new(address, Method::GET, "/healthz/ready")
+            .send()
+            .await
+        {
+            Ok(answer) if answer.status() == StatusCode::OK => return Ok(()),
+            Ok(answer) => String::from_utf8_lossy(answer.body()).trim().to_owned(),
+            Err(reason) => reason,
+        };
+        if Instant::now() + PERIOD > deadline {
+            return Err(reason);
+        }
+        tokio::time::sleep(PERIOD).await;
+    }
 }
 
 /// Answers on `listener` until it is dropped.

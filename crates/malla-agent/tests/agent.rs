@@ -9,8 +9,15 @@ mod plane;
 #[path = "agent/pod.rs"]
 mod pod;
 
-use malla_agent::Exit;
-use tokio::sync::oneshot;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use malla_agent::{Exit, wait_until_ready};
+use malla_runtime::ready::Readiness;
+use malla_xds::TypeUrl;
+use malla_xds::client::{AdsClient, ClientConfig, Interest, ResourceHandler, Update, Verdict};
+use malla_xds_proto::type_url::LISTENER;
+use tokio::sync::{mpsc, oneshot};
 
 use plane::Plane;
 use pod::Pod;
@@ -113,6 +120,57 @@ async fn the_control_plane_may_go_and_come_back() {
         plane.who_connected().len() == 2
     })
     .await;
+}
+
+struct Listeners(mpsc::UnboundedSender<String>);
+
+impl ResourceHandler for Listeners {
+    fn subscriptions(&self) -> Vec<(TypeUrl, Interest)> {
+        vec![(LISTENER.into(), Interest::all())]
+    }
+
+    fn apply(&mut self, update: Update) -> Verdict {
+        for resource in update.resources {
+            self.0.send(resource.name.to_string()).unwrap();
+        }
+        Verdict::default()
+    }
+}
+
+#[tokio::test]
+async fn a_companion_is_all_that_a_proxy_in_process_needs() {
+    let plane = Plane::start().await;
+    let pod = Pod::new(&plane);
+    plane.serve(&pod);
+    let mut companion = pod.companion();
+    let proxy = Readiness::new();
+    let listeners = proxy.gate("listeners");
+    companion.serve(proxy);
+    let (sender, mut received) = mpsc::unbounded_channel();
+    let config = ClientConfig::new(companion.node("1.0"));
+    let _client = AdsClient::start(config, companion.transport(), Box::new(Listeners(sender)));
+    assert_eq!(received.recv().await.unwrap(), "inbound");
+    assert_eq!(plane.who_connected(), [pod.identity()]);
+
+    let (code, text) = pod.get(pod.ports.ready, "/healthz/ready").await.unwrap();
+    assert_eq!(
+        (code, &*text),
+        (503, "not ready, the proxy: waiting for listeners\n")
+    );
+    let agent = SocketAddr::from(([127, 0, 0, 1], pod.ports.agent));
+    let reason = wait_until_ready(agent, Duration::from_millis(300))
+        .await
+        .unwrap_err();
+    assert!(reason.contains("waiting for listeners"), "{reason}");
+    listeners.open();
+    wait_until_ready(agent, Duration::from_secs(20))
+        .await
+        .unwrap();
+    let (code, text) = pod.get(pod.ports.stats, "/stats/prometheus").await.unwrap();
+    assert_eq!(code, 200);
+    assert!(text.contains("shop_orders_total 7"), "{text}");
+    let (quit, answer) = tokio::join!(companion.quit(), pod.post(pod.ports.agent, "/quitquitquit"));
+    assert_eq!((quit, answer.unwrap().0), ((), 200));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use malla_agent::settings::Paths;
-use malla_agent::{AgentError, EnvoyAgent, EnvoyOptions, Ports, Role, Settings};
+use malla_agent::{AgentError, Companion, EnvoyAgent, EnvoyOptions, Ports, Role, Settings};
 use malla_identity::credential::Credential;
 use malla_identity::key::PrivateKey;
 use malla_identity::source::CertSource;
@@ -104,6 +104,11 @@ impl Pod {
         let program = std::env::var("MALLA_ENVOY").unwrap_or_else(|_| "envoy".to_owned());
         self.start_program(&program)
             .expect("Envoy runs (set MALLA_ENVOY)")
+    }
+
+    pub(crate) fn companion(&self) -> Companion {
+        let provider = malla_identity::default_provider();
+        Companion::bind(self.settings.clone(), provider).unwrap()
     }
 
     pub(crate) fn start_program(&self, program: &str) -> Result<EnvoyAgent, AgentError> {

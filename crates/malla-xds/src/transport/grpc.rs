@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream};
@@ -31,6 +32,11 @@ const MAX_RESPONSE: usize = 256 << 20;
 /// Largest request a server takes: after a reconnect it lists every resource the client holds.
 const MAX_REQUEST: usize = 64 << 20;
 
+/// PINGs, also while idle: a server that vanished without a word is noticed.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Gives gRPC channels: the one thing that differs between TLS, plain text and Unix sockets.
 pub trait Connector: Send + Sync {
     /// A new connection.
@@ -57,6 +63,10 @@ impl Connector for PlainConnector {
                 ))
             };
             let endpoint = Endpoint::from_shared(format!("http://{}", self.0)).map_err(refuse)?;
+            let endpoint = endpoint
+                .connect_timeout(CONNECT_TIMEOUT)
+                .http2_keep_alive_interval(KEEPALIVE)
+                .keep_alive_while_idle(true);
             endpoint.connect().await.map_err(refuse)
         })
     }
