@@ -9,12 +9,15 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use ipnet::Ipv4Net;
-use malla_apiserver::{ApiError, Client, Config, OpenError, Server};
+use malla_apiserver::outside::HostDial;
+use malla_apiserver::{ApiError, Client, Config, NodeRuntime, OpenError, Server};
+use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use tokio::sync::oneshot;
 use tokio_util::task::AbortOnDropHandle;
@@ -37,6 +40,8 @@ const DNS_INDEX: usize = 9;
 /// How many ports after the wished one are tried for the API server.
 const PORT_TRIES: u16 = 200;
 
+/// How long a stopping cluster waits for its store to be closed.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
 /// Where files live that must not be on disk.
 const MEMORY: &str = "memory";
 
@@ -129,8 +134,8 @@ pub struct Cluster {
     directory: RunDirectory,
     stop_serving: Option<oneshot::Sender<()>>,
     serving: AbortOnDropHandle<()>,
-    _controllers: Controllers,
-    _tasks: Vec<AbortOnDropHandle<()>>,
+    controllers: Controllers,
+    tasks: Vec<AbortOnDropHandle<()>>,
     _dns: DnsServer,
 }
 
@@ -174,7 +179,8 @@ impl Cluster {
         };
         system.ensure().await.map_err(ClusterError::Api)?;
 
-        let events = Recorder::start(server.client("malla-events"), config.node.name.clone());
+        let writer = server.client("malla-events");
+        let (events, events_task) = Recorder::start(writer, config.node.name.clone());
         let mut feeds = Feeds::new();
         let images = Arc::new(Images::new(config.images.clone()));
         let spawner = Spawner::of(inside).map_err(doing("reach the sandbox's init"))?;
@@ -190,7 +196,7 @@ impl Cluster {
             },
             &mut feeds,
         );
-        server.attach_node(Arc::new(node.clone()));
+        server.attach_node(Arc::new(node.streams()));
         let controllers = Controllers::start(
             &server,
             &events,
@@ -206,6 +212,7 @@ impl Cluster {
         };
         let mut tasks = vec![services::start(client.clone(), events, outlets, &mut feeds)];
         tasks.extend(feeds.start(&client));
+        tasks.push(events_task);
 
         let (stop_serving, stopped) = oneshot::channel();
         let serving = serve(server.clone(), vec![host_listener, node_listener], stopped);
@@ -218,8 +225,8 @@ impl Cluster {
             directory: config.directory,
             stop_serving: Some(stop_serving),
             serving: AbortOnDropHandle::new(tokio::spawn(serving)),
-            _controllers: controllers,
-            _tasks: tasks,
+            controllers,
+            tasks,
             _dns: dns,
         })
     }
@@ -244,6 +251,11 @@ impl Cluster {
         &self.directory
     }
 
+    /// Logs, commands and connections of the node's pods.
+    pub fn node(&self) -> impl NodeRuntime {
+        self.node.streams()
+    }
+
     /// The node's network: connects to pods and Services from inside.
     pub fn network(&self) -> &NodeNetwork {
         &self.network
@@ -261,6 +273,16 @@ impl Cluster {
         self.node.end_all(grace).await;
         drop(self.stop_serving.take());
         let _panicked = (&mut self.serving).await;
+        for task in self.tasks {
+            task.abort();
+            let _aborted = task.await;
+        }
+        self.controllers.shut_down().await;
+        self.node.shut_down().await;
+        // The server must not hold what holds the server, or its store would stay open.
+        self.server.attach_dial(Arc::new(HostDial));
+        drop(self.server);
+        wait_until_closed(&self.directory.store()).await;
         let directory = &self.directory;
         let memory = directory.path().join(MEMORY);
         if let Err(error) = umount2(&memory, MntFlags::MNT_DETACH) {
@@ -269,6 +291,20 @@ impl Cluster {
         directory
             .remove()
             .map_err(doing("remove the cluster's directory"))
+    }
+}
+
+/// Tasks that were told to end drop their handles of the store in their own time.
+async fn wait_until_closed(store: &Path) {
+    let deadline = tokio::time::Instant::now() + CLOSE_PATIENCE;
+    while tokio::time::Instant::now() < deadline {
+        let Ok(file) = fs::File::open(store) else {
+            return;
+        };
+        if Flock::lock(file, FlockArg::LockExclusiveNonblock).is_ok() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 

@@ -98,6 +98,14 @@ impl fmt::Debug for Controllers {
 }
 
 impl Controllers {
+    /// Ends the work; nothing of it runs afterwards.
+    pub(crate) async fn shut_down(self) {
+        for task in self.0 {
+            task.abort();
+            let _aborted = task.await;
+        }
+    }
+
     /// Adds the controllers' listeners to `feeds` and starts their work.
     pub(crate) fn start(
         server: &Server,

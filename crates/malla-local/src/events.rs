@@ -9,7 +9,6 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use malla_apiserver::{Client, DeleteParams, Patch, kinds};
 use serde_json::{Value, json};
-use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -68,11 +67,11 @@ struct News {
 #[derive(Debug, Clone)]
 pub(crate) struct Recorder {
     news: mpsc::Sender<News>,
-    _writer: Arc<AbortOnDropHandle<()>>,
 }
 
 impl Recorder {
-    pub(crate) fn start(client: Client, node: String) -> Self {
+    /// Starts the writer, which ends with the last recorder.
+    pub(crate) fn start(client: Client, node: String) -> (Self, AbortOnDropHandle<()>) {
         let (news, queue) = mpsc::channel(BACKLOG);
         let writer = Writer {
             client,
@@ -82,10 +81,7 @@ impl Recorder {
             made: 0,
         };
         let task = AbortOnDropHandle::new(tokio::spawn(writer.run(queue)));
-        Self {
-            news,
-            _writer: Arc::new(task),
-        }
+        (Self { news }, task)
     }
 
     pub(crate) fn record(

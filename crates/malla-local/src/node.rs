@@ -26,7 +26,7 @@ mod volumes;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
@@ -111,6 +111,13 @@ pub(crate) struct Node {
     tasks: TaskTracker,
 }
 
+/// What [`Node::streams`] gives.
+#[derive(Debug, Clone)]
+pub(crate) struct NodeStreams {
+    shared: Weak<NodeShared>,
+    pods: Weak<Mutex<BTreeMap<String, Hosted>>>,
+}
+
 #[derive(Debug)]
 struct Hosted {
     pod: Arc<pod::PodShared>,
@@ -176,10 +183,6 @@ impl Node {
         self.pods.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn find(&self, uid: &str) -> Option<Arc<pod::PodShared>> {
-        self.pods().get(uid).map(|hosted| Arc::clone(&hosted.pod))
-    }
-
     /// Takes a change of a pod's object.
     fn take(&self, change: &Change) {
         let Some(object) = change.object() else {
@@ -237,7 +240,7 @@ impl Node {
         }
     }
 
-    /// Ends all containers within `grace`; the pods' objects stay.
+    /// Ends all containers within `grace`; the pods' objects stay as they are, to run again.
     pub(crate) async fn end_all(&self, grace: Duration) {
         let all: Vec<_> = self
             .pods()
@@ -246,10 +249,28 @@ impl Node {
             .collect();
         let deadline = tokio::time::Instant::now() + grace;
         for pod in &all {
+            pod.freeze();
             pod.stop.request(deadline);
         }
         for pod in all {
             pod.ended().await;
+        }
+    }
+
+    /// Lets go of all pods; nothing of the node runs afterwards.
+    pub(crate) async fn shut_down(&self) {
+        let hosted = std::mem::take(&mut *self.pods());
+        drop(hosted);
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// Logs, commands and connections for the API server, which the node itself holds: so this
+    /// does not hold the node.
+    pub(crate) fn streams(&self) -> NodeStreams {
+        NodeStreams {
+            shared: Arc::downgrade(&self.shared),
+            pods: Arc::downgrade(&self.pods),
         }
     }
 

@@ -66,8 +66,10 @@ impl Supervisor {
     pub(super) async fn run(self, launched: oneshot::Sender<()>) {
         let mut launched = Some(launched);
         let mut pause = Duration::ZERO;
+        let known = self.pod.board.get(self.name());
+        let mut run = known.map_or(0, |record| record.restarts);
         while self.stop.deadline().is_none() {
-            let attempt = self.attempt(&mut launched).await;
+            let attempt = self.attempt(run, &mut launched).await;
             drop(launched.take());
             if self.stop.deadline().is_some() {
                 break;
@@ -86,6 +88,7 @@ impl Supervisor {
                     }
                     self.back_off(pause).await;
                     pause = next_pause(pause);
+                    run = run.saturating_add(1);
                 }
             }
         }
@@ -119,19 +122,17 @@ impl Supervisor {
     }
 
     /// Starts the container and stays with it to its end.
-    async fn attempt(&self, launched: &mut Option<oneshot::Sender<()>>) -> Attempt {
+    async fn attempt(&self, run: i32, launched: &mut Option<oneshot::Sender<()>>) -> Attempt {
         let begun = Instant::now();
-        let restarts = self
-            .pod
-            .board
-            .get(self.name())
-            .map_or(0, |record| record.restarts);
-        let started = start::start(&self.node, &self.pod, &self.container, restarts).await;
+        let started = start::start(&self.node, &self.pod, &self.container, run).await;
         let running = match started {
             Ok(running) => Arc::new(running),
             // The image is there, the command is not: that is a run that failed.
             Err(StartError::Run(message)) => {
                 self.event(Severity::Warning, "Failed", format!("Error: {message}"));
+                self.pod
+                    .board
+                    .change(self.name(), |record| record.restarts = run);
                 self.record_end(None, ExitStatus::Code(128), "StartError", message);
                 let lasted = Duration::ZERO;
                 return Attempt::Ended { code: 128, lasted };
@@ -154,6 +155,7 @@ impl Supervisor {
             if let State::Ended(ended) = &record.state {
                 record.last = Some(ended.clone());
             }
+            record.restarts = run;
             record.started = self.container.startup_probe.is_none();
             record.ready = false;
             record.state = State::Running {
@@ -330,35 +332,28 @@ impl Supervisor {
         }
     }
 
-    /// Waits before the next run, and counts it.
+    /// Waits before the next run.
     async fn back_off(&self, pause: Duration) {
-        if !pause.is_zero() {
-            let name = self.name();
-            let pod = &self.pod.key;
-            let message =
-                format!("back-off {pause:?} restarting failed container={name} pod={pod}");
-            self.event(
-                Severity::Warning,
-                "BackOff",
-                format!("Back-off restarting failed container {name} in pod {pod}"),
-            );
-            self.pod.board.change(name, |record| {
-                if let State::Ended(ended) = &record.state {
-                    record.last = Some(ended.clone());
-                }
-                record.state = State::Waiting {
-                    reason: "CrashLoopBackOff",
-                    message,
-                };
-            });
-            tokio::select! {
-                () = self.stop.requested() => return,
-                () = tokio::time::sleep(pause) => {}
-            }
+        if pause.is_zero() {
+            return;
         }
-        self.pod
-            .board
-            .change(self.name(), |record| record.restarts += 1);
+        let (name, pod) = (self.name(), &self.pod.key);
+        let message = format!("back-off {pause:?} restarting failed container={name} pod={pod}");
+        let told = format!("Back-off restarting failed container {name} in pod {pod}");
+        self.event(Severity::Warning, "BackOff", told);
+        self.pod.board.change(name, |record| {
+            if let State::Ended(ended) = &record.state {
+                record.last = Some(ended.clone());
+            }
+            record.state = State::Waiting {
+                reason: "CrashLoopBackOff",
+                message,
+            };
+        });
+        tokio::select! {
+            () = self.stop.requested() => {}
+            () = tokio::time::sleep(pause) => {}
+        }
     }
 }
 

@@ -63,8 +63,10 @@ pub(super) async fn run(node: Arc<NodeShared>, pod: Arc<PodShared>, finished: bo
             Arc::clone(&pod),
         )));
         live(&node, &pod).await;
-        drop(refresh);
+        refresh.abort();
+        let _aborted = refresh.await;
     }
+    pod.drop_volumes();
     pod.board_settled();
     take_network(&node, &pod).await;
     // A finished pod keeps its status and logs until it is deleted.
@@ -338,7 +340,6 @@ async fn take_network(node: &NodeShared, pod: &PodShared) {
 
 /// Removes the pod's files and mounts.
 fn clear(node: &NodeShared, pod: &PodShared) {
-    pod.drop_volumes();
     let directories = pod.directories(node);
     for path in [&directories.memory, &directories.disk] {
         match fs::remove_dir_all(path) {

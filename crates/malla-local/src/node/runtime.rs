@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use tokio_util::io::StreamReader;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::Node;
+use super::NodeStreams;
 use super::commands::{self, Entered};
 use super::container::Running;
 use super::logs::{Reader, RunLog, Stream as Output};
@@ -33,9 +33,14 @@ type Writing = Pin<Box<dyn AsyncWrite + Send>>;
 /// Window sizes that may wait to be applied.
 const RESIZES: usize = 8;
 
-impl Node {
+impl NodeStreams {
     fn pod(&self, pod: &Value) -> Result<Arc<PodShared>, ApiError> {
-        self.find(text(pod, "/metadata/uid")).ok_or_else(|| {
+        let uid = text(pod, "/metadata/uid");
+        let found = self.pods.upgrade().and_then(|pods| {
+            let pods = pods.lock().unwrap_or_else(PoisonError::into_inner);
+            pods.get(uid).map(|hosted| Arc::clone(&hosted.pod))
+        });
+        found.ok_or_else(|| {
             ApiError::bad_request(format!("pod {} is not running on this node", Key::of(pod)))
         })
     }
@@ -52,7 +57,7 @@ impl Node {
     }
 }
 
-impl NodeRuntime for Node {
+impl NodeRuntime for NodeStreams {
     fn logs(
         &self,
         pod: Arc<Value>,
@@ -89,7 +94,9 @@ impl NodeRuntime for Node {
     ) -> BoxFuture<'_, Result<ExecSession, ApiError>> {
         Box::pin(async move {
             let running = self.running(&pod, &options.container)?;
-            let spawner = &self.shared.spawner;
+            let node = self.shared.upgrade();
+            let node = node.ok_or_else(|| ApiError::internal("the node is ending"))?;
+            let spawner = &node.spawner;
             let argv = &options.command;
             let entered =
                 commands::enter(spawner, &running, argv, options.stdin, options.tty).await;
@@ -179,10 +186,7 @@ fn attached(running: &Arc<Running>, options: &ExecOptions) -> ExecSession {
         Some(terminal) => Some(Box::pin(terminal.clone()) as Writing),
         // The first to attach gets it, and its end of input is the container's.
         None => {
-            let mut stdin = running
-                .stdin
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut stdin = running.stdin.lock().unwrap_or_else(PoisonError::into_inner);
             stdin.take().map(|stdin| Box::pin(stdin) as Writing)
         }
     });

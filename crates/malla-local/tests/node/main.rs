@@ -3,6 +3,7 @@
 //! Each test runs in a sandbox of its own, as root or as an ordinary user; one that cannot be made
 //! fails the test. `cargo test -p malla-local --test node -- FILTER` runs some of them.
 
+mod cluster;
 mod network;
 mod processes;
 mod support;
@@ -13,5 +14,6 @@ fn main() -> ExitCode {
     let mut tests = support::Tests::from_arguments(std::env::args().skip(1));
     processes::all(&mut tests);
     network::all(&mut tests);
+    cluster::all(&mut tests);
     tests.finish()
 }

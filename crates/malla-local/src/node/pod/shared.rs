@@ -70,6 +70,7 @@ pub(super) struct Facts {
     pub(super) failure: Option<(&'static str, String)>,
     /// All containers have ended for good.
     pub(super) over: bool,
+    pub(super) frozen: bool,
 }
 
 impl PodShared {
@@ -278,6 +279,11 @@ impl PodShared {
 
     pub(super) fn watch_facts(&self) -> watch::Receiver<Facts> {
         self.facts.subscribe()
+    }
+
+    /// The status is not written any more: the node ends, not the pod.
+    pub(in crate::node) fn freeze(&self) {
+        self.facts.send_modify(|facts| facts.frozen = true);
     }
 
     /// Waits until no container will be started any more.

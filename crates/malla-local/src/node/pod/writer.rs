@@ -26,6 +26,9 @@ pub(super) async fn run(node: Arc<NodeShared>, pod: Arc<PodShared>) {
         records.borrow_and_update();
         facts.borrow_and_update();
         current.borrow_and_update();
+        if pod.facts().frozen {
+            return;
+        }
         let status = compute(&node, &pod, &written);
         if status != written {
             if write(&node, &pod, &status).await {
