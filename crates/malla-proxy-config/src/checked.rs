@@ -171,13 +171,13 @@ impl Cx {
         any: &Any,
     ) -> Result<M, Invalid> {
         let unpacked = match typed_struct(any) {
-            Some((type_url, value)) => return self.from_json(field, &type_url, value),
+            Some((type_url, value)) => return self.unpack_json(field, &type_url, value),
             None => any::unpack(any),
         };
         unpacked.map_err(|error| self.invalid(field, error.to_string()))
     }
 
-    fn from_json<M: Message + Name + Default>(
+    fn unpack_json<M: Message + Name + Default>(
         &self,
         field: &str,
         type_url: &str,

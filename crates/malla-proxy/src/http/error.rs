@@ -16,6 +16,10 @@ use crate::upstream::{ResetKind, SendError, StreamError};
 pub(super) enum ProxyError {
     /// HTTP/1.0 where it is not accepted.
     LowVersion,
+    /// A body that cannot be read.
+    BadBody,
+    /// The client went away before it had sent all.
+    ClientGone,
     /// No host.
     MissingHost,
     /// A host that is none.
@@ -117,6 +121,8 @@ pub(super) struct Verdict {
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
     /// gRPC status, where it is not what the HTTP status maps to.
     pub(super) grpc: Option<u32>,
+    /// There is nobody to hear it: the log shows no status.
+    pub(super) unheard: bool,
     /// The connection cannot be used any further.
     pub(super) close: bool,
 }
@@ -130,6 +136,7 @@ impl Verdict {
             body: Bytes::new(),
             headers: Vec::new(),
             grpc: None,
+            unheard: false,
             close: false,
         }
     }
@@ -169,6 +176,16 @@ impl ProxyError {
                 .flag(Flag::DownstreamProtocolError)
                 .body("Upgrade Required")
                 .closing(),
+            Self::BadBody => Verdict::new(StatusCode::BAD_REQUEST, "http1.codec_error")
+                .flag(Flag::DownstreamProtocolError)
+                .body("Bad Request")
+                .closing(),
+            Self::ClientGone => Verdict {
+                unheard: true,
+                ..Verdict::new(StatusCode::BAD_REQUEST, "downstream_remote_disconnect")
+                    .flag(Flag::DownstreamConnectionTermination)
+                    .closing()
+            },
             Self::MissingHost => {
                 Verdict::new(StatusCode::BAD_REQUEST, "missing_host_header").closing()
             }

@@ -24,7 +24,7 @@ use super::retry::{Answer, Retries};
 use super::{hash, mirror, rewrite};
 use crate::telemetry::flags::Flag;
 use crate::telemetry::stats::ClusterStats;
-use crate::upstream::{Attempt, Choice, ClusterHandle, SendError, Upstreams};
+use crate::upstream::{Attempt, Choice, ClusterHandle, ResetKind, SendError, Upstreams};
 
 const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
 const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
@@ -192,6 +192,17 @@ impl<U: Upstreams> Tries<U> {
                             });
                         }
                     }
+                }
+                Tried::Answer(Err(SendError::Reset(reset)))
+                    if reset.kind == ResetKind::Downstream =>
+                {
+                    stats.upstream_rq_tx_reset.inc();
+                    let bad = x.flow.malformed.get();
+                    return Err(if bad {
+                        ProxyError::BadBody
+                    } else {
+                        ProxyError::ClientGone
+                    });
                 }
                 Tried::Answer(Err(error)) => {
                     if matches!(error, SendError::Reset(_)) {

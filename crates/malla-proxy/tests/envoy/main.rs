@@ -4,5 +4,8 @@
 
 mod backend;
 mod cases;
+mod h2;
 mod lab;
+mod smuggling;
+mod tunnels;
 mod wire;
