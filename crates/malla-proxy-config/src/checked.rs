@@ -232,7 +232,15 @@ macro_rules! refuse {
 macro_rules! ignorable {
     ($cx:expr; $($field:ident),+ $(,)?) => { $( $cx.ignorable(stringify!($field), &$field); )+ };
 }
-pub(crate) use {ignorable, refuse};
+/// [`refuse`] for locals that are references.
+macro_rules! refuse_refs {
+    ($cx:expr; $($field:ident),+ $(,)?) => { $( $cx.unset(stringify!($field), $field)?; )+ };
+}
+/// [`ignorable`] for locals that are references.
+macro_rules! ignorable_refs {
+    ($cx:expr; $($field:ident),+ $(,)?) => { $( $cx.ignorable(stringify!($field), $field); )+ };
+}
+pub(crate) use {ignorable, ignorable_refs, refuse, refuse_refs};
 
 #[cfg(test)]
 mod tests {

@@ -17,7 +17,7 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::body::{Flow, Inflow, RequestBody};
-use super::error::ProxyError;
+use super::error::{ProxyError, Timeout};
 use super::exchange::{Exchange, Selected};
 use super::response::BodyOf;
 use super::retry::{Answer, Retries};
@@ -220,19 +220,22 @@ impl<U: Upstreams> Tries<U> {
                 Tried::TryTimeout => {
                     stats.upstream_rq_per_try_timeout.inc();
                     self.handle.report_timeout(&x.record().attempt, false);
-                    (ProxyError::PerTryTimeout, retries.after_try_timeout())
+                    (
+                        ProxyError::Timeout(Timeout::Try),
+                        retries.after_try_timeout(),
+                    )
                 }
                 Tried::GlobalTimeout => {
                     stats.upstream_rq_timeout.inc();
                     self.handle.report_timeout(&x.record().attempt, true);
-                    let error = ProxyError::ResponseTimeout {
+                    let error = ProxyError::Timeout(Timeout::Response {
                         alternative: self.timeouts.alternative,
-                    };
+                    });
                     (error, Answer::No)
                 }
                 Tried::TooLong => {
                     stats.upstream_rq_max_duration_reached.inc();
-                    (ProxyError::UpstreamMaxDuration, Answer::No)
+                    (ProxyError::Timeout(Timeout::UpstreamStream), Answer::No)
                 }
             };
             if answer == Answer::Yes && self.admits(x, forward, &stats) {

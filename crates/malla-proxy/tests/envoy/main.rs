@@ -6,6 +6,7 @@ mod backend;
 mod cases;
 mod h2;
 mod lab;
+mod requests;
 mod smuggling;
 mod tunnels;
 mod wire;
