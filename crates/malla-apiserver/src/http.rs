@@ -116,6 +116,9 @@ fn meta(exchange: &Exchange, path: &Path) -> Result<Response<Body>, ApiError> {
             let (body, hash) = found.ok_or_else(ApiError::no_such_path)?;
             Ok(respond::hashed(body, hash, &exchange.headers))
         }
+        Path::OpenApiV2 if exchange.accept.openapi_protobuf() => Ok(respond::openapi_protobuf(
+            registry.documents().v2_protobuf(),
+        )),
         Path::OpenApiV2 if exchange.accept.json() => {
             Ok(respond::json_bytes(registry.documents().v2()))
         }

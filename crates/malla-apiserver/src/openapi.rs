@@ -1,5 +1,7 @@
 //! The OpenAPI documents of one registry, with their hashes.
 
+mod gnostic;
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
@@ -15,6 +17,7 @@ pub(crate) struct Documents {
     v3: BTreeMap<String, (Bytes, String)>,
     index: Bytes,
     v2: Bytes,
+    v2_protobuf: Bytes,
 }
 
 impl Documents {
@@ -40,9 +43,11 @@ impl Documents {
             .iter()
             .map(|(path, (_, hash))| (path.clone(), hash.clone()))
             .collect();
+        let v2 = openapi::v2(&kinds);
         Self {
             index: openapi::v3_index(&paths).to_string().into(),
-            v2: openapi::v2(&kinds).to_string().into(),
+            v2_protobuf: gnostic::document(&v2).into(),
+            v2: v2.to_string().into(),
             v3,
         }
     }
@@ -55,6 +60,11 @@ impl Documents {
     /// `/openapi/v2`.
     pub(crate) fn v2(&self) -> Bytes {
         self.v2.clone()
+    }
+
+    /// `/openapi/v2` as protobuf: the only form kubectl takes it in.
+    pub(crate) fn v2_protobuf(&self) -> Bytes {
+        self.v2_protobuf.clone()
     }
 
     /// `/openapi/v3/{path}`.

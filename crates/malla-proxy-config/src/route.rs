@@ -1,12 +1,10 @@
 //! Route configurations: from a host and a request to what happens with it.
 //!
 //! Reading order: [`RouteConfig`] → [`table`] (which virtual host, which route) → [`matcher`] (does it fit) →
-//! [`action`] (what then) → [`redirect`], [`retry`], [`hash`].
+//! [`action`] (what then) → [`retry`].
 
 pub mod action;
-pub mod hash;
 pub mod matcher;
-pub mod redirect;
 pub mod retry;
 pub mod table;
 

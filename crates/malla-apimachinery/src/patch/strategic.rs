@@ -134,6 +134,8 @@ fn merge_lists(
     order: Option<Vec<Value>>,
 ) -> Result<Vec<Value>, PatchError> {
     let before = old.clone();
+    // Without an order of its own, a patch's list is the order: new entries come before those it does not name.
+    let order = order.unwrap_or_else(|| patch.clone());
     let mut merged = match merge {
         PatchMerge::Scalars => {
             let mut merged = old;
@@ -148,9 +150,7 @@ fn merge_lists(
             merge_keyed(node.and_then(|node| node.items.as_ref()), key, old, patch)?
         }
     };
-    if let Some(order) = order {
-        reorder(&mut merged, &before, &order, merge);
-    }
+    reorder(&mut merged, &before, &order, merge);
     Ok(merged)
 }
 

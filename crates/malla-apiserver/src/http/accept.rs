@@ -4,6 +4,9 @@ use http::{HeaderMap, header};
 
 use crate::error::{ApiError, Reason};
 
+/// The gnostic form of an OpenAPI v2 document.
+const OPENAPI_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+
 /// How an object is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
@@ -60,6 +63,13 @@ impl Accept {
     /// Whether JSON is among what is taken.
     pub(super) fn json(&self) -> bool {
         self.0.is_empty() || self.0.iter().any(Range::is_json)
+    }
+
+    /// Whether the OpenAPI v2 document is asked for as protobuf.
+    pub(super) fn openapi_protobuf(&self) -> bool {
+        self.0
+            .first()
+            .is_some_and(|range| range.media == OPENAPI_PROTOBUF)
     }
 
     /// Whether aggregated discovery is asked for.

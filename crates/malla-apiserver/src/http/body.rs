@@ -1,7 +1,8 @@
 //! Request bodies: bounded, and in a form the server reads.
 
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, header};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use malla_apimachinery::kind::FieldValidation;
 use serde_json::Value;
@@ -18,19 +19,35 @@ const MERGE_PATCH: &str = "application/merge-patch+json";
 const STRATEGIC_PATCH: &str = "application/strategic-merge-patch+json";
 const APPLY_PATCH: &str = "application/apply-patch+yaml";
 
-/// Reads a body of at most `limit` bytes.
-pub(super) async fn read(body: Incoming, limit: usize) -> Result<bytes::Bytes, ApiError> {
-    let collected = Limited::new(body, limit).collect().await;
-    match collected {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(ApiError::new(
-            Reason::RequestEntityTooLarge,
-            format!("Request entity too large: limit is {limit}"),
-        )),
-        Err(error) => Err(ApiError::bad_request(format!(
-            "read the request body: {error}"
-        ))),
+/// Most bytes read and dropped beyond the limit.
+const MAX_DROPPED: usize = 16 * 1024 * 1024;
+
+/// Reads a body of at most `limit` bytes. Of a longer one some more is read and dropped, so that the client has sent
+/// it and reads the answer.
+pub(super) async fn read(mut body: Incoming, limit: usize) -> Result<Bytes, ApiError> {
+    let mut bytes = BytesMut::new();
+    let mut length = 0_usize;
+    while let Some(frame) = body.frame().await {
+        let frame = frame
+            .map_err(|error| ApiError::bad_request(format!("read the request body: {error}")))?;
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        length = length.saturating_add(data.len());
+        if length > limit.saturating_add(MAX_DROPPED) {
+            break;
+        }
+        if length <= limit {
+            bytes.extend_from_slice(&data);
+        }
     }
+    if length <= limit {
+        return Ok(bytes.freeze());
+    }
+    Err(ApiError::new(
+        Reason::RequestEntityTooLarge,
+        format!("Request entity too large: limit is {limit}"),
+    ))
 }
 
 /// The media type of a body, without parameters.

@@ -57,7 +57,9 @@ impl Path {
             [".well-known", "openid-configuration"] => Self::OpenIdConfiguration,
             ["openid", "v1", "jwks"] => Self::Jwks,
             ["api", version, rest @ ..] => Self::resource("", version, rest),
-            ["apis", group, version, rest @ ..] => Self::resource(group, version, rest),
+            ["apis", group, version, rest @ ..] if !group.is_empty() => {
+                Self::resource(group, version, rest)
+            }
             _ => Self::Unknown,
         })
     }

@@ -53,6 +53,12 @@ pub(super) fn json_bytes(body: Bytes) -> Response<Body> {
     response(StatusCode::OK, "application/json", full(body))
 }
 
+pub(super) fn openapi_protobuf(body: Bytes) -> Response<Body> {
+    // Go's media type parser refuses the `@` of the name it asks by; kube-apiserver answers with a dot, too.
+    let media = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+    response(StatusCode::OK, media, full(body))
+}
+
 pub(super) fn stream(media: &'static str, body: Body) -> Response<Body> {
     response(StatusCode::OK, media, body)
 }

@@ -13,6 +13,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use malla_proxy_config::cluster::Cluster;
 use malla_proxy_config::route::Route;
+use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::flags::Flags;
@@ -66,8 +67,8 @@ pub struct Record {
     pub attempt: Attempt,
     /// Number of tries; 0 if none was made.
     pub attempts: u32,
-    /// The request is a gRPC call.
-    pub grpc: bool,
+    /// Protocol spoken upstream.
+    pub upstream_protocol: Option<Version>,
     /// `grpc-status` of the answer.
     pub grpc_status: Option<u32>,
     /// Body bytes sent downstream.
@@ -94,7 +95,7 @@ pub enum Captured {
     #[default]
     None,
     /// Those some format names.
-    Some(Vec<(HeaderName, HeaderValue)>),
+    Some(SmallVec<[(HeaderName, HeaderValue); 6]>),
     /// All.
     All(Box<HeaderMap>),
 }
@@ -105,7 +106,7 @@ impl Captured {
         if names.is_empty() {
             return Self::None;
         }
-        let mut out = Vec::with_capacity(names.len());
+        let mut out = SmallVec::new();
         for name in names {
             for value in headers.get_all(name) {
                 out.push((name.clone(), value.clone()));
@@ -174,7 +175,7 @@ impl Record {
             cluster_name: None,
             attempt: Attempt::default(),
             attempts: 0,
-            grpc: false,
+            upstream_protocol: None,
             grpc_status: None,
             bytes_sent: 0,
             first_byte_sent: None,

@@ -4,9 +4,5 @@
 
 mod backend;
 mod cases;
-mod h2;
 mod lab;
-mod requests;
-mod smuggling;
-mod tunnels;
 mod wire;

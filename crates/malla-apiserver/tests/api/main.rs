@@ -2,7 +2,12 @@
 //!
 //! Each test has a server of its own in this process. A missing `kubectl` fails the tests that need it.
 
-#[path = "api/cluster.rs"]
 mod cluster;
-#[path = "api/kubectl.rs"]
+mod crds;
+mod http;
 mod kubectl;
+mod pods;
+mod tokens;
+mod verbs;
+mod watcher;
+mod webhooks;
