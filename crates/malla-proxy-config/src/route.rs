@@ -1,10 +1,12 @@
 //! Route configurations: from a host and a request to what happens with it.
 //!
 //! Reading order: [`RouteConfig`] → [`table`] (which virtual host, which route) → [`matcher`] (does it fit) →
-//! [`action`] (what then) → [`retry`].
+//! [`action`] (what then) → [`redirect`], [`retry`], [`hash`].
 
 pub mod action;
+pub mod hash;
 pub mod matcher;
+pub mod redirect;
 pub mod retry;
 pub mod table;
 

@@ -46,7 +46,9 @@ pub struct Admin {
 
 impl std::fmt::Debug for Admin {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Admin").field("node", &self.node.id).finish_non_exhaustive()
+        f.debug_struct("Admin")
+            .field("node", &self.node.id)
+            .finish_non_exhaustive()
     }
 }
 
@@ -65,18 +67,42 @@ const JSON: &str = "application/json";
 const COMMANDS: &[(&str, &str)] = &[
     ("/certs", "print certs on machine"),
     ("/clusters", "upstream cluster status"),
-    ("/config_dump", "dump current Envoy configs (resource=, mask=, name_regex=, include_eds)"),
-    ("/drain_listeners", "drain listeners (POST; graceful, inboundonly)"),
-    ("/healthcheck/fail", "cause the server to fail health checks (POST)"),
-    ("/healthcheck/ok", "cause the server to pass health checks (POST)"),
+    (
+        "/config_dump",
+        "dump current Envoy configs (resource=, mask=, name_regex=, include_eds)",
+    ),
+    (
+        "/drain_listeners",
+        "drain listeners (POST; graceful, inboundonly)",
+    ),
+    (
+        "/healthcheck/fail",
+        "cause the server to fail health checks (POST)",
+    ),
+    (
+        "/healthcheck/ok",
+        "cause the server to pass health checks (POST)",
+    ),
     ("/help", "print out list of admin commands"),
     ("/listeners", "print listener info"),
-    ("/logging", "query/change logging levels (POST; level=, paths=)"),
+    (
+        "/logging",
+        "query/change logging levels (POST; level=, paths=)",
+    ),
     ("/quitquitquit", "exit the server (POST)"),
-    ("/ready", "print server state, return 200 if LIVE, otherwise return 503"),
+    (
+        "/ready",
+        "print server state, return 200 if LIVE, otherwise return 503",
+    ),
     ("/server_info", "print server version/status information"),
-    ("/stats", "print server stats (usedonly, filter=, format=text|json|prometheus)"),
-    ("/stats/prometheus", "print server stats in prometheus format"),
+    (
+        "/stats",
+        "print server stats (usedonly, filter=, format=text|json|prometheus)",
+    ),
+    (
+        "/stats/prometheus",
+        "print server stats in prometheus format",
+    ),
 ];
 
 /// A request's path and query.
@@ -88,17 +114,27 @@ pub struct Query {
 
 impl Query {
     pub fn parse(uri: &http::Uri) -> Self {
-        let parameters = uri.query().unwrap_or_default().split('&').filter(|part| !part.is_empty());
+        let parameters = uri
+            .query()
+            .unwrap_or_default()
+            .split('&')
+            .filter(|part| !part.is_empty());
         let parameters = parameters.map(|part| {
             let (name, value) = part.split_once('=').unwrap_or((part, ""));
             (decode(name), decode(value))
         });
-        Self { path: uri.path().to_owned(), parameters: parameters.collect() }
+        Self {
+            path: uri.path().to_owned(),
+            parameters: parameters.collect(),
+        }
     }
 
     /// The value of a parameter; empty if it has none.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.parameters.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.parameters
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
     }
 
     pub fn has(&self, name: &str) -> bool {
@@ -106,7 +142,9 @@ impl Query {
     }
 
     fn first(&self) -> Option<(&str, &str)> {
-        self.parameters.first().map(|(name, value)| (name.as_str(), value.as_str()))
+        self.parameters
+            .first()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
     }
 }
 
@@ -154,10 +192,15 @@ impl Admin {
             }
             "/healthcheck/fail" if post => self.set_failed(true),
             "/healthcheck/ok" if post => self.set_failed(false),
-            "/logging" | "/drain_listeners" | "/quitquitquit" | "/healthcheck/fail" | "/healthcheck/ok" => {
-                text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed".to_owned())
-            }
-            _ => text(StatusCode::NOT_FOUND, format!("invalid path. admin commands are:\n{}", help())),
+            "/logging" | "/drain_listeners" | "/quitquitquit" | "/healthcheck/fail"
+            | "/healthcheck/ok" => text(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "Method Not Allowed".to_owned(),
+            ),
+            _ => text(
+                StatusCode::NOT_FOUND,
+                format!("invalid path. admin commands are:\n{}", help()),
+            ),
         }
     }
 
@@ -174,13 +217,18 @@ impl Admin {
 
     fn ready(&self) -> Answer {
         let state = self.state();
-        let status = if state == "LIVE" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        let status = if state == "LIVE" {
+            StatusCode::OK
+        } else {
+            StatusCode::SERVICE_UNAVAILABLE
+        };
         text(status, format!("{state}\n"))
     }
 
     fn server_info(&self) -> Value {
         let uptime = self.started.elapsed().unwrap_or_default().as_secs();
-        let mut node = malla_xds_proto::json::print(&self.bootstrap.node.clone().unwrap_or_default());
+        let mut node =
+            malla_xds_proto::json::print(&self.bootstrap.node.clone().unwrap_or_default());
         if let Some(fields) = node.as_object_mut() {
             fields.insert("user_agent_name".into(), "malla".into());
         }
@@ -211,7 +259,10 @@ impl Admin {
 
     fn logging(&self, query: &Query) -> Answer {
         let Some(log) = &self.log else {
-            return text(StatusCode::BAD_REQUEST, "logging is configured by the surrounding process\n".to_owned());
+            return text(
+                StatusCode::BAD_REQUEST,
+                "logging is configured by the surrounding process\n".to_owned(),
+            );
         };
         let result = match query.first() {
             None => Ok(()),
@@ -221,15 +272,22 @@ impl Admin {
             Some((name, level)) => log.set_filter(&format!("{},{name}={level}", log.filter())),
         };
         match result {
-            Ok(()) => ok(format!("active loggers:\n  {}\n", log.filter().replace(',', "\n  ").replace('=', ": "))),
+            Ok(()) => ok(format!(
+                "active loggers:\n  {}\n",
+                log.filter().replace(',', "\n  ").replace('=', ": ")
+            )),
             Err(error) => text(StatusCode::BAD_REQUEST, format!("{error}\n")),
         }
     }
 }
 
 fn help() -> String {
-    let lines = COMMANDS.iter().map(|(path, help)| format!("  {path}: {help}\n"));
-    std::iter::once("admin commands are:\n".to_owned()).chain(lines).collect()
+    let lines = COMMANDS
+        .iter()
+        .map(|(path, help)| format!("  {path}: {help}\n"));
+    std::iter::once("admin commands are:\n".to_owned())
+        .chain(lines)
+        .collect()
 }
 
 fn ok(body: String) -> Answer {
@@ -237,17 +295,27 @@ fn ok(body: String) -> Answer {
 }
 
 fn text(status: StatusCode, body: String) -> Answer {
-    Answer { status, content_type: TEXT, body }
+    Answer {
+        status,
+        content_type: TEXT,
+        body,
+    }
 }
 
 fn json(value: &Value) -> Answer {
     let body = serde_json::to_string_pretty(value).unwrap_or_default() + "\n";
-    Answer { status: StatusCode::OK, content_type: JSON, body }
+    Answer {
+        status: StatusCode::OK,
+        content_type: JSON,
+        body,
+    }
 }
 
 /// RFC 3339 with milliseconds, as protobuf's JSON has timestamps.
 fn timestamp(time: SystemTime) -> String {
-    jiff::Timestamp::try_from(time).map(|time| format!("{time:.3}")).unwrap_or_default()
+    jiff::Timestamp::try_from(time)
+        .map(|time| format!("{time:.3}"))
+        .unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -256,8 +324,15 @@ mod tests {
 
     #[test]
     fn parameters_are_decoded() {
-        let query = Query::parse(&"/stats?filter=a%2Eb+c&usedonly&format=json".parse().unwrap());
+        let query = Query::parse(
+            &"/stats?filter=a%2Eb+c&usedonly&format=json"
+                .parse()
+                .unwrap(),
+        );
         assert_eq!(query.get("filter"), Some("a.b c"));
-        assert_eq!((query.has("usedonly"), query.get("format"), query.get("x")), (true, Some("json"), None));
+        assert_eq!(
+            (query.has("usedonly"), query.get("format"), query.get("x")),
+            (true, Some("json"), None)
+        );
     }
 }

@@ -56,7 +56,9 @@ pub struct Options {
 
 impl std::fmt::Debug for Options {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Options").field("concurrency", &self.concurrency).finish_non_exhaustive()
+        f.debug_struct("Options")
+            .field("concurrency", &self.concurrency)
+            .finish_non_exhaustive()
     }
 }
 
@@ -125,7 +127,10 @@ impl Proxy {
     /// When a resource, a port or a thread cannot be had; nothing is left running then.
     pub async fn bind(source: ConfigSource, options: Options) -> Result<BoundProxy, StartError> {
         let drain = Drain::new();
-        let setup = TlsSetup { provider: Arc::clone(&options.provider), env: Arc::clone(&options.env) };
+        let setup = TlsSetup {
+            provider: Arc::clone(&options.provider),
+            env: Arc::clone(&options.env),
+        };
         let shared = Shared {
             live: Live::default(),
             clusters: Clusters::new(Handle::current(), setup.clone()),
@@ -134,14 +139,19 @@ impl Proxy {
             connections: Arc::new(Connections::limited(options.max_connections)),
         };
         let readiness = Readiness::new();
-        let gates = Gates { clusters: readiness.gate("clusters"), listeners: readiness.gate("listeners") };
+        let gates = Gates {
+            clusters: readiness.gate("clusters"),
+            listeners: readiness.gate("listeners"),
+        };
         let live_gate = readiness.gate("workers");
-        let make: MakeHandlers = crate::handlers::standard(&options.env).map_err(StartError::Worker)?;
+        let make: MakeHandlers =
+            crate::handlers::standard(&options.env).map_err(StartError::Worker)?;
         let mut workers = Vec::new();
         let mut commands = Vec::new();
         for index in 0..options.concurrency.max(1) {
-            let (sender, thread) = worker::start(index, shared.clone(), drain.watch(), Arc::clone(&make))
-                .map_err(StartError::Worker)?;
+            let (sender, thread) =
+                worker::start(index, shared.clone(), drain.watch(), Arc::clone(&make))
+                    .map_err(StartError::Worker)?;
             commands.push(sender);
             workers.push(thread);
         }
@@ -185,6 +195,8 @@ impl Proxy {
             }
         };
         live_gate.open();
+        // A file was read by descriptors of all of Envoy's messages, which nothing needs any more.
+        malla_xds_proto::json::release();
         Ok(BoundProxy {
             drain,
             manager,
@@ -200,7 +212,10 @@ impl Proxy {
     }
 }
 
-fn admin_address(options: &Options, bootstrap: &Bootstrap) -> Result<Option<SocketAddr>, StartError> {
+fn admin_address(
+    options: &Options,
+    bootstrap: &Bootstrap,
+) -> Result<Option<SocketAddr>, StartError> {
     if options.admin.is_some() {
         return Ok(options.admin);
     }
@@ -242,7 +257,10 @@ impl BoundProxy {
 
     /// What can be seen of the proxy after [`Self::run`] has taken it.
     pub fn handle(&self) -> ProxyHandle {
-        ProxyHandle { manager: Arc::downgrade(&self.manager), readiness: self.readiness.clone() }
+        ProxyHandle {
+            manager: Arc::downgrade(&self.manager),
+            readiness: self.readiness.clone(),
+        }
     }
 
     /// Where the admin endpoint answers.
@@ -275,7 +293,10 @@ impl BoundProxy {
         self.live_gate.close();
         // The control plane could only add what is about to end.
         drop(self.source);
-        self.manager.lock().unwrap_or_else(PoisonError::into_inner).stop_accepting();
+        self.manager
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .stop_accepting();
         let stopped = self.drain.stop(self.grace).await;
         // Workers end once the drain has: their command channels close with the manager.
         drop(self.admin);
@@ -298,9 +319,14 @@ impl BoundProxy {
 /// When it cannot be read, or is no Envoy YAML; the error names the field.
 pub fn read_file(path: &Path) -> Result<pb::Bootstrap, StartError> {
     let name = path.display().to_string();
-    let text = std::fs::read_to_string(path).map_err(|source| StartError::Read { path: name.clone(), source })?;
-    malla_xds_proto::json::from_yaml(&text)
-        .map_err(|error| StartError::Parse { path: name, reason: error.to_string() })
+    let text = std::fs::read_to_string(path).map_err(|source| StartError::Read {
+        path: name.clone(),
+        source,
+    })?;
+    malla_xds_proto::json::from_yaml(&text).map_err(|error| StartError::Parse {
+        path: name,
+        reason: error.to_string(),
+    })
 }
 
 /// Checks an Envoy bootstrap file without serving it (`--mode validate`). Returns the warnings.
@@ -309,8 +335,14 @@ pub fn read_file(path: &Path) -> Result<pb::Bootstrap, StartError> {
 /// The first thing in it that this proxy cannot run.
 pub fn validate_file(path: &Path, options: &Options) -> Result<Vec<String>, StartError> {
     let checked = Bootstrap::from_proto(read_file(path)?).map_err(ApplyError::Invalid)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Runtime)?;
-    let setup = TlsSetup { provider: Arc::clone(&options.provider), env: Arc::clone(&options.env) };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(StartError::Runtime)?;
+    let setup = TlsSetup {
+        provider: Arc::clone(&options.provider),
+        env: Arc::clone(&options.env),
+    };
     runtime.block_on(async {
         source::check(&checked.value, setup)?;
         Ok(checked.warnings.iter().map(ToString::to_string).collect())
@@ -331,7 +363,10 @@ pub fn run_file(path: &Path, options: Options) -> Result<Stopped, StartError> {
 /// # Errors
 /// As for [`Proxy::bind`].
 pub fn run(source: ConfigSource, options: Options) -> Result<Stopped, StartError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Runtime)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(StartError::Runtime)?;
     runtime.block_on(async {
         let mut signals = ShutdownSignals::listen().map_err(StartError::Runtime)?;
         let bound = Proxy::bind(source, options).await?;

@@ -21,7 +21,9 @@ use malla_proxy_config::tls::{DataSource, TlsCertificate, ValidationContext};
 use malla_proxy_config::{Checked, Invalid};
 use malla_runtime::ready::Gate;
 use malla_xds::client::{Interest, Received, Rejection, ResourceHandler, Update, Verdict};
-use malla_xds_proto::{bootstrap as pb_bootstrap, cluster as pb_cluster, endpoint, listener, route, tls, type_url};
+use malla_xds_proto::{
+    bootstrap as pb_bootstrap, cluster as pb_cluster, endpoint, listener, route, tls, type_url,
+};
 use prost::Message;
 
 use crate::inventory::Inventory;
@@ -86,8 +88,21 @@ impl Applier {
         gates: Gates,
         has_identity: bool,
     ) -> Self {
-        let own_secrets = WORKLOAD_SECRETS.iter().filter(|_| has_identity).map(|name| Arc::from(*name)).collect();
-        Self { live, manager, clusters, inventory, gates, own_secrets, warming: BTreeMap::new(), listeners_seen: false }
+        let own_secrets = WORKLOAD_SECRETS
+            .iter()
+            .filter(|_| has_identity)
+            .map(|name| Arc::from(*name))
+            .collect();
+        Self {
+            live,
+            manager,
+            clusters,
+            inventory,
+            gates,
+            own_secrets,
+            warming: BTreeMap::new(),
+            listeners_seen: false,
+        }
     }
 
     /// Applies a bootstrap's static resources. All of them must be usable.
@@ -99,7 +114,10 @@ impl Applier {
         }
         for cluster in &value.clusters {
             self.check_cluster(cluster)
-                .map_err(|reason| ApplyError::Cluster { name: Arc::clone(&cluster.name), reason })?;
+                .map_err(|reason| ApplyError::Cluster {
+                    name: Arc::clone(&cluster.name),
+                    reason,
+                })?;
         }
         let listeners = value.listeners.clone();
         let resources = value.clone();
@@ -107,15 +125,23 @@ impl Applier {
         let snapshot = self.live.load_full();
         self.clusters.follow(&snapshot);
         for listener in listeners {
-            let at = |source| ApplyError::Listener { name: Arc::clone(&listener.name), source };
+            let at = |source| ApplyError::Listener {
+                name: Arc::clone(&listener.name),
+                source,
+            };
             let reservation = self.manager().reserve(&listener, &snapshot).map_err(at)?;
             // The draft may have named it: look it up by address then.
             let found = snapshot.listener(&listener.name).or_else(|| {
-                snapshot.listeners().find(|other| other.addresses == listener.addresses)
+                snapshot
+                    .listeners()
+                    .find(|other| other.addresses == listener.addresses)
             });
             if let Some(listener) = found {
                 let served = self.manager().serve(Arc::clone(listener), reservation);
-                served.map_err(|source| ApplyError::Listener { name: Arc::clone(&listener.name), source })?;
+                served.map_err(|source| ApplyError::Listener {
+                    name: Arc::clone(&listener.name),
+                    source,
+                })?;
             }
         }
         Ok(value)
@@ -138,10 +164,13 @@ impl Applier {
     }
 
     fn note_static(&self, wire: &pb_bootstrap::Bootstrap) {
-        let Some(resources) = &wire.static_resources else { return };
+        let Some(resources) = &wire.static_resources else {
+            return;
+        };
         let version = Arc::from("");
         let note = |url: &str, name: &str, body: Vec<u8>| {
-            self.inventory.accept(url, &Arc::from(name), &version, body.into(), true);
+            self.inventory
+                .accept(url, &Arc::from(name), &version, body.into(), true);
         };
         for cluster in &resources.clusters {
             note(type_url::CLUSTER, &cluster.name, cluster.encode_to_vec());
@@ -157,13 +186,21 @@ impl Applier {
     /// Errors that only show when certificates are read.
     fn check_cluster(&self, cluster: &Cluster) -> Result<(), String> {
         let snapshot = self.live.load_full();
-        self.clusters.check_tls(cluster, &snapshot).map_err(|error| format!("{error}{}", reason(&error)))
+        self.clusters
+            .check_tls(cluster, &snapshot)
+            .map_err(|error| format!("{error}{}", reason(&error)))
     }
 
     fn apply_clusters(&mut self, update: &Update, rejected: &mut Vec<Rejection>) {
         let mut parsed = Vec::new();
         for received in &update.resources {
-            let cluster = self.read(&update.type_url, received, pb_cluster::Cluster::decode, Cluster::from_proto, rejected);
+            let cluster = self.read(
+                &update.type_url,
+                received,
+                pb_cluster::Cluster::decode,
+                Cluster::from_proto,
+                rejected,
+            );
             let Some(cluster) = cluster else { continue };
             match self.check_cluster(&cluster) {
                 Ok(()) => {
@@ -199,7 +236,12 @@ impl Applier {
     }
 
     fn apply_routes(&mut self, update: &Update, rejected: &mut Vec<Rejection>) {
-        let parsed = self.read_all(update, route::RouteConfiguration::decode, RouteConfig::from_proto, rejected);
+        let parsed = self.read_all(
+            update,
+            route::RouteConfiguration::decode,
+            RouteConfig::from_proto,
+            rejected,
+        );
         self.live.update_now(|draft| {
             for route in parsed {
                 draft.put_route(route);
@@ -214,7 +256,10 @@ impl Applier {
         let parsed = self.read_all(update, tls::Secret::decode, Secret::from_proto, rejected);
         let own = &self.own_secrets;
         self.live.update_now(|draft| {
-            for secret in parsed.into_iter().filter(|secret| !own.contains(&secret.name)) {
+            for secret in parsed
+                .into_iter()
+                .filter(|secret| !own.contains(&secret.name))
+            {
                 draft.put_secret(secret);
             }
             for name in update.removed.iter().filter(|name| !own.contains(*name)) {
@@ -231,7 +276,13 @@ impl Applier {
         }
         let mut parsed = Vec::new();
         for received in &update.resources {
-            let listener = self.read(&update.type_url, received, listener::Listener::decode, Listener::from_proto, rejected);
+            let listener = self.read(
+                &update.type_url,
+                received,
+                listener::Listener::decode,
+                Listener::from_proto,
+                rejected,
+            );
             let Some(listener) = listener else { continue };
             let reserved = self.manager().reserve(&listener, &self.live.load_full());
             match reserved {
@@ -261,7 +312,9 @@ impl Applier {
         let snapshot = self.live.load_full();
         let waiting = std::mem::take(&mut self.warming);
         for (name, reservation) in waiting {
-            let Some(listener) = snapshot.listener(&name) else { continue };
+            let Some(listener) = snapshot.listener(&name) else {
+                continue;
+            };
             let ready = refs::routes_of(listener).all(|route| snapshot.route(route).is_some());
             if !ready {
                 self.warming.insert(name, reservation);
@@ -276,12 +329,23 @@ impl Applier {
     /// What the snapshot names and does not hold by wildcard.
     fn wanted(&self) -> Vec<(malla_xds::TypeUrl, Interest)> {
         let snapshot = self.live.load_full();
-        let endpoints = snapshot.clusters().filter_map(|entry| refs::endpoints_of(&entry.config)).cloned();
-        let routes = snapshot.listeners().flat_map(|listener| refs::routes_of(listener).cloned().collect::<Vec<_>>());
+        let endpoints = snapshot
+            .clusters()
+            .filter_map(|entry| refs::endpoints_of(&entry.config))
+            .cloned();
+        let routes = snapshot
+            .listeners()
+            .flat_map(|listener| refs::routes_of(listener).cloned().collect::<Vec<_>>());
         let mut secrets: BTreeSet<Arc<str>> = BTreeSet::new();
-        snapshot.clusters().for_each(|entry| refs::secrets_of_cluster(&entry.config, &mut secrets));
-        snapshot.listeners().for_each(|listener| refs::secrets_of_listener(listener, &mut secrets));
-        let secrets = secrets.into_iter().filter(|name| !self.own_secrets.contains(name));
+        snapshot
+            .clusters()
+            .for_each(|entry| refs::secrets_of_cluster(&entry.config, &mut secrets));
+        snapshot
+            .listeners()
+            .for_each(|listener| refs::secrets_of_listener(listener, &mut secrets));
+        let secrets = secrets
+            .into_iter()
+            .filter(|name| !self.own_secrets.contains(name));
         vec![
             (type_url::ENDPOINTS.into(), Interest::names(endpoints)),
             (type_url::ROUTE.into(), Interest::names(routes)),
@@ -333,29 +397,63 @@ impl Applier {
     }
 
     fn accept(&self, url: &str, received: &Received) {
-        self.inventory.accept(url, &received.name, &received.version, received.body.clone(), false);
+        self.inventory.accept(
+            url,
+            &received.name,
+            &received.version,
+            received.body.clone(),
+            false,
+        );
     }
 
-    fn reject(&self, url: &str, received: &Received, reason: String, rejected: &mut Vec<Rejection>) {
-        self.inventory.refuse(url, &received.name, &received.version, received.body.clone(), reason.clone());
-        rejected.push(Rejection { name: Arc::clone(&received.name), reason });
+    fn reject(
+        &self,
+        url: &str,
+        received: &Received,
+        reason: String,
+        rejected: &mut Vec<Rejection>,
+    ) {
+        self.inventory.refuse(
+            url,
+            &received.name,
+            &received.version,
+            received.body.clone(),
+            reason.clone(),
+        );
+        rejected.push(Rejection {
+            name: Arc::clone(&received.name),
+            reason,
+        });
     }
 }
 
 /// Puts this process's own credential and roots (PEM) where TLS contexts find them.
 pub fn own_identity(live: &Live, chain: Bytes, key: Bytes, roots: Bytes) {
     let [own, trusted] = WORKLOAD_SECRETS;
-    let certificate = TlsCertificate { chain: DataSource::Inline(chain), key: DataSource::Inline(key) };
-    let context = ValidationContext { trusted_ca: Some(DataSource::Inline(roots)), ..ValidationContext::default() };
+    let certificate = TlsCertificate {
+        chain: DataSource::Inline(chain),
+        key: DataSource::Inline(key),
+    };
+    let context = ValidationContext {
+        trusted_ca: Some(DataSource::Inline(roots)),
+        ..ValidationContext::default()
+    };
     live.update_now(|draft| {
-        draft.put_secret(Secret { name: own.into(), kind: SecretKind::Certificate(Arc::new(certificate)) });
-        draft.put_secret(Secret { name: trusted.into(), kind: SecretKind::Validation(Arc::new(context)) });
+        draft.put_secret(Secret {
+            name: own.into(),
+            kind: SecretKind::Certificate(Arc::new(certificate)),
+        });
+        draft.put_secret(Secret {
+            name: trusted.into(),
+            kind: SecretKind::Validation(Arc::new(context)),
+        });
     });
 }
 
 impl ResourceHandler for Applier {
     fn subscriptions(&self) -> Vec<(malla_xds::TypeUrl, Interest)> {
-        let everything = [type_url::CLUSTER, type_url::LISTENER].map(|url| (url.into(), Interest::all()));
+        let everything =
+            [type_url::CLUSTER, type_url::LISTENER].map(|url| (url.into(), Interest::all()));
         everything.into_iter().collect()
     }
 
@@ -369,8 +467,14 @@ impl ResourceHandler for Applier {
             type_url::SECRET => self.apply_secrets(&update, &mut rejected),
             other => {
                 let reason = format!("this proxy does not understand resources of type {other}");
-                let names = update.resources.iter().map(|received| Arc::clone(&received.name));
-                rejected.extend(names.map(|name| Rejection { name, reason: reason.clone() }));
+                let names = update
+                    .resources
+                    .iter()
+                    .map(|received| Arc::clone(&received.name));
+                rejected.extend(names.map(|name| Rejection {
+                    name,
+                    reason: reason.clone(),
+                }));
             }
         }
         for name in &update.removed {
@@ -381,6 +485,9 @@ impl ResourceHandler for Applier {
         if self.listeners_seen && self.warming.is_empty() {
             self.gates.listeners.open();
         }
-        Verdict { rejected, subscriptions: self.wanted() }
+        Verdict {
+            rejected,
+            subscriptions: self.wanted(),
+        }
     }
 }

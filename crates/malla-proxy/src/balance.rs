@@ -129,7 +129,11 @@ impl Balancer {
             .map(|level| {
                 let hosts = level.iter().map(|&index| &members[index as usize]);
                 LevelHealth::count(hosts.map(|host| {
-                    let weight = if tuning.by_weight { u64::from(host.weight) } else { 1 };
+                    let weight = if tuning.by_weight {
+                        u64::from(host.weight)
+                    } else {
+                        1
+                    };
                     (host.availability, weight)
                 }))
             })
@@ -140,12 +144,26 @@ impl Balancer {
             .enumerate()
             .map(|(priority, level)| {
                 let panic = load.in_panic(priority);
-                let weights = locality_weights.get(priority).filter(|_| tuning.locality_weighted);
-                let scope = Scope { members, level, weights: weights.map(Vec::as_slice), overprovisioning: tuning.overprovisioning };
-                Level { panic, chooser: scope.chooser(policy, panic) }
+                let weights = locality_weights
+                    .get(priority)
+                    .filter(|_| tuning.locality_weighted);
+                let scope = Scope {
+                    members,
+                    level,
+                    weights: weights.map(Vec::as_slice),
+                    overprovisioning: tuning.overprovisioning,
+                };
+                Level {
+                    panic,
+                    chooser: scope.chooser(policy, panic),
+                }
             })
             .collect();
-        Self { load, levels, fail_on_panic: tuning.fail_on_panic }
+        Self {
+            load,
+            levels,
+            fail_on_panic: tuning.fail_on_panic,
+        }
     }
 
     /// Chooses a member. `active` tells how many requests a member is serving now; `refuse` says that a member should be
@@ -200,7 +218,9 @@ impl Level {
     ) -> Option<usize> {
         match &mut self.chooser {
             Chooser::Ring(ring, bound) => within(ring.choose(hash, attempt)?, bound, hash, active),
-            Chooser::Maglev(table, bound) => within(table.choose(hash, attempt)?, bound, hash, active),
+            Chooser::Maglev(table, bound) => {
+                within(table.choose(hash, attempt)?, bound, hash, active)
+            }
             Chooser::Groups(groups) => {
                 let policy = &groups.policy;
                 let source = match (self.panic, degraded) {
@@ -221,8 +241,17 @@ impl Level {
 }
 
 /// The hashed host, or another one while it is over its share of the load.
-fn within(choice: usize, bound: &Option<Bound>, hash: u64, active: &dyn Fn(usize) -> u64) -> Option<usize> {
-    Some(bound.as_ref().map_or(choice, |bound| bound.within(choice, hash, active)))
+fn within(
+    choice: usize,
+    bound: &Option<Bound>,
+    hash: u64,
+    active: &dyn Fn(usize) -> u64,
+) -> Option<usize> {
+    Some(
+        bound
+            .as_ref()
+            .map_or(choice, |bound| bound.within(choice, hash, active)),
+    )
 }
 
 /// One priority level while its tables are being built.
@@ -235,16 +264,31 @@ struct Scope<'a> {
 
 impl Scope<'_> {
     fn chooser(&self, policy: &BalancePolicy, panic: bool) -> Chooser {
-        let bound = |hosts: &[Weighted<'_>], factor: &Option<u32>| factor.map(|factor| Bound::new(hosts, factor));
+        let bound = |hosts: &[Weighted<'_>], factor: &Option<u32>| {
+            factor.map(|factor| Bound::new(hosts, factor))
+        };
         match policy {
-            BalancePolicy::RingHash { min_size, max_size, murmur, balance_factor, .. } => {
+            BalancePolicy::RingHash {
+                min_size,
+                max_size,
+                murmur,
+                balance_factor,
+                ..
+            } => {
                 let hosts = self.normalised(panic);
                 let ring = Ring::build(&hosts, *min_size, *max_size, *murmur);
                 Chooser::Ring(ring, bound(&hosts, balance_factor))
             }
-            BalancePolicy::Maglev { table_size, balance_factor, .. } => {
+            BalancePolicy::Maglev {
+                table_size,
+                balance_factor,
+                ..
+            } => {
                 let hosts = self.normalised(panic);
-                Chooser::Maglev(MaglevTable::build(&hosts, *table_size), bound(&hosts, balance_factor))
+                Chooser::Maglev(
+                    MaglevTable::build(&hosts, *table_size),
+                    bound(&hosts, balance_factor),
+                )
             }
             // The cluster gives the host where it is `ClusterProvided`; nothing asks this balancer then.
             BalancePolicy::RoundRobin
@@ -280,10 +324,20 @@ impl Scope<'_> {
                 })
             })
             .collect();
-        let effective = weights.iter().zip(&groups).enumerate().map(|(locality, (&weight, group))| {
-            let total = self.size_of(locality as u32);
-            priority::effective_locality_weight(weight, group.len(), total, self.overprovisioning)
-        });
+        let effective =
+            weights
+                .iter()
+                .zip(&groups)
+                .enumerate()
+                .map(|(locality, (&weight, group))| {
+                    let total = self.size_of(locality as u32);
+                    priority::effective_locality_weight(
+                        weight,
+                        group.len(),
+                        total,
+                        self.overprovisioning,
+                    )
+                });
         let order = edf::Edf::new(effective);
         if order.is_empty() {
             return Source::Flat(self.group(policy, |member| member.availability == wanted));
@@ -300,22 +354,33 @@ impl Scope<'_> {
 
     /// Host weights that sum to 1 over the level, locality weights applied: what consistent-hash tables are built from.
     fn normalised(&self, panic: bool) -> Vec<Weighted<'_>> {
-        let usable = |index: &&u32| panic || self.members[**index as usize].availability == Availability::Healthy;
+        let usable = |index: &&u32| {
+            panic || self.members[**index as usize].availability == Availability::Healthy
+        };
         let share = |locality: Option<u32>, share: f64| -> Vec<Weighted<'_>> {
             let hosts: Vec<u32> = self
                 .level
                 .iter()
                 .filter(usable)
                 .copied()
-                .filter(|&i| locality.is_none_or(|wanted| self.members[i as usize].locality == wanted))
+                .filter(|&i| {
+                    locality.is_none_or(|wanted| self.members[i as usize].locality == wanted)
+                })
                 .collect();
-            let sum: u64 = hosts.iter().map(|&i| u64::from(self.members[i as usize].weight)).sum();
+            let sum: u64 = hosts
+                .iter()
+                .map(|&i| u64::from(self.members[i as usize].weight))
+                .sum();
             hosts
                 .into_iter()
                 .map(|index| {
                     let member = &self.members[index as usize];
                     let weight = f64::from(member.weight) * share / sum as f64;
-                    Weighted { index, key: &member.key, weight }
+                    Weighted {
+                        index,
+                        key: &member.key,
+                        weight,
+                    }
                 })
                 .collect()
         };
@@ -327,7 +392,9 @@ impl Scope<'_> {
                     .iter()
                     .enumerate()
                     .filter(|(_, weight)| **weight != 0)
-                    .flat_map(|(locality, &weight)| share(Some(locality as u32), f64::from(weight) / sum as f64))
+                    .flat_map(|(locality, &weight)| {
+                        share(Some(locality as u32), f64::from(weight) / sum as f64)
+                    })
                     .collect()
             }
         }

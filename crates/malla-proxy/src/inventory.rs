@@ -47,19 +47,50 @@ pub struct Inventory {
 
 impl Inventory {
     /// Notes a version now in use.
-    pub fn accept(&self, type_url: &str, name: &Arc<str>, version: &Arc<str>, body: Bytes, is_static: bool) {
+    pub fn accept(
+        &self,
+        type_url: &str,
+        name: &Arc<str>,
+        version: &Arc<str>,
+        body: Bytes,
+        is_static: bool,
+    ) {
         let mut resources = self.lock();
-        let entry = resources.entry(type_url.to_owned()).or_default().entry(Arc::clone(name)).or_default();
-        entry.accepted = Some(Version { version: Arc::clone(version), body, updated: SystemTime::now() });
+        let entry = resources
+            .entry(type_url.to_owned())
+            .or_default()
+            .entry(Arc::clone(name))
+            .or_default();
+        entry.accepted = Some(Version {
+            version: Arc::clone(version),
+            body,
+            updated: SystemTime::now(),
+        });
         entry.refused = None;
         entry.is_static = is_static;
     }
 
     /// Notes a version that could not be used.
-    pub fn refuse(&self, type_url: &str, name: &Arc<str>, version: &Arc<str>, body: Bytes, reason: String) {
+    pub fn refuse(
+        &self,
+        type_url: &str,
+        name: &Arc<str>,
+        version: &Arc<str>,
+        body: Bytes,
+        reason: String,
+    ) {
         let mut resources = self.lock();
-        let entry = resources.entry(type_url.to_owned()).or_default().entry(Arc::clone(name)).or_default();
-        entry.refused = Some(Refused { at: SystemTime::now(), version: Arc::clone(version), reason, body });
+        let entry = resources
+            .entry(type_url.to_owned())
+            .or_default()
+            .entry(Arc::clone(name))
+            .or_default();
+        entry.refused = Some(Refused {
+            at: SystemTime::now(),
+            version: Arc::clone(version),
+            reason,
+            body,
+        });
     }
 
     /// Forgets a resource.
@@ -76,6 +107,8 @@ impl Inventory {
 
     fn lock(&self) -> MutexGuard<'_, Resources> {
         // Entries are replaced whole, so a panic elsewhere leaves them whole.
-        self.resources.lock().unwrap_or_else(PoisonError::into_inner)
+        self.resources
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }

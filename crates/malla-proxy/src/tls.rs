@@ -54,7 +54,10 @@ struct Built<C> {
 
 impl<C> Default for Cached<C> {
     fn default() -> Self {
-        Self { current: ArcSwapOption::empty(), building: Mutex::new(()) }
+        Self {
+            current: ArcSwapOption::empty(),
+            building: Mutex::new(()),
+        }
     }
 }
 
@@ -80,7 +83,10 @@ impl<C: Clone> Cached<C> {
             return Ok(config);
         }
         let config = build(&secrets)?;
-        self.current.store(Some(Arc::new(Built { secrets, config: config.clone() })));
+        self.current.store(Some(Arc::new(Built {
+            secrets,
+            config: config.clone(),
+        })));
         Ok(config)
     }
 }

@@ -33,7 +33,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use malla_proxy_config::Snapshot;
 use malla_proxy_config::cluster::Cluster;
 use malla_proxy_config::endpoints::Endpoint;
@@ -131,6 +131,8 @@ pub struct Attempt {
     pub first_byte: Option<Instant>,
     /// TLS or socket error text (`%UPSTREAM_TRANSPORT_FAILURE_REASON%`).
     pub transport_failure: Option<Arc<str>>,
+    /// Protocol of the connection (`%UPSTREAM_PROTOCOL%`).
+    pub protocol: Option<Version>,
     /// True if the connection had served a request before.
     pub reused: bool,
     /// TLS facts of the upstream connection.

@@ -18,6 +18,7 @@ use malla_runtime::drain::{Drain, DrainWatch};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
+use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
 use crate::connection::Connection;
@@ -55,7 +56,10 @@ pub struct Connections {
 
 impl Connections {
     pub fn limited(maximum: Option<u64>) -> Self {
-        Self { active: AtomicU64::new(0), maximum }
+        Self {
+            active: AtomicU64::new(0),
+            maximum,
+        }
     }
 
     pub fn active(&self) -> u64 {
@@ -110,19 +114,34 @@ struct Inner {
     buffer: tcp::Buffer,
     next_connection: Cell<u64>,
     handlers: Box<dyn Handlers>,
+    /// Connections to endpoints: idle ones must not keep a drain waiting, so they end with the worker instead.
+    _upstream: Drain,
 }
 
 impl std::fmt::Debug for Worker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Worker").field("index", &self.inner.index).finish_non_exhaustive()
+        f.debug_struct("Worker")
+            .field("index", &self.inner.index)
+            .finish_non_exhaustive()
     }
 }
 
 impl Worker {
-    pub fn new(index: usize, shared: Shared, tasks: DrainWatch, handlers: Box<dyn Handlers>) -> Self {
+    pub fn new(
+        index: usize,
+        shared: Shared,
+        tasks: DrainWatch,
+        handlers: Box<dyn Handlers>,
+    ) -> Self {
         let stats = shared.stats.worker(index);
-        let clusters =
-            WorkerClusters::new(shared.clusters.clone(), shared.live.clone(), stats.clone(), tasks.clone(), index);
+        let upstream = Drain::new();
+        let clusters = WorkerClusters::new(
+            shared.clusters.clone(),
+            shared.live.clone(),
+            stats.clone(),
+            upstream.watch(),
+            index,
+        );
         let inner = Inner {
             index,
             clusters,
@@ -132,8 +151,11 @@ impl Worker {
             next_connection: Cell::new((index as u64) << 48),
             handlers,
             shared,
+            _upstream: upstream,
         };
-        Self { inner: Rc::new(inner) }
+        Self {
+            inner: Rc::new(inner),
+        }
     }
 
     pub fn live(&self) -> &Live {
@@ -170,7 +192,10 @@ impl Worker {
         let connections = &self.inner.shared.connections;
         let before = connections.active.fetch_add(1, Ordering::Relaxed);
         let slot = ConnectionSlot(Arc::clone(connections));
-        connections.maximum.is_none_or(|maximum| before < maximum).then_some(slot)
+        connections
+            .maximum
+            .is_none_or(|maximum| before < maximum)
+            .then_some(slot)
     }
 
     /// Unique in this process.
@@ -182,15 +207,23 @@ impl Worker {
 
     /// Obeys the listener manager until it is gone or the worker is killed.
     async fn obey(self, mut commands: mpsc::UnboundedReceiver<Command>) {
-        let mut sockets: HashMap<SocketAddr, (Drain, Rc<RefCell<Arc<Active>>>)> = HashMap::new();
+        let mut sockets: HashMap<SocketAddr, Accepting> = HashMap::new();
         while let Some(command) = commands.recv().await {
             match command {
-                Command::Serve { address, listener, socket: None } => {
-                    if let Some((_, current)) = sockets.get(&address) {
-                        *current.borrow_mut() = listener;
+                Command::Serve {
+                    address,
+                    listener,
+                    socket: None,
+                } => {
+                    if let Some(accepting) = sockets.get(&address) {
+                        *accepting.listener.borrow_mut() = listener;
                     }
                 }
-                Command::Serve { address, listener, socket: Some(socket) } => {
+                Command::Serve {
+                    address,
+                    listener,
+                    socket: Some(socket),
+                } => {
                     let socket = match TcpListener::from_std(socket) {
                         Ok(socket) => socket,
                         Err(error) => {
@@ -198,17 +231,30 @@ impl Worker {
                             continue;
                         }
                     };
-                    let current = Rc::new(RefCell::new(listener));
-                    let stop = Drain::new();
-                    let accepting = accept_loop(self.clone(), socket, Rc::clone(&current), stop.watch());
-                    stop.watch().spawn_local(Span::none(), accepting);
-                    sockets.insert(address, (stop, current));
+                    let accepting = Accepting {
+                        listener: Rc::new(RefCell::new(listener)),
+                        stop: CancellationToken::new(),
+                    };
+                    let current = Rc::clone(&accepting.listener);
+                    let accept = accept_loop(self.clone(), socket, current, accepting.stop.clone());
+                    self.tasks().spawn_local(Span::none(), accept);
+                    sockets.insert(address, accepting);
                 }
-                // Dropping the drain ends the accept loop and closes its socket.
-                Command::Stop { address } => drop(sockets.remove(&address)),
+                Command::Stop { address } => {
+                    if let Some(accepting) = sockets.remove(&address) {
+                        accepting.stop.cancel();
+                    }
+                }
             }
         }
     }
+}
+
+/// One address the worker accepts on.
+struct Accepting {
+    /// Serves what is accepted from now on.
+    listener: Rc<RefCell<Arc<Active>>>,
+    stop: CancellationToken,
 }
 
 /// Makes a worker's handlers on its thread.
@@ -229,7 +275,10 @@ pub fn start(
 ) -> std::io::Result<(mpsc::UnboundedSender<Command>, std::thread::JoinHandle<()>)> {
     let (commands, receive) = mpsc::unbounded_channel();
     let run = move || {
-        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        let runtime = match tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+        {
             Ok(runtime) => runtime,
             Err(error) => return tracing::error!(%error, "a worker cannot start"),
         };
@@ -246,6 +295,9 @@ pub fn start(
             }
         });
     };
-    let thread = std::thread::Builder::new().name(format!("worker-{index}")).stack_size(STACK).spawn(run)?;
+    let thread = std::thread::Builder::new()
+        .name(format!("worker-{index}"))
+        .stack_size(STACK)
+        .spawn(run)?;
     Ok((commands, thread))
 }

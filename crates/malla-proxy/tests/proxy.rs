@@ -1,7 +1,14 @@
 //! The proxy in process, over real sockets, with real peers: Envoy, OpenSSL, the kernel's redirection.
+#![allow(
+    clippy::unwrap_used,
+    unreachable_pub,
+    reason = "a test may panic, its helpers too"
+)]
 #[path = "proxy/support.rs"]
 mod support;
 
+#[path = "proxy/followed.rs"]
+mod followed;
 #[path = "proxy/hashing.rs"]
 mod hashing;
 #[path = "proxy/listeners.rs"]
@@ -10,7 +17,5 @@ mod listeners;
 mod mutual_tls;
 #[path = "proxy/original_dst.rs"]
 mod original_dst;
-#[path = "proxy/followed.rs"]
-mod followed;
 #[path = "proxy/tcp.rs"]
 mod tcp;

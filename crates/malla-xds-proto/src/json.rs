@@ -9,7 +9,7 @@
 mod print;
 mod read;
 
-use std::sync::OnceLock;
+use std::sync::{Mutex, PoisonError};
 
 use prost_reflect::DescriptorPool;
 
@@ -18,10 +18,18 @@ pub use read::{JsonError, any_from_value, from_value, from_yaml};
 
 static DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
-/// Descriptors of every message this crate knows.
-pub fn pool() -> &'static DescriptorPool {
-    static POOL: OnceLock<DescriptorPool> = OnceLock::new();
-    POOL.get_or_init(|| {
+static POOL: Mutex<Option<DescriptorPool>> = Mutex::new(None);
+
+/// Descriptors of every message this crate knows; cheap to clone.
+pub fn pool() -> DescriptorPool {
+    let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
+    let decode = || {
         DescriptorPool::decode(DESCRIPTORS).expect("the build wrote a complete descriptor set")
-    })
+    };
+    pool.get_or_insert_with(decode).clone()
+}
+
+/// Gives the descriptors' memory back; the next use parses them again.
+pub fn release() {
+    *POOL.lock().unwrap_or_else(PoisonError::into_inner) = None;
 }

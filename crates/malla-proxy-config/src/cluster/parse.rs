@@ -9,7 +9,9 @@ use super::{
     OutlierDetection, Thresholds, Transport, TransportMatch, UpstreamHttp,
 };
 use crate::address::Address;
-use crate::checked::{Checked, Cx, Invalid, ignorable, refuse, type_name};
+use crate::checked::{
+    Checked, Cx, Invalid, ignorable, ignorable_refs, refuse, refuse_refs, type_name,
+};
 use crate::endpoints::EndpointSet;
 use crate::listener::TcpKeepalive;
 use crate::metadata::Metadata;
@@ -38,78 +40,19 @@ impl Cluster {
     }
 
     pub(crate) fn parse(wire: pb::Cluster, cx: &mut Cx) -> Result<Self, Invalid> {
-        let pb::Cluster {
-            transport_socket_matches,
-            transport_socket_matcher,
-            name,
-            alt_stat_name,
-            stats_matcher,
-            eds_cluster_config,
-            connect_timeout,
-            per_connection_buffer_limit_bytes,
-            per_connection_buffer_high_watermark_timeout,
-            lb_policy,
-            load_assignment,
-            health_checks,
-            max_requests_per_connection,
-            circuit_breakers,
-            upstream_http_protocol_options,
-            common_http_protocol_options,
-            http_protocol_options,
-            http2_protocol_options,
-            typed_extension_protocol_options,
-            dns_refresh_rate,
-            dns_jitter,
-            dns_failure_refresh_rate,
-            respect_dns_ttl,
-            dns_lookup_family,
-            dns_resolvers,
-            use_tcp_for_dns_lookups,
-            dns_resolution_config,
-            typed_dns_resolver_config,
-            wait_for_warm_on_init,
-            outlier_detection,
-            cleanup_interval,
-            upstream_bind_config,
-            lb_subset_config,
-            common_lb_config,
-            transport_socket,
-            metadata,
-            protocol_selection,
-            upstream_connection_options,
-            close_connections_on_host_health_failure,
-            ignore_health_on_host_removal,
-            filters,
-            load_balancing_policy,
-            lrs_server,
-            lrs_report_endpoint_metrics,
-            track_timeout_budgets,
-            upstream_config,
-            track_cluster_stats,
-            preconnect_policy,
-            connection_pool_per_downstream_connection,
-            queuing_policies,
-            cluster_discovery_type,
-            lb_config,
-        } = wire;
-        refuse!(cx; transport_socket_matcher, health_checks, dns_resolvers, use_tcp_for_dns_lookups,
-            dns_resolution_config, lb_subset_config, upstream_config, queuing_policies, filters);
-        // How names are resolved, when a cluster counts as warm and what is measured is this proxy's own.
-        ignorable!(cx; stats_matcher, per_connection_buffer_high_watermark_timeout, typed_dns_resolver_config,
-            wait_for_warm_on_init, ignore_health_on_host_removal, lrs_server, lrs_report_endpoint_metrics,
-            track_timeout_budgets, track_cluster_stats, preconnect_policy);
-        if name.is_empty() {
+        check_fields(&wire, cx)?;
+        if wire.name.is_empty() {
             return Err(cx.invalid("name", "is required"));
         }
-        let name: Arc<str> = name.into();
+        let name: Arc<str> = wire.name.into();
         let dns = DnsFields {
-            refresh: dns_refresh_rate,
-            jitter: dns_jitter,
-            failure: dns_failure_refresh_rate,
-            respect_ttl: respect_dns_ttl,
-            family: dns_lookup_family,
+            refresh: wire.dns_refresh_rate,
+            jitter: wire.dns_jitter,
+            failure: wire.dns_failure_refresh_rate,
+            respect_ttl: wire.respect_dns_ttl,
+            family: wire.dns_lookup_family,
         };
-        let original = match &lb_config {
+        let original = match &wire.lb_config {
             Some(pb::cluster::LbConfig::OriginalDstLbConfig(config)) => {
                 original_dst(config.clone(), cx)?
             }
@@ -117,76 +60,142 @@ impl Cluster {
         };
         let discovery = discovery(
             &name,
-            cluster_discovery_type,
-            eds_cluster_config,
-            load_assignment,
+            wire.cluster_discovery_type,
+            wire.eds_cluster_config,
+            wire.load_assignment,
             dns,
             original,
             cx,
         )?;
         let legacy = LegacyHttp {
-            upstream: upstream_http_protocol_options,
-            common: common_http_protocol_options,
-            http1: http_protocol_options,
-            http2: http2_protocol_options,
-            protocol_selection,
-            max_requests_per_connection,
+            upstream: wire.upstream_http_protocol_options,
+            common: wire.common_http_protocol_options,
+            http1: wire.http_protocol_options,
+            http2: wire.http2_protocol_options,
+            protocol_selection: wire.protocol_selection,
+            max_requests_per_connection: wire.max_requests_per_connection,
         };
         let (thresholds, max_connections_per_host) = cx.field("circuit_breakers", |cx| {
-            Thresholds::parse_all(circuit_breakers, cx)
+            Thresholds::parse_all(wire.circuit_breakers, cx)
         })?;
         let balance = Balance::parse(
             super::balance::Legacy {
-                lb_policy,
-                lb_config,
-                common: common_lb_config,
-                policy: load_balancing_policy,
+                lb_policy: wire.lb_policy,
+                lb_config: wire.lb_config,
+                common: wire.common_lb_config,
+                policy: wire.load_balancing_policy,
             },
             cx,
         )?;
         check_balance(&discovery, &balance, cx)?;
-        let outlier = match outlier_detection {
+        let outlier = match wire.outlier_detection {
             Some(wire) => {
                 Some(cx.field("outlier_detection", |cx| OutlierDetection::parse(wire, cx))?)
             }
             None => None,
         };
         Ok(Self {
-            stat_name: if alt_stat_name.is_empty() {
+            stat_name: if wire.alt_stat_name.is_empty() {
                 Arc::clone(&name)
             } else {
-                alt_stat_name.into()
+                wire.alt_stat_name.into()
             },
             name,
             discovery,
             connect_timeout: cx
-                .duration("connect_timeout", connect_timeout)?
+                .duration("connect_timeout", wire.connect_timeout)?
                 .unwrap_or(DEFAULT_CONNECT_TIMEOUT),
             balance,
             thresholds,
             max_connections_per_host,
             outlier,
-            http: http_options(typed_extension_protocol_options, legacy, cx)?,
+            http: http_options(wire.typed_extension_protocol_options, legacy, cx)?,
             transport: cx.field("transport_socket", |cx| {
-                Transport::parse(transport_socket, cx)
+                Transport::parse(wire.transport_socket, cx)
             })?,
             transport_matches: cx.each(
                 "transport_socket_matches",
-                transport_socket_matches,
+                wire.transport_socket_matches,
                 TransportMatch::parse,
             )?,
-            keepalive: keepalive(upstream_connection_options, cx),
-            bind: bind(upstream_bind_config, cx)?,
-            buffer_limit: per_connection_buffer_limit_bytes
+            keepalive: keepalive(wire.upstream_connection_options, cx),
+            bind: bind(wire.upstream_bind_config, cx)?,
+            buffer_limit: wire
+                .per_connection_buffer_limit_bytes
                 .map_or(DEFAULT_BUFFER_LIMIT, |limit| limit.value),
             cleanup_interval: cx
-                .duration("cleanup_interval", cleanup_interval)?
+                .duration("cleanup_interval", wire.cleanup_interval)?
                 .unwrap_or(DEFAULT_CLEANUP),
-            close_on_health_failure: close_connections_on_host_health_failure,
-            pool_per_downstream: connection_pool_per_downstream_connection,
-            metadata: Metadata::parse(metadata, "metadata", cx),
+            close_on_health_failure: wire.close_connections_on_host_health_failure,
+            pool_per_downstream: wire.connection_pool_per_downstream_connection,
+            metadata: Metadata::parse(wire.metadata, "metadata", cx),
         })
     }
+}
+
+/// Refuses what is not supported. Every field is named, so that a new one does not compile unnoticed.
+fn check_fields(wire: &pb::Cluster, cx: &mut Cx) -> Result<(), Invalid> {
+    let pb::Cluster {
+        transport_socket_matches: _,
+        transport_socket_matcher,
+        name: _,
+        alt_stat_name: _,
+        stats_matcher,
+        eds_cluster_config: _,
+        connect_timeout: _,
+        per_connection_buffer_limit_bytes: _,
+        per_connection_buffer_high_watermark_timeout,
+        lb_policy: _,
+        load_assignment: _,
+        health_checks,
+        max_requests_per_connection: _,
+        circuit_breakers: _,
+        upstream_http_protocol_options: _,
+        common_http_protocol_options: _,
+        http_protocol_options: _,
+        http2_protocol_options: _,
+        typed_extension_protocol_options: _,
+        dns_refresh_rate: _,
+        dns_jitter: _,
+        dns_failure_refresh_rate: _,
+        respect_dns_ttl: _,
+        dns_lookup_family: _,
+        dns_resolvers,
+        use_tcp_for_dns_lookups,
+        dns_resolution_config,
+        typed_dns_resolver_config,
+        wait_for_warm_on_init,
+        outlier_detection: _,
+        cleanup_interval: _,
+        upstream_bind_config: _,
+        lb_subset_config,
+        common_lb_config: _,
+        transport_socket: _,
+        metadata: _,
+        protocol_selection: _,
+        upstream_connection_options: _,
+        close_connections_on_host_health_failure: _,
+        ignore_health_on_host_removal,
+        filters,
+        load_balancing_policy: _,
+        lrs_server,
+        lrs_report_endpoint_metrics,
+        track_timeout_budgets,
+        upstream_config,
+        track_cluster_stats,
+        preconnect_policy,
+        connection_pool_per_downstream_connection: _,
+        queuing_policies,
+        cluster_discovery_type: _,
+        lb_config: _,
+    } = wire;
+    refuse_refs!(cx; transport_socket_matcher, health_checks, dns_resolvers, use_tcp_for_dns_lookups,
+    dns_resolution_config, lb_subset_config, upstream_config, queuing_policies, filters);
+    // How names are resolved, when a cluster counts as warm and what is measured is this proxy's own.
+    ignorable_refs!(cx; stats_matcher, per_connection_buffer_high_watermark_timeout, typed_dns_resolver_config,
+    wait_for_warm_on_init, ignore_health_on_host_removal, lrs_server, lrs_report_endpoint_metrics,
+    track_timeout_budgets, track_cluster_stats, preconnect_policy);
+    Ok(())
 }
 
 /// ORIGINAL_DST and CLUSTER_PROVIDED only make sense together.

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::access_log::AccessLog;
 use crate::address::cidr;
-use crate::checked::{Cx, Invalid, ignorable, refuse, type_name};
+use crate::checked::{Cx, Invalid, ignorable, ignorable_refs, refuse, refuse_refs, type_name};
 use crate::cluster::{CommonHttp, Http1Options, Http2Options};
 use crate::http_filter::HttpFilter;
 use crate::pb::extensions::request_id::uuid::v3::UuidRequestIdConfig;
@@ -31,98 +31,32 @@ fn flag(wire: Option<google::BoolValue>, default: bool) -> bool {
 
 impl HttpManager {
     pub(crate) fn parse(wire: pb::HttpConnectionManager, cx: &mut Cx) -> Result<Self, Invalid> {
-        let pb::HttpConnectionManager {
-            codec_type,
-            stat_prefix,
-            http_filters,
-            add_user_agent,
-            tracing,
-            common_http_protocol_options,
-            http1_safe_max_connection_duration,
-            http_protocol_options,
-            http2_protocol_options,
-            http3_protocol_options,
-            server_name,
-            server_header_transformation,
-            scheme_header_transformation,
-            max_request_headers_kb,
-            stream_idle_timeout,
-            stream_flush_timeout,
-            request_timeout,
-            request_headers_timeout,
-            drain_timeout,
-            drain_timeout_jitter,
-            delayed_close_timeout,
-            access_log,
-            access_log_flush_interval,
-            flush_access_log_on_new_request,
-            access_log_options,
-            use_remote_address,
-            xff_num_trusted_hops,
-            original_ip_detection_extensions,
-            early_header_mutation_extensions,
-            internal_address_config,
-            skip_xff_append,
-            via,
-            generate_request_id,
-            preserve_external_request_id,
-            always_set_request_id_in_response,
-            forward_client_cert_details,
-            set_current_client_cert_details,
-            forward_client_cert_matcher,
-            proxy_100_continue,
-            represent_ipv4_remote_address_as_ipv4_mapped_ipv6,
-            upgrade_configs,
-            normalize_path,
-            merge_slashes,
-            path_with_escaped_slashes_action,
-            request_id_extension,
-            local_reply_config,
-            strip_matching_host_port,
-            stream_error_on_invalid_http_message,
-            path_normalization_options,
-            strip_trailing_host_dot,
-            proxy_status_config,
-            typed_header_validation_config,
-            append_x_forwarded_port,
-            append_local_overload,
-            add_proxy_protocol_connection_state,
-            forward_proto_config,
-            route_specifier,
-            strip_port_mode,
-        } = wire;
-        refuse!(cx; http3_protocol_options, access_log_flush_interval, flush_access_log_on_new_request,
-            access_log_options, original_ip_detection_extensions, early_header_mutation_extensions,
-            forward_client_cert_matcher, represent_ipv4_remote_address_as_ipv4_mapped_ipv6, local_reply_config,
-            path_normalization_options, proxy_status_config, typed_header_validation_config, forward_proto_config,
-            add_user_agent);
-        ignorable!(cx; tracing, http1_safe_max_connection_duration, stream_flush_timeout, drain_timeout_jitter,
-            stream_error_on_invalid_http_message, append_local_overload, add_proxy_protocol_connection_state);
-        let (filters, router) = HttpFilter::parse_all(http_filters, cx)?;
-        let name = if server_name.is_empty() {
+        check_fields(&wire, cx)?;
+        let (filters, router) = HttpFilter::parse_all(wire.http_filters, cx)?;
+        let name = if wire.server_name.is_empty() {
             "envoy"
         } else {
-            &server_name
+            &wire.server_name
         };
         let timeouts = Timeouts {
             stream_idle: off_at_zero(
-                cx.duration("stream_idle_timeout", stream_idle_timeout)?
+                cx.duration("stream_idle_timeout", wire.stream_idle_timeout)?
                     .or(Some(DEFAULT_STREAM_IDLE)),
             ),
-            request: off_at_zero(cx.duration("request_timeout", request_timeout)?),
+            request: off_at_zero(cx.duration("request_timeout", wire.request_timeout)?),
             request_headers: off_at_zero(
-                cx.duration("request_headers_timeout", request_headers_timeout)?,
+                cx.duration("request_headers_timeout", wire.request_headers_timeout)?,
             ),
             drain: cx
-                .duration("drain_timeout", drain_timeout)?
+                .duration("drain_timeout", wire.drain_timeout)?
                 .unwrap_or(DEFAULT_DRAIN),
             delayed_close: cx
-                .duration("delayed_close_timeout", delayed_close_timeout)?
+                .duration("delayed_close_timeout", wire.delayed_close_timeout)?
                 .unwrap_or(DEFAULT_DELAYED_CLOSE),
         };
         Ok(Self {
-            stat_prefix: stat_prefix.into(),
-            codec: match cx.enumeration("codec_type", codec_type)? {
+            stat_prefix: wire.stat_prefix.into(),
+            codec: match cx.enumeration("codec_type", wire.codec_type)? {
                 pb::http_connection_manager::CodecType::Auto => Codec::Auto,
                 pb::http_connection_manager::CodecType::Http1 => Codec::Http1,
                 pb::http_connection_manager::CodecType::Http2 => Codec::Http2,
@@ -130,69 +64,141 @@ impl HttpManager {
                     return Err(cx.invalid("codec_type", "HTTP3 is not supported by this proxy"));
                 }
             },
-            routes: routes(route_specifier, cx)?,
+            routes: routes(wire.route_specifier, cx)?,
             filters,
             router,
-            access_logs: AccessLog::parse_all("access_log", access_log, cx)?,
-            common: match common_http_protocol_options {
+            access_logs: AccessLog::parse_all("access_log", wire.access_log, cx)?,
+            common: match wire.common_http_protocol_options {
                 Some(wire) => cx.field("common_http_protocol_options", |cx| {
                     CommonHttp::parse(wire, cx)
                 })?,
                 None => CommonHttp::default(),
             },
             http1: cx.field("http_protocol_options", |cx| {
-                Http1Options::parse(http_protocol_options.unwrap_or_default(), cx)
+                Http1Options::parse(wire.http_protocol_options.unwrap_or_default(), cx)
             })?,
             http2: cx.field("http2_protocol_options", |cx| {
-                Http2Options::parse(http2_protocol_options.unwrap_or_default(), cx)
+                Http2Options::parse(wire.http2_protocol_options.unwrap_or_default(), cx)
             })?,
-            max_request_headers_kb: max_headers(max_request_headers_kb, cx)?,
+            max_request_headers_kb: max_headers(wire.max_request_headers_kb, cx)?,
             timeouts,
             server: ServerHeader {
                 name: header("server_name", name, cx)?,
-                mode: server_mode(server_header_transformation, cx)?,
+                mode: server_mode(wire.server_header_transformation, cx)?,
             },
             remote: RemoteAddress {
-                use_connection: flag(use_remote_address, false),
-                trusted_hops: xff_num_trusted_hops,
-                skip_append: skip_xff_append,
-                internal: internal(internal_address_config, cx)?,
+                use_connection: flag(wire.use_remote_address, false),
+                trusted_hops: wire.xff_num_trusted_hops,
+                skip_append: wire.skip_xff_append,
+                internal: internal(wire.internal_address_config, cx)?,
             },
             client_cert: client_cert(
-                forward_client_cert_details,
-                set_current_client_cert_details,
+                wire.forward_client_cert_details,
+                wire.set_current_client_cert_details,
                 cx,
             )?,
             request_id: RequestId {
-                generate: flag(generate_request_id, true),
-                preserve_external: preserve_external_request_id,
-                in_response: always_set_request_id_in_response,
-                pack_trace_reason: pack_trace_reason(request_id_extension, cx)?,
+                generate: flag(wire.generate_request_id, true),
+                preserve_external: wire.preserve_external_request_id,
+                in_response: wire.always_set_request_id_in_response,
+                pack_trace_reason: pack_trace_reason(wire.request_id_extension, cx)?,
             },
-            via: if via.is_empty() {
+            via: if wire.via.is_empty() {
                 None
             } else {
-                Some(header("via", &via, cx)?)
+                Some(header("via", &wire.via, cx)?)
             },
             normalise: Normalise {
-                path: flag(normalize_path, false),
-                merge_slashes,
-                escaped_slashes: escaped_slashes(path_with_escaped_slashes_action, cx)?,
-                strip_port: match strip_port_mode {
+                path: flag(wire.normalize_path, false),
+                merge_slashes: wire.merge_slashes,
+                escaped_slashes: escaped_slashes(wire.path_with_escaped_slashes_action, cx)?,
+                strip_port: match wire.strip_port_mode {
                     Some(pb::http_connection_manager::StripPortMode::StripAnyHostPort(true)) => {
                         StripPort::Any
                     }
-                    _ if strip_matching_host_port => StripPort::Matching,
+                    _ if wire.strip_matching_host_port => StripPort::Matching,
                     _ => StripPort::Never,
                 },
-                strip_trailing_dot: strip_trailing_host_dot,
+                strip_trailing_dot: wire.strip_trailing_host_dot,
             },
-            upgrades: cx.each("upgrade_configs", upgrade_configs, upgrade)?,
-            proxy_100_continue,
-            scheme_overwrite: scheme(scheme_header_transformation, cx)?,
-            append_forwarded_port: append_x_forwarded_port,
+            upgrades: cx.each("upgrade_configs", wire.upgrade_configs, upgrade)?,
+            proxy_100_continue: wire.proxy_100_continue,
+            scheme_overwrite: scheme(wire.scheme_header_transformation, cx)?,
+            append_forwarded_port: wire.append_x_forwarded_port,
         })
     }
+}
+
+/// Refuses what is not supported. Every field is named, so that a new one does not compile unnoticed.
+fn check_fields(wire: &pb::HttpConnectionManager, cx: &mut Cx) -> Result<(), Invalid> {
+    let pb::HttpConnectionManager {
+        codec_type: _,
+        stat_prefix: _,
+        http_filters: _,
+        add_user_agent,
+        tracing,
+        common_http_protocol_options: _,
+        http1_safe_max_connection_duration,
+        http_protocol_options: _,
+        http2_protocol_options: _,
+        http3_protocol_options,
+        server_name: _,
+        server_header_transformation: _,
+        scheme_header_transformation: _,
+        max_request_headers_kb: _,
+        stream_idle_timeout: _,
+        stream_flush_timeout,
+        request_timeout: _,
+        request_headers_timeout: _,
+        drain_timeout: _,
+        drain_timeout_jitter,
+        delayed_close_timeout: _,
+        access_log: _,
+        access_log_flush_interval,
+        flush_access_log_on_new_request,
+        access_log_options,
+        use_remote_address: _,
+        xff_num_trusted_hops: _,
+        original_ip_detection_extensions,
+        early_header_mutation_extensions,
+        internal_address_config: _,
+        skip_xff_append: _,
+        via: _,
+        generate_request_id: _,
+        preserve_external_request_id: _,
+        always_set_request_id_in_response: _,
+        forward_client_cert_details: _,
+        set_current_client_cert_details: _,
+        forward_client_cert_matcher,
+        proxy_100_continue: _,
+        represent_ipv4_remote_address_as_ipv4_mapped_ipv6,
+        upgrade_configs: _,
+        normalize_path: _,
+        merge_slashes: _,
+        path_with_escaped_slashes_action: _,
+        request_id_extension: _,
+        local_reply_config,
+        strip_matching_host_port: _,
+        stream_error_on_invalid_http_message,
+        path_normalization_options,
+        strip_trailing_host_dot: _,
+        proxy_status_config,
+        typed_header_validation_config,
+        append_x_forwarded_port: _,
+        append_local_overload,
+        add_proxy_protocol_connection_state,
+        forward_proto_config,
+        route_specifier: _,
+        strip_port_mode: _,
+    } = wire;
+    refuse_refs!(cx; http3_protocol_options, access_log_flush_interval, flush_access_log_on_new_request,
+    access_log_options, original_ip_detection_extensions, early_header_mutation_extensions,
+    forward_client_cert_matcher, represent_ipv4_remote_address_as_ipv4_mapped_ipv6, local_reply_config,
+    path_normalization_options, proxy_status_config, typed_header_validation_config, forward_proto_config,
+    add_user_agent);
+    ignorable_refs!(cx; tracing, http1_safe_max_connection_duration, stream_flush_timeout, drain_timeout_jitter,
+    stream_error_on_invalid_http_message, append_local_overload, add_proxy_protocol_connection_state);
+    Ok(())
 }
 
 fn off_at_zero(timeout: Option<Duration>) -> Option<Duration> {

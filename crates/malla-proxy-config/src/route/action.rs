@@ -3,16 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::Inherited;
+use super::hash::HashPolicy;
 use super::matcher::{PathMatch, RouteMatch};
+use super::redirect::{DirectResponse, Redirect};
 use super::retry::RetryPolicy;
 use crate::checked::{Cx, Invalid, ignorable, refuse};
-use crate::format::Field;
 use crate::headers::HeaderEdits;
-use crate::http_filter::{PerFilter, status_code};
+use crate::http_filter::PerFilter;
 use crate::matcher::{Fraction, RegexReplace};
 use crate::metadata::Metadata;
 use crate::pb::{core, google, route as pb};
@@ -63,8 +63,6 @@ pub struct Forward {
     pub hash: Vec<HashPolicy>,
     /// Upgrade types this route switches on or off, lower case.
     pub upgrades: Vec<(String, bool)>,
-    /// CONNECT requests end here: a TCP connection to the endpoint.
-    pub connect_terminates: bool,
 }
 
 /// Where a request goes.
@@ -177,78 +175,6 @@ pub struct Mirror {
     pub host: Option<HeaderValue>,
 }
 
-/// `HashPolicy`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct HashPolicy {
-    /// Enough if this one gave a hash.
-    pub terminal: bool,
-    /// Over what.
-    pub over: HashOver,
-}
-
-/// Over what is hashed.
-#[derive(Debug, Clone, PartialEq)]
-pub enum HashOver {
-    /// A header, maybe rewritten first.
-    Header(Field, Option<RegexReplace>),
-    /// A cookie.
-    Cookie(HashCookie),
-    /// The client's address.
-    SourceIp,
-    /// A query parameter.
-    Query(String),
-}
-
-/// A cookie, made where it is missing if it has a lifetime.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HashCookie {
-    /// Name.
-    pub name: String,
-    /// Lifetime of a made one (zero: the session); `None` makes none.
-    pub ttl: Option<Duration>,
-    /// Path of a made one.
-    pub path: String,
-    /// Further attributes of a made one.
-    pub attributes: Vec<(String, String)>,
-}
-
-/// `RedirectAction`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Redirect {
-    /// Host; `None` keeps it.
-    pub host: Option<String>,
-    /// Port; `None` keeps it.
-    pub port: Option<u16>,
-    /// Scheme; `None` keeps it.
-    pub scheme: Option<String>,
-    /// Path.
-    pub path: RedirectPath,
-    /// Status.
-    pub status: StatusCode,
-    /// Drop the query.
-    pub strip_query: bool,
-}
-
-/// Path of a redirect.
-#[derive(Debug, Clone, PartialEq)]
-pub enum RedirectPath {
-    /// As it is.
-    Keep,
-    /// This, with its own query if it has one.
-    Literal(String),
-    /// As in a forwarding route.
-    Rewrite(PathRewrite),
-}
-
-/// `DirectResponseAction`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DirectResponse {
-    /// Status.
-    pub status: StatusCode,
-    /// Body; may be empty.
-    pub body: Bytes,
-}
-
 impl Action {
     pub(super) fn parse(
         wire: pb::route::Action,
@@ -312,7 +238,6 @@ impl Forward {
         inherited: &Inherited,
         cx: &mut Cx,
     ) -> Result<Self, Invalid> {
-        use pb::route_action::ClusterNotFoundResponseCode;
         let pb::RouteAction {
             cluster_not_found_response_code,
             metadata_match,
@@ -367,20 +292,9 @@ impl Forward {
             )?
         };
         let priority: core::RoutingPriority = cx.enumeration("priority", priority)?;
-        let upgrades: Vec<(String, bool, bool)> =
-            cx.each("upgrade_configs", upgrade_configs, upgrade)?;
         Ok(Self {
             target: Target::parse(cluster_specifier, cx)?,
-            not_found: match cx.enumeration(
-                "cluster_not_found_response_code",
-                cluster_not_found_response_code,
-            )? {
-                ClusterNotFoundResponseCode::ServiceUnavailable => StatusCode::SERVICE_UNAVAILABLE,
-                ClusterNotFoundResponseCode::NotFound => StatusCode::NOT_FOUND,
-                ClusterNotFoundResponseCode::InternalServerError => {
-                    StatusCode::INTERNAL_SERVER_ERROR
-                }
-            },
+            not_found: not_found(cluster_not_found_response_code, cx)?,
             metadata_match: metadata_match
                 .map(|wire| Metadata::parse(Some(wire), "metadata_match", cx)),
             path: PathRewrite::parse(prefix_rewrite, regex_rewrite, matches, cx)?,
@@ -398,37 +312,33 @@ impl Forward {
             mirrors,
             high_priority: priority == core::RoutingPriority::High,
             hash: cx.each("hash_policy", hash_policy, HashPolicy::parse)?,
-            connect_terminates: upgrades
-                .iter()
-                .any(|(name, on, terminates)| name == "connect" && *on && *terminates),
-            upgrades: upgrades
-                .into_iter()
-                .map(|(name, on, _)| (name, on))
-                .collect(),
+            upgrades: cx.each("upgrade_configs", upgrade_configs, upgrade)?,
         })
     }
 }
 
-/// Name, on or off, ends here.
-fn upgrade(
-    wire: pb::route_action::UpgradeConfig,
-    cx: &mut Cx,
-) -> Result<(String, bool, bool), Invalid> {
+fn not_found(wire: i32, cx: &Cx) -> Result<StatusCode, Invalid> {
+    use pb::route_action::ClusterNotFoundResponseCode as Wire;
+    Ok(
+        match cx.enumeration("cluster_not_found_response_code", wire)? {
+            Wire::ServiceUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Wire::NotFound => StatusCode::NOT_FOUND,
+            Wire::InternalServerError => StatusCode::INTERNAL_SERVER_ERROR,
+        },
+    )
+}
+
+/// Name, and on or off.
+fn upgrade(wire: pb::route_action::UpgradeConfig, cx: &mut Cx) -> Result<(String, bool), Invalid> {
     let pb::route_action::UpgradeConfig {
         upgrade_type,
         enabled,
         connect_config,
     } = wire;
-    let terminates = connect_config.is_some();
-    let pb::route_action::upgrade_config::ConnectConfig {
-        proxy_protocol_config,
-        allow_post,
-    } = connect_config.unwrap_or_default();
-    refuse!(cx; proxy_protocol_config, allow_post);
+    refuse!(cx; connect_config);
     Ok((
         upgrade_type.to_ascii_lowercase(),
         enabled.is_none_or(|value| value.value),
-        terminates,
     ))
 }
 
@@ -559,7 +469,7 @@ impl PathRewrite {
 }
 
 /// How much of the path a match covers; `None` is all of it.
-fn matched_length(matches: &RouteMatch) -> Option<usize> {
+pub(super) fn matched_length(matches: &RouteMatch) -> Option<usize> {
     match &matches.path {
         PathMatch::Prefix(prefix) | PathMatch::SeparatedPrefix(prefix) => Some(prefix.len()),
         PathMatch::Exact(_) | PathMatch::Regex(_) | PathMatch::Connect => None,
@@ -656,153 +566,6 @@ impl Mirror {
             fraction,
             shadow_suffix: !disable_shadow_host_suffix_append && host.is_none(),
             host,
-        })
-    }
-}
-
-impl HashPolicy {
-    fn parse(wire: pb::route_action::HashPolicy, cx: &mut Cx) -> Result<Self, Invalid> {
-        use pb::route_action::hash_policy::{Cookie, Header, PolicySpecifier};
-        let over = match cx.required("policy_specifier", wire.policy_specifier)? {
-            PolicySpecifier::Header(Header {
-                header_name,
-                regex_rewrite,
-            }) => {
-                let field = Field::parse(&header_name)
-                    .map_err(|reason| cx.invalid("header.header_name", reason))?;
-                let rewrite = match regex_rewrite {
-                    None => None,
-                    Some(regex) => {
-                        Some(cx.field("header.regex_rewrite", |cx| RegexReplace::parse(regex, cx))?)
-                    }
-                };
-                HashOver::Header(field, rewrite)
-            }
-            PolicySpecifier::Cookie(Cookie {
-                name,
-                ttl,
-                path,
-                attributes,
-            }) => HashOver::Cookie(HashCookie {
-                name,
-                ttl: cx.duration("cookie.ttl", ttl)?,
-                path,
-                attributes: attributes
-                    .into_iter()
-                    .map(|attribute| (attribute.name, attribute.value))
-                    .collect(),
-            }),
-            PolicySpecifier::ConnectionProperties(properties) if properties.source_ip => {
-                HashOver::SourceIp
-            }
-            PolicySpecifier::ConnectionProperties(_) => {
-                return Err(cx.invalid("connection_properties.source_ip", "must be true"));
-            }
-            PolicySpecifier::QueryParameter(query) => HashOver::Query(query.name),
-            PolicySpecifier::FilterState(_) => {
-                return Err(cx.invalid("filter_state", "not supported by this proxy"));
-            }
-        };
-        Ok(Self {
-            terminal: wire.terminal,
-            over,
-        })
-    }
-}
-
-impl Redirect {
-    fn parse(wire: pb::RedirectAction, matches: &RouteMatch, cx: &mut Cx) -> Result<Self, Invalid> {
-        use pb::redirect_action::{
-            PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier,
-        };
-        let pb::RedirectAction {
-            host_redirect,
-            port_redirect,
-            response_code,
-            strip_query,
-            scheme_rewrite_specifier,
-            path_rewrite_specifier,
-        } = wire;
-        let path = match path_rewrite_specifier {
-            None => RedirectPath::Keep,
-            Some(PathRewriteSpecifier::PathRedirect(path)) if path.is_empty() => RedirectPath::Keep,
-            Some(PathRewriteSpecifier::PathRedirect(path)) => RedirectPath::Literal(path),
-            Some(PathRewriteSpecifier::PrefixRewrite(by)) => {
-                RedirectPath::Rewrite(PathRewrite::Prefix {
-                    matched: matched_length(matches),
-                    by,
-                })
-            }
-            Some(PathRewriteSpecifier::RegexRewrite(regex)) => RedirectPath::Rewrite(
-                PathRewrite::Regex(cx.field("regex_rewrite", |cx| RegexReplace::parse(regex, cx))?),
-            ),
-            Some(PathRewriteSpecifier::PathRewrite(_)) => {
-                return Err(cx.invalid("path_rewrite", "not supported by this proxy"));
-            }
-        };
-        Ok(Self {
-            host: (!host_redirect.is_empty()).then_some(host_redirect),
-            port: match port_redirect {
-                0 => None,
-                port => Some(cx.port("port_redirect", port)?),
-            },
-            scheme: match scheme_rewrite_specifier {
-                Some(SchemeRewriteSpecifier::HttpsRedirect(true)) => Some("https".into()),
-                Some(SchemeRewriteSpecifier::SchemeRedirect(scheme)) if !scheme.is_empty() => {
-                    Some(scheme)
-                }
-                None
-                | Some(
-                    SchemeRewriteSpecifier::HttpsRedirect(_)
-                    | SchemeRewriteSpecifier::SchemeRedirect(_),
-                ) => None,
-            },
-            path,
-            status: match cx.enumeration("response_code", response_code)? {
-                RedirectResponseCode::MovedPermanently => StatusCode::MOVED_PERMANENTLY,
-                RedirectResponseCode::Found => StatusCode::FOUND,
-                RedirectResponseCode::SeeOther => StatusCode::SEE_OTHER,
-                RedirectResponseCode::TemporaryRedirect => StatusCode::TEMPORARY_REDIRECT,
-                RedirectResponseCode::PermanentRedirect => StatusCode::PERMANENT_REDIRECT,
-            },
-            strip_query,
-        })
-    }
-}
-
-impl DirectResponse {
-    fn parse(
-        wire: pb::DirectResponseAction,
-        max_body: usize,
-        cx: &mut Cx,
-    ) -> Result<Self, Invalid> {
-        use core::data_source::Specifier;
-        let pb::DirectResponseAction {
-            status,
-            body,
-            body_format,
-        } = wire;
-        refuse!(cx; body_format);
-        let body = match body.and_then(|body| body.specifier) {
-            None => Bytes::new(),
-            Some(Specifier::InlineString(text)) => text.into(),
-            Some(Specifier::InlineBytes(bytes)) => bytes.into(),
-            Some(Specifier::Filename(_) | Specifier::EnvironmentVariable(_)) => {
-                return Err(cx.invalid(
-                    "body",
-                    "only inline_string and inline_bytes are supported by this proxy",
-                ));
-            }
-        };
-        if body.len() > max_body {
-            return Err(cx.invalid(
-                "body",
-                format!("has {} bytes, more than {max_body}", body.len()),
-            ));
-        }
-        Ok(Self {
-            status: status_code("status", status, cx)?,
-            body,
         })
     }
 }

@@ -31,8 +31,14 @@ fn shown(admin: &Admin) -> Vec<Shown> {
                 Some(shared) => shared.hosts().hosts.clone(),
                 None => crate::upstream::cluster::preview(entry),
             };
-            let is_static = inventory.get(&entry.config.name).is_some_and(|entry| entry.is_static);
-            Shown { config: Arc::clone(&entry.config), hosts, added_via_api: !is_static }
+            let is_static = inventory
+                .get(&entry.config.name)
+                .is_some_and(|entry| entry.is_static);
+            Shown {
+                config: Arc::clone(&entry.config),
+                hosts,
+                added_via_api: !is_static,
+            }
         })
         .collect();
     out.sort_by(|a, b| a.config.name.cmp(&b.config.name));
@@ -43,8 +49,15 @@ pub(super) fn as_text(admin: &Admin) -> String {
     let mut out = String::new();
     for cluster in shown(admin) {
         let name = &cluster.config.name;
-        let _ = writeln!(out, "{name}::observability_name::{}", cluster.config.stat_name);
-        for (priority, limits) in [("default", &cluster.config.thresholds[0]), ("high", &cluster.config.thresholds[1])] {
+        let _ = writeln!(
+            out,
+            "{name}::observability_name::{}",
+            cluster.config.stat_name
+        );
+        for (priority, limits) in [
+            ("default", &cluster.config.thresholds[0]),
+            ("high", &cluster.config.thresholds[1]),
+        ] {
             for (key, value) in thresholds(limits) {
                 let _ = writeln!(out, "{name}::{priority}_priority::{key}::{value}");
             }
@@ -99,8 +112,14 @@ fn host_text(out: &mut String, cluster: &str, host: &Host) {
         ("sub_zone", locality.sub_zone.clone()),
         ("canary", "false".to_owned()),
         ("priority", host.priority.to_string()),
-        ("success_rate", host.state.monitor.success_rate().to_string()),
-        ("local_origin_success_rate", host.state.monitor.local_origin_success_rate().to_string()),
+        (
+            "success_rate",
+            host.state.monitor.success_rate().to_string(),
+        ),
+        (
+            "local_origin_success_rate",
+            host.state.monitor.local_origin_success_rate().to_string(),
+        ),
     ];
     for (name, value) in rows {
         let _ = writeln!(out, "{head}::{name}::{value}");
@@ -118,7 +137,11 @@ fn health_flags(host: &Host) -> String {
         Health::Unhealthy => flags.push_str("/failed_eds_health"),
         Health::Draining => flags.push_str("/eds_status_draining"),
     }
-    if flags.is_empty() { "healthy".to_owned() } else { flags }
+    if flags.is_empty() {
+        "healthy".to_owned()
+    } else {
+        flags
+    }
 }
 
 pub(super) fn as_json(admin: &Admin) -> Value {
@@ -137,7 +160,10 @@ fn cluster_json(cluster: &Shown) -> Value {
     if cluster.added_via_api {
         out.insert("added_via_api".into(), true.into());
     }
-    out.insert("host_statuses".into(), cluster.hosts.iter().map(|host| host_json(host)).collect());
+    out.insert(
+        "host_statuses".into(),
+        cluster.hosts.iter().map(|host| host_json(host)).collect(),
+    );
     out.insert(
         "circuit_breakers".into(),
         json!({ "thresholds": [
@@ -145,7 +171,10 @@ fn cluster_json(cluster: &Shown) -> Value {
             limits("HIGH", &cluster.config.thresholds[1]),
         ] }),
     );
-    out.insert("observability_name".into(), (*cluster.config.stat_name).into());
+    out.insert(
+        "observability_name".into(),
+        (*cluster.config.stat_name).into(),
+    );
     if let Discovery::Eds { service } = &cluster.config.discovery {
         out.insert("eds_service_name".into(), (**service).into());
     }
@@ -185,7 +214,10 @@ fn host_json(host: &Host) -> Value {
     out.insert("health_status".into(), Value::Object(health));
     for (name, rate) in [
         ("success_rate", host.state.monitor.success_rate()),
-        ("local_origin_success_rate", host.state.monitor.local_origin_success_rate()),
+        (
+            "local_origin_success_rate",
+            host.state.monitor.local_origin_success_rate(),
+        ),
     ] {
         if rate >= 0 {
             out.insert(name.into(), json!({ "value": rate }));
@@ -199,9 +231,11 @@ fn host_json(host: &Host) -> Value {
         out.insert("priority".into(), host.priority.into());
     }
     let mut locality = Map::new();
-    for (name, value) in
-        [("region", &host.locality.region), ("zone", &host.locality.zone), ("sub_zone", &host.locality.sub_zone)]
-    {
+    for (name, value) in [
+        ("region", &host.locality.region),
+        ("zone", &host.locality.zone),
+        ("sub_zone", &host.locality.sub_zone),
+    ] {
         if !value.is_empty() {
             locality.insert(name.into(), value.as_str().into());
         }
@@ -216,7 +250,9 @@ pub(super) fn address_json(address: &Address) -> Value {
         Address::Socket(address) => {
             json!({ "socket_address": { "address": address.ip().to_string(), "port_value": address.port() } })
         }
-        Address::Name { host, port } => json!({ "socket_address": { "address": &**host, "port_value": port } }),
+        Address::Name { host, port } => {
+            json!({ "socket_address": { "address": &**host, "port_value": port } })
+        }
         Address::Pipe(path) => json!({ "pipe": { "path": path.display().to_string() } }),
     }
 }

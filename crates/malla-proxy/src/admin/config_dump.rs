@@ -74,7 +74,10 @@ const SECTIONS: [Section; 5] = [
 pub(super) fn dump(admin: &Admin, query: &Query) -> Result<Value, String> {
     let name = match query.get("name_regex") {
         None => None,
-        Some(pattern) => Some(Regex::new(&format!("^(?:{pattern})$")).map_err(|error| format!("name_regex: {error}\n"))?),
+        Some(pattern) => Some(
+            Regex::new(&format!("^(?:{pattern})$"))
+                .map_err(|error| format!("name_regex: {error}\n"))?,
+        ),
     };
     let keep = |entries: BTreeMap<Arc<str>, Entry>| -> BTreeMap<Arc<str>, Entry> {
         let fits = |key: &str| name.as_ref().is_none_or(|name| name.is_match(key));
@@ -110,12 +113,17 @@ fn one_resource(
             continue;
         }
         let entries = keep(admin.inventory.of(section.type_url));
-        let wanted = entries.iter().filter(|(_, entry)| entry.is_static == is_static);
+        let wanted = entries
+            .iter()
+            .filter(|(_, entry)| entry.is_static == is_static);
         return Ok(wanted
             .map(|(name, entry)| {
                 let mut value = item(section, name, entry);
                 if let Some(fields) = value.as_object_mut() {
-                    fields.insert("@type".into(), format!("{DUMP}{}", section.dynamic_message).into());
+                    fields.insert(
+                        "@type".into(),
+                        format!("{DUMP}{}", section.dynamic_message).into(),
+                    );
                 }
                 value
             })
@@ -137,7 +145,12 @@ fn whole(section: &Section, entries: BTreeMap<Arc<str>, Entry>) -> Value {
         {
             version = Arc::clone(&accepted.version);
         }
-        if entry.is_static { &mut fixed } else { &mut dynamic }.push(item(section, name, entry));
+        if entry.is_static {
+            &mut fixed
+        } else {
+            &mut dynamic
+        }
+        .push(item(section, name, entry));
     }
     let mut out = Map::new();
     out.insert("@type".into(), format!("{DUMP}{}", section.message).into());
@@ -160,7 +173,10 @@ fn item(section: &Section, name: &str, entry: &Entry) -> Value {
         if !accepted.version.is_empty() {
             state.insert("version_info".into(), (*accepted.version).into());
         }
-        state.insert(section.item.into(), resource(section.type_url, &accepted.body));
+        state.insert(
+            section.item.into(),
+            resource(section.type_url, &accepted.body),
+        );
         state.insert("last_updated".into(), timestamp(accepted.updated).into());
     }
     let mut out = if section.type_url == type_url::LISTENER && !entry.is_static {
@@ -201,7 +217,9 @@ fn redact(value: &mut Value) {
         Value::Object(fields) => {
             for (name, field) in fields {
                 match name.as_str() {
-                    "private_key" | "password" | "session_ticket_keys" | "generic_secret" => hide(field),
+                    "private_key" | "password" | "session_ticket_keys" | "generic_secret" => {
+                        hide(field)
+                    }
                     _ => redact(field),
                 }
             }
@@ -240,9 +258,12 @@ mod tests {
             "private_key": { "inline_bytes": "a2V5" },
         }, "other": [ { "private_key": { "filename": "/key.pem" } }, { "private_key": { "inline_string": "key" } } ] });
         redact(&mut dump);
-        assert_eq!(dump, json!({ "tls_certificate": {
+        assert_eq!(
+            dump,
+            json!({ "tls_certificate": {
             "certificate_chain": { "inline_bytes": "Y2hhaW4=" },
             "private_key": { "inline_bytes": "W3JlZGFjdGVkXQ==" },
-        }, "other": [ { "private_key": { "filename": "/key.pem" } }, { "private_key": { "inline_string": "[redacted]" } } ] }));
+        }, "other": [ { "private_key": { "filename": "/key.pem" } }, { "private_key": { "inline_string": "[redacted]" } } ] })
+        );
     }
 }

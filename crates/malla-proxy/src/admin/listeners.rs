@@ -32,7 +32,10 @@ fn shown(admin: &Admin) -> Vec<(Arc<str>, Vec<Address>)> {
 
 pub(super) fn as_text(admin: &Admin) -> String {
     let rows = shown(admin).into_iter().flat_map(|(name, addresses)| {
-        addresses.into_iter().map(move |address| format!("{name}::{address}\n")).collect::<Vec<_>>()
+        addresses
+            .into_iter()
+            .map(move |address| format!("{name}::{address}\n"))
+            .collect::<Vec<_>>()
     });
     rows.collect()
 }
@@ -43,7 +46,11 @@ pub(super) fn as_json(admin: &Admin) -> Value {
         .map(|(name, addresses)| {
             let mut out = Map::from_iter([("name".to_owned(), Value::from(&**name))]);
             let mut addresses = addresses.iter().map(address_json);
-            out.extend(addresses.next().map(|first| ("local_address".to_owned(), first)));
+            out.extend(
+                addresses
+                    .next()
+                    .map(|first| ("local_address".to_owned(), first)),
+            );
             let more: Vec<Value> = addresses.collect();
             if !more.is_empty() {
                 out.insert("additional_local_addresses".into(), more.into());
@@ -60,12 +67,24 @@ pub(super) fn certificates(admin: &Admin) -> Value {
     let mut contexts: Vec<&CommonTls> = Vec::new();
     for listener in snapshot.listeners() {
         let chains = listener.chains.iter().chain(&listener.default_chain);
-        contexts.extend(chains.filter_map(|chain| chain.tls.as_ref()).map(|tls| &tls.common));
+        contexts.extend(
+            chains
+                .filter_map(|chain| chain.tls.as_ref())
+                .map(|tls| &tls.common),
+        );
     }
     for entry in snapshot.clusters() {
-        let matched = entry.config.transport_matches.iter().map(|entry| &entry.transport);
+        let matched = entry
+            .config
+            .transport_matches
+            .iter()
+            .map(|entry| &entry.transport);
         let transports = matched.chain([&entry.config.transport]);
-        contexts.extend(transports.filter_map(|transport| transport.tls.as_ref()).map(|tls| &tls.common));
+        contexts.extend(
+            transports
+                .filter_map(|transport| transport.tls.as_ref())
+                .map(|tls| &tls.common),
+        );
     }
     let mut seen = BTreeSet::new();
     let mut out = Vec::new();
@@ -76,16 +95,26 @@ pub(super) fn certificates(admin: &Admin) -> Value {
             match certificate {
                 CertificateSource::Static(pair) => chains.push(pair.chain.clone()),
                 CertificateSource::Sds(name) => {
-                    if let Some(SecretKind::Certificate(pair)) = secret(name).map(|secret| secret.kind.clone()) {
+                    if let Some(SecretKind::Certificate(pair)) =
+                        secret(name).map(|secret| secret.kind.clone())
+                    {
                         chains.push(pair.chain.clone());
                     }
                 }
             }
         }
-        let mut roots: Vec<DataSource> =
-            common.validation.fixed.iter().filter_map(|context| context.trusted_ca.clone()).collect();
-        if let Some(SecretKind::Validation(context)) =
-            common.validation.sds.as_ref().and_then(secret).map(|secret| secret.kind.clone())
+        let mut roots: Vec<DataSource> = common
+            .validation
+            .fixed
+            .iter()
+            .filter_map(|context| context.trusted_ca.clone())
+            .collect();
+        if let Some(SecretKind::Validation(context)) = common
+            .validation
+            .sds
+            .as_ref()
+            .and_then(secret)
+            .map(|secret| secret.kind.clone())
         {
             roots.extend(context.trusted_ca.clone());
         }
@@ -104,18 +133,36 @@ pub(super) fn certificates(admin: &Admin) -> Value {
 fn details(source: &DataSource) -> Vec<Value> {
     let (path, text) = match source {
         DataSource::Inline(bytes) => ("<inline>".to_owned(), Some(bytes.to_vec())),
-        DataSource::File(path) => (path.display().to_string(), std::fs::read(Path::new(&**path)).ok()),
+        DataSource::File(path) => (
+            path.display().to_string(),
+            std::fs::read(Path::new(&**path)).ok(),
+        ),
         DataSource::Env(name) => (format!("${name}"), None),
     };
-    let certificates = text.and_then(|text| malla_identity::pem::certificates("certs", &text).ok()).unwrap_or_default();
-    certificates.iter().filter_map(|certificate| one(&path, certificate)).collect()
+    let certificates = text
+        .and_then(|text| malla_identity::pem::certificates("certs", &text).ok())
+        .unwrap_or_default();
+    certificates
+        .iter()
+        .filter_map(|certificate| one(&path, certificate))
+        .collect()
 }
 
 fn one(path: &str, der: &CertificateDer<'_>) -> Option<Value> {
     let certificate = peer::certificate(std::slice::from_ref(der))?;
-    let names = certificate.uri_sans.iter().map(|uri| json!({ "uri": &**uri }));
-    let names = names.chain(certificate.dns_sans.iter().map(|dns| json!({ "dns": &**dns })));
-    let left = certificate.not_after.and_then(|end| end.duration_since(SystemTime::now()).ok());
+    let names = certificate
+        .uri_sans
+        .iter()
+        .map(|uri| json!({ "uri": &**uri }));
+    let names = names.chain(
+        certificate
+            .dns_sans
+            .iter()
+            .map(|dns| json!({ "dns": &**dns })),
+    );
+    let left = certificate
+        .not_after
+        .and_then(|end| end.duration_since(SystemTime::now()).ok());
     let days = left.map_or(0, |left| left.as_secs() / 86_400);
     Some(json!({
         "path": path,

@@ -38,7 +38,10 @@ impl AdminServer {
         let socket = listen(address, ListenOptions::default())?;
         let address = socket.local_addr().unwrap_or(address);
         let task = AbortOnDrop::spawn(Span::current(), serve(socket, Arc::new(admin)));
-        Ok(Self { address, _task: task })
+        Ok(Self {
+            address,
+            _task: task,
+        })
     }
 
     /// Where it listens, with the actual port.
@@ -69,20 +72,36 @@ async fn connection(stream: TcpStream, admin: Arc<Admin>) {
         async move { Ok::<_, Infallible>(respond(&admin, &request)) }
     });
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-    if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT);
+    if let Err(error) = builder
+        .serve_connection(TokioIo::new(stream), service)
+        .await
+    {
         tracing::debug!(%error, "an admin connection ended early");
     }
 }
 
 fn respond(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     let answer = admin.answer(request.method(), &Query::parse(request.uri()));
+    // A dump needs the descriptors of all messages, megabytes that an idle sidecar should not keep.
+    malla_xds_proto::json::release();
     let mut response = Response::new(Full::from(answer.body));
     *response.status_mut() = answer.status;
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(answer.content_type));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, max-age=0"));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static(answer.content_type),
+    );
+    headers.insert(
+        header::CACHE_CONTROL,
+        HeaderValue::from_static("no-cache, max-age=0"),
+    );
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
     headers.insert(header::SERVER, HeaderValue::from_static("envoy"));
     response
 }

@@ -44,7 +44,9 @@ impl std::fmt::Debug for ConfigSource {
 
 impl std::fmt::Debug for Ads {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Ads").field("client", &self.client).finish_non_exhaustive()
+        f.debug_struct("Ads")
+            .field("client", &self.client)
+            .finish_non_exhaustive()
     }
 }
 
@@ -57,7 +59,9 @@ pub(super) struct Running {
 
 impl Running {
     pub(super) fn status(&self) -> Option<Arc<Status>> {
-        self.ads.as_ref().map(|ads| Arc::clone(&ads.status().borrow()))
+        self.ads
+            .as_ref()
+            .map(|ads| Arc::clone(&ads.status().borrow()))
     }
 }
 
@@ -79,10 +83,21 @@ impl ConfigSource {
             Self::Static(bootstrap) => {
                 let checked = applier.bootstrap(*bootstrap)?;
                 applier.complete();
-                Ok((checked, Running { ads: None, _identity: None }))
+                Ok((
+                    checked,
+                    Running {
+                        ads: None,
+                        _identity: None,
+                    },
+                ))
             }
             Self::Ads(ads) => {
-                let Ads { bootstrap, client, transport, identity } = *ads;
+                let Ads {
+                    bootstrap,
+                    client,
+                    transport,
+                    identity,
+                } = *ads;
                 let checked = applier.bootstrap(bootstrap)?;
                 let follow = identity.map(|source| {
                     let live = applier.live().clone();
@@ -90,7 +105,13 @@ impl ConfigSource {
                     AbortOnDrop::spawn(Span::current(), follow(live, source))
                 });
                 let ads = AdsClient::start(client, transport, Box::new(applier));
-                Ok((checked, Running { ads: Some(ads), _identity: follow }))
+                Ok((
+                    checked,
+                    Running {
+                        ads: Some(ads),
+                        _identity: follow,
+                    },
+                ))
             }
         }
     }
@@ -107,7 +128,9 @@ async fn follow(live: crate::live::Live, source: CertSource) {
 
 fn publish(live: &crate::live::Live, source: &CertSource) {
     let bundle = source.bundle();
-    let Some(credential) = source.credential().filter(|_| !bundle.is_empty()) else { return };
+    let Some(credential) = source.credential().filter(|_| !bundle.is_empty()) else {
+        return;
+    };
     let bytes = |text: String| Bytes::from(text.into_bytes());
     let (chain, key) = (bytes(credential.chain_pem()), bytes(credential.key_pem()));
     crate::apply::own_identity(live, chain, key, bytes(bundle.roots_pem()));
@@ -120,14 +143,20 @@ pub(super) fn check(bootstrap: &Bootstrap, setup: TlsSetup) -> Result<(), ApplyE
     bootstrap.clone().apply(&mut draft);
     let snapshot = draft.finish();
     for cluster in &bootstrap.clusters {
-        clusters.check_tls(cluster, &snapshot).map_err(|error| ApplyError::Cluster {
-            name: Arc::clone(&cluster.name),
-            reason: error.to_string(),
-        })?;
+        clusters
+            .check_tls(cluster, &snapshot)
+            .map_err(|error| ApplyError::Cluster {
+                name: Arc::clone(&cluster.name),
+                reason: error.to_string(),
+            })?;
     }
     for listener in &bootstrap.listeners {
-        crate::listener::manager::check(listener, &setup, &snapshot)
-            .map_err(|source| ApplyError::Listener { name: Arc::clone(&listener.name), source })?;
+        crate::listener::manager::check(listener, &setup, &snapshot).map_err(|source| {
+            ApplyError::Listener {
+                name: Arc::clone(&listener.name),
+                source,
+            }
+        })?;
     }
     Ok(())
 }

@@ -13,16 +13,25 @@ pub(super) struct Bound {
 
 impl Bound {
     pub(super) fn new(hosts: &[Weighted<'_>], factor: u32) -> Self {
-        Self { hosts: hosts.iter().map(|host| (host.index, host.weight)).collect(), factor: u64::from(factor) }
+        Self {
+            hosts: hosts.iter().map(|host| (host.index, host.weight)).collect(),
+            factor: u64::from(factor),
+        }
     }
 
     pub(super) fn within(&self, choice: usize, hash: u64, active: &dyn Fn(usize) -> u64) -> usize {
-        let total: u64 = self.hosts.iter().map(|&(host, _)| active(host as usize)).sum();
+        let total: u64 = self
+            .hosts
+            .iter()
+            .map(|&(host, _)| active(host as usize))
+            .sum();
         let slots = ((total + 1) * self.factor).div_ceil(100);
         let load = |(host, weight): (u32, f64)| {
             active(host as usize) as f64 / (slots as f64 * weight).ceil().max(1.0)
         };
-        let Some(&first) = self.hosts.iter().find(|(host, _)| *host as usize == choice) else { return choice };
+        let Some(&first) = self.hosts.iter().find(|(host, _)| *host as usize == choice) else {
+            return choice;
+        };
         let mut least = load(first);
         if least <= 1.0 {
             return choice;

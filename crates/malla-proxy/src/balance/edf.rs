@@ -23,7 +23,11 @@ struct Entry {
 impl Edf {
     /// Entries with a weight of zero (or less) are never served.
     pub(super) fn new(weights: impl IntoIterator<Item = f64>) -> Self {
-        let mut edf = Self { heap: BinaryHeap::new(), now: 0.0, turn: 0 };
+        let mut edf = Self {
+            heap: BinaryHeap::new(),
+            now: 0.0,
+            turn: 0,
+        };
         for (index, weight) in weights.into_iter().enumerate() {
             if weight > 0.0 {
                 edf.push(index, weight);
@@ -41,20 +45,31 @@ impl Edf {
         let entry = self.heap.pop()?;
         self.now = entry.deadline;
         let weight = reweigh(entry.index, entry.weight);
-        self.push(entry.index, if weight > 0.0 { weight } else { entry.weight });
+        self.push(
+            entry.index,
+            if weight > 0.0 { weight } else { entry.weight },
+        );
         Some(entry.index)
     }
 
     fn push(&mut self, index: usize, weight: f64) {
         self.turn += 1;
-        self.heap.push(Entry { deadline: self.now + 1.0 / weight, turn: self.turn, index, weight });
+        self.heap.push(Entry {
+            deadline: self.now + 1.0 / weight,
+            turn: self.turn,
+            index,
+            weight,
+        });
     }
 }
 
 impl Ord for Entry {
     fn cmp(&self, other: &Self) -> Ordering {
         // Reversed: `BinaryHeap` pops the greatest.
-        other.deadline.total_cmp(&self.deadline).then(other.turn.cmp(&self.turn))
+        other
+            .deadline
+            .total_cmp(&self.deadline)
+            .then(other.turn.cmp(&self.turn))
     }
 }
 

@@ -30,7 +30,11 @@ impl Group {
             order: Edf::new(weights.iter().map(|&weight| f64::from(weight))),
             weights,
         });
-        Self { hosts, cursor: 0, schedule }
+        Self {
+            hosts,
+            cursor: 0,
+            schedule,
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -49,9 +53,9 @@ impl Group {
             (_, Some(schedule)) => {
                 let hosts = &self.hosts;
                 let weights = &schedule.weights;
-                let position = schedule
-                    .order
-                    .next(|position, _| weigh(policy, weights[position], active(hosts[position] as usize)))?;
+                let position = schedule.order.next(|position, _| {
+                    weigh(policy, weights[position], active(hosts[position] as usize))
+                })?;
                 Some(hosts[position] as usize)
             }
             (count, None) => Some(match policy {
@@ -64,7 +68,9 @@ impl Group {
                     self.cursor = self.cursor.wrapping_add(1).max(1);
                     self.hosts[position] as usize
                 }
-                BalancePolicy::LeastRequest { full_scan: true, .. } => self.least_of_all(rng, active),
+                BalancePolicy::LeastRequest {
+                    full_scan: true, ..
+                } => self.least_of_all(rng, active),
                 BalancePolicy::LeastRequest { choices, .. } => self.least(*choices, rng, active),
                 // Hashing policies never get here; a random host is right for the rest.
                 _ => self.hosts[rng.below(count)] as usize,
@@ -107,11 +113,18 @@ impl Group {
 fn weigh(policy: &BalancePolicy, weight: u32, active: u64) -> f64 {
     let weight = f64::from(weight);
     match policy {
-        BalancePolicy::LeastRequest { active_request_bias: 0.0, .. } => weight,
-        BalancePolicy::LeastRequest { active_request_bias: 1.0, .. } => weight / (active + 1) as f64,
-        BalancePolicy::LeastRequest { active_request_bias, .. } => {
-            weight / ((active + 1) as f64).powf(*active_request_bias)
-        }
+        BalancePolicy::LeastRequest {
+            active_request_bias: 0.0,
+            ..
+        } => weight,
+        BalancePolicy::LeastRequest {
+            active_request_bias: 1.0,
+            ..
+        } => weight / (active + 1) as f64,
+        BalancePolicy::LeastRequest {
+            active_request_bias,
+            ..
+        } => weight / ((active + 1) as f64).powf(*active_request_bias),
         _ => weight,
     }
 }

@@ -72,7 +72,11 @@ impl MaglevTable {
 
     /// `attempt` counts refused choices of the same request: each turns most bits of the hash over.
     pub(super) fn choose(&self, hash: u64, attempt: u64) -> Option<usize> {
-        let hash = if attempt > 0 { hash ^ (u64::MAX - attempt + 1) } else { hash };
+        let hash = if attempt > 0 {
+            hash ^ (u64::MAX - attempt + 1)
+        } else {
+            hash
+        };
         let slot = hash.checked_rem(self.slots.len() as u64)?;
         self.slots.get(slot as usize).map(|&host| host as usize)
     }

@@ -44,7 +44,11 @@ impl LevelHealth {
 
     fn below(&self, panic_threshold: f64) -> bool {
         let available = self.healthy + self.degraded;
-        let percent = if self.total == 0 { 0.0 } else { 100.0 * available as f64 / self.total as f64 };
+        let percent = if self.total == 0 {
+            0.0
+        } else {
+            100.0 * available as f64 / self.total as f64
+        };
         percent < panic_threshold
     }
 }
@@ -60,13 +64,18 @@ pub struct PriorityLoad {
 impl PriorityLoad {
     pub fn compute(levels: &[LevelHealth], overprovisioning: u32, panic_threshold: f64) -> Self {
         let capacity = |hosts: fn(&LevelHealth) -> u64| -> Vec<u32> {
-            levels.iter().map(|level| level.capacity(hosts(level), overprovisioning)).collect()
+            levels
+                .iter()
+                .map(|level| level.capacity(hosts(level), overprovisioning))
+                .collect()
         };
         let healthy = capacity(|level| level.healthy);
         let degraded = capacity(|level| level.degraded);
         let available = healthy.iter().chain(&degraded).sum::<u32>().min(100);
-        let panic: Vec<bool> =
-            levels.iter().map(|level| available != 100 && level.below(panic_threshold)).collect();
+        let panic: Vec<bool> = levels
+            .iter()
+            .map(|level| available != 100 && level.below(panic_threshold))
+            .collect();
         if panic_threshold == 0.0 && available == 0 {
             return Self::all_to_first(levels.len());
         }
@@ -80,7 +89,11 @@ impl PriorityLoad {
         } else if let Some(first) = first_degraded {
             degraded[first] += rest;
         }
-        Self { healthy, degraded, panic }
+        Self {
+            healthy,
+            degraded,
+            panic,
+        }
     }
 
     /// The level that `draw` falls on, and whether its degraded hosts are meant.
@@ -106,12 +119,21 @@ impl PriorityLoad {
     fn in_total_panic(levels: &[LevelHealth], panic: Vec<bool>) -> Self {
         let total: u64 = levels.iter().map(|level| level.total).sum();
         let Some(first) = levels.iter().position(|level| level.total > 0) else {
-            return Self { panic, ..Self::all_to_first(levels.len()) };
+            return Self {
+                panic,
+                ..Self::all_to_first(levels.len())
+            };
         };
-        let mut healthy: Vec<u32> =
-            levels.iter().map(|level| (100 * level.total / total) as u32).collect();
+        let mut healthy: Vec<u32> = levels
+            .iter()
+            .map(|level| (100 * level.total / total) as u32)
+            .collect();
         healthy[first] += 100 - healthy.iter().sum::<u32>();
-        Self { healthy, degraded: vec![0; levels.len()], panic }
+        Self {
+            healthy,
+            degraded: vec![0; levels.len()],
+            panic,
+        }
     }
 
     fn all_to_first(levels: usize) -> Self {
@@ -119,7 +141,11 @@ impl PriorityLoad {
         if let Some(first) = healthy.first_mut() {
             *first = 100;
         }
-        Self { healthy, degraded: vec![0; levels], panic: vec![false; levels] }
+        Self {
+            healthy,
+            degraded: vec![0; levels],
+            panic: vec![false; levels],
+        }
     }
 }
 
@@ -128,12 +154,19 @@ fn distribute(capacity: &[u32], mut load: u32, available: u32) -> (Vec<u32>, Opt
     let shares = capacity
         .iter()
         .map(|capacity| {
-            let share = (capacity * 100).checked_div(available).unwrap_or(0).min(load);
+            let share = (capacity * 100)
+                .checked_div(available)
+                .unwrap_or(0)
+                .min(load);
             load -= share;
             share
         })
         .collect();
-    (shares, capacity.iter().position(|&capacity| capacity > 0), load)
+    (
+        shares,
+        capacity.iter().position(|&capacity| capacity > 0),
+        load,
+    )
 }
 
 /// A locality's weight, reduced as its hosts fail, with the same overprovisioning as priorities.

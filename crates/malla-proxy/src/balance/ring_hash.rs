@@ -13,8 +13,16 @@ pub(super) struct Ring {
 }
 
 impl Ring {
-    pub(super) fn build(hosts: &[Weighted<'_>], minimum_size: u64, maximum_size: u64, murmur: bool) -> Self {
-        let lightest = hosts.iter().map(|host| host.weight).fold(f64::INFINITY, f64::min);
+    pub(super) fn build(
+        hosts: &[Weighted<'_>],
+        minimum_size: u64,
+        maximum_size: u64,
+        murmur: bool,
+    ) -> Self {
+        let lightest = hosts
+            .iter()
+            .map(|host| host.weight)
+            .fold(f64::INFINITY, f64::min);
         if hosts.is_empty() {
             return Self { points: Vec::new() };
         }
@@ -34,7 +42,11 @@ impl Ring {
             while placed < target {
                 key.truncate(stem);
                 key.extend_from_slice(itoa::Buffer::new().format(i).as_bytes());
-                let hash = if murmur { murmur2(&key, STD_HASH_SEED) } else { xxh64(&key, 0) };
+                let hash = if murmur {
+                    murmur2(&key, STD_HASH_SEED)
+                } else {
+                    xxh64(&key, 0)
+                };
                 points.push((hash, host.index));
                 i += 1;
                 placed += 1.0;

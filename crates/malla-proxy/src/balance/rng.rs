@@ -10,7 +10,10 @@ impl Rng64 {
     }
 
     /// The next 64 random bits (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014).
-    #[expect(clippy::should_implement_trait, reason = "never ends, so it is no iterator")]
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "never ends, so it is no iterator"
+    )]
     pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;

@@ -1,3 +1,4 @@
+//! The balancers against slow oracles, and against the values Envoy's own tests hold.
 use malla_proxy_config::cluster::BalancePolicy;
 use proptest::prelude::{Strategy, prop};
 use proptest::{prop_assert, prop_assert_eq, proptest};
@@ -5,21 +6,40 @@ use xxhash_rust::xxh64::xxh64;
 
 use super::ring_hash::Ring;
 use super::{
-    Availability, Balancer, LevelHealth, MaglevTable, Member, PriorityLoad, Request, Rng64,
-    Tuning, Weighted,
+    Availability, Balancer, LevelHealth, MaglevTable, Member, PriorityLoad, Request, Rng64, Tuning,
+    Weighted,
 };
 
 fn member(key: &str, weight: u32, priority: u32, availability: Availability) -> Member {
-    Member { key: key.to_owned(), weight, priority, locality: 0, availability }
+    Member {
+        key: key.to_owned(),
+        weight,
+        priority,
+        locality: 0,
+        availability,
+    }
 }
 
 fn healthy(count: u16) -> Vec<Member> {
     (0..count)
-        .map(|i| member(&format!("127.0.0.1:{}", 90 + i), 1, 0, Availability::Healthy))
+        .map(|i| {
+            member(
+                &format!("127.0.0.1:{}", 90 + i),
+                1,
+                0,
+                Availability::Healthy,
+            )
+        })
         .collect()
 }
 
-fn shares(policy: BalancePolicy, tuning: Tuning, members: &[Member], weights: &[Vec<u32>], picks: usize) -> Vec<usize> {
+fn shares(
+    policy: BalancePolicy,
+    tuning: Tuning,
+    members: &[Member],
+    weights: &[Vec<u32>],
+    picks: usize,
+) -> Vec<usize> {
     let mut balancer = Balancer::new(&policy, tuning, members, weights);
     let mut rng = Rng64::seeded(7);
     let mut counts = vec![0; members.len()];
@@ -30,15 +50,28 @@ fn shares(policy: BalancePolicy, tuning: Tuning, members: &[Member], weights: &[
     counts
 }
 
-const LEAST: BalancePolicy =
-    BalancePolicy::LeastRequest { choices: 2, active_request_bias: 1.0, full_scan: false };
+const LEAST: BalancePolicy = BalancePolicy::LeastRequest {
+    choices: 2,
+    active_request_bias: 1.0,
+    full_scan: false,
+};
 
 fn ring(min_size: u64) -> BalancePolicy {
-    BalancePolicy::RingHash { min_size, max_size: 8 << 20, murmur: false, by_hostname: false, balance_factor: None }
+    BalancePolicy::RingHash {
+        min_size,
+        max_size: 8 << 20,
+        murmur: false,
+        by_hostname: false,
+        balance_factor: None,
+    }
 }
 
 fn maglev(balance_factor: Option<u32>) -> BalancePolicy {
-    BalancePolicy::Maglev { table_size: 65537, by_hostname: false, balance_factor }
+    BalancePolicy::Maglev {
+        table_size: 65537,
+        by_hostname: false,
+        balance_factor,
+    }
 }
 
 /// The points of Envoy's own `RingHashLoadBalancerTest.Basic`: six hosts, twelve points.
@@ -47,7 +80,10 @@ fn the_ring_has_envoys_points() {
     let members = healthy(6);
     let mut balancer = Balancer::new(&ring(12), Tuning::default(), &members, &[]);
     let mut at = |hash| {
-        let request = Request { hash: Some(hash), reselections: 0 };
+        let request = Request {
+            hash: Some(hash),
+            reselections: 0,
+        };
         balancer.pick(request, &mut Rng64::seeded(0), &|_| 0, &|_| false)
     };
     for (point, port) in [
@@ -78,12 +114,18 @@ fn normalised<'a>(keys: &'a [String], weights: &[u32]) -> Vec<Weighted<'a>> {
     let sum: u32 = weights.iter().sum();
     (0u32..)
         .zip(keys.iter().zip(weights))
-        .map(|(index, (key, &weight))| Weighted { index, key, weight: f64::from(weight) / f64::from(sum) })
+        .map(|(index, (key, &weight))| Weighted {
+            index,
+            key,
+            weight: f64::from(weight) / f64::from(sum),
+        })
         .collect()
 }
 
 fn keys(count: usize) -> Vec<String> {
-    (0..count).map(|i| format!("10.0.{}.{}:8080", i / 256, i % 256)).collect()
+    (0..count)
+        .map(|i| format!("10.0.{}.{}:8080", i / 256, i % 256))
+        .collect()
 }
 
 /// Every slot asks the hosts in turn, with the permutation written out in full as in the paper.
@@ -94,7 +136,10 @@ fn maglev_by_the_paper(hosts: &[Weighted<'_>], size: u64) -> Vec<u32> {
         .map(|h| {
             let offset = xxh64(h.key.as_bytes(), 0) % size;
             let skip = xxh64(h.key.as_bytes(), 1) % (size - 1) + 1;
-            (0..size).map(move |j| ((offset + j * skip) % size) as usize).collect::<Vec<_>>().into_iter()
+            (0..size)
+                .map(move |j| ((offset + j * skip) % size) as usize)
+                .collect::<Vec<_>>()
+                .into_iter()
         })
         .collect();
     let mut table = vec![None; size as usize];
@@ -108,7 +153,9 @@ fn maglev_by_the_paper(hosts: &[Weighted<'_>], size: u64) -> Vec<u32> {
                 continue;
             }
             credit[i] += heaviest;
-            let free = preferences[i].find(|&slot| table[slot].is_none()).expect("a free slot");
+            let free = preferences[i]
+                .find(|&slot| table[slot].is_none())
+                .expect("a free slot");
             table[free] = Some(host.index);
         }
     }
@@ -211,38 +258,95 @@ fn least_request_prefers_the_idle() {
 fn a_failing_level_hands_its_load_down() {
     use Availability::{Healthy, Unhealthy};
     let mut members: Vec<Member> = (0..10)
-        .map(|i| member(&format!("a{i}"), 1, 0, if i < 5 { Healthy } else { Unhealthy }))
+        .map(|i| {
+            member(
+                &format!("a{i}"),
+                1,
+                0,
+                if i < 5 { Healthy } else { Unhealthy },
+            )
+        })
         .collect();
     members.extend((0..10).map(|i| member(&format!("b{i}"), 1, 1, Healthy)));
     // Half of level 0 is healthy: 50 % x 1.4 = 70 % of the load stays.
-    let counts = shares(BalancePolicy::RoundRobin, Tuning::default(), &members, &[], 10_000);
+    let counts = shares(
+        BalancePolicy::RoundRobin,
+        Tuning::default(),
+        &members,
+        &[],
+        10_000,
+    );
     let first: usize = counts[..10].iter().sum();
     assert!((6_700..7_300).contains(&first), "{first} of 10000");
-    assert!(counts[5..10].iter().all(|&count| count == 0), "no unhealthy host serves: {counts:?}");
+    assert!(
+        counts[5..10].iter().all(|&count| count == 0),
+        "no unhealthy host serves: {counts:?}"
+    );
 }
 
 #[test]
 fn panic_serves_from_every_host() {
     use Availability::{Healthy, Unhealthy};
     let members: Vec<Member> = (0..4)
-        .map(|i| member(&format!("a{i}"), 1, 0, if i == 0 { Healthy } else { Unhealthy }))
+        .map(|i| {
+            member(
+                &format!("a{i}"),
+                1,
+                0,
+                if i == 0 { Healthy } else { Unhealthy },
+            )
+        })
         .collect();
-    let counts = shares(BalancePolicy::RoundRobin, Tuning::default(), &members, &[], 400);
+    let counts = shares(
+        BalancePolicy::RoundRobin,
+        Tuning::default(),
+        &members,
+        &[],
+        400,
+    );
     assert_eq!(counts, [100; 4]);
-    let off = Tuning { panic_threshold: 0.0, ..Tuning::default() };
-    assert_eq!(shares(BalancePolicy::RoundRobin, off, &members, &[], 400), [400, 0, 0, 0]);
-    let strict = Tuning { fail_on_panic: true, ..Tuning::default() };
+    let off = Tuning {
+        panic_threshold: 0.0,
+        ..Tuning::default()
+    };
+    assert_eq!(
+        shares(BalancePolicy::RoundRobin, off, &members, &[], 400),
+        [400, 0, 0, 0]
+    );
+    let strict = Tuning {
+        fail_on_panic: true,
+        ..Tuning::default()
+    };
     let mut balancer = Balancer::new(&BalancePolicy::RoundRobin, strict, &members, &[]);
-    assert_eq!(balancer.pick(Request::default(), &mut Rng64::seeded(0), &|_| 0, &|_| false), None);
+    assert_eq!(
+        balancer.pick(Request::default(), &mut Rng64::seeded(0), &|_| 0, &|_| {
+            false
+        }),
+        None
+    );
 }
 
 #[test]
 fn without_panic_no_healthy_host_means_none() {
     let members = [member("a", 1, 0, Availability::Unhealthy)];
-    let off = Tuning { panic_threshold: 0.0, ..Tuning::default() };
-    for policy in [BalancePolicy::RoundRobin, LEAST, BalancePolicy::Random, ring(1024), maglev(None)] {
+    let off = Tuning {
+        panic_threshold: 0.0,
+        ..Tuning::default()
+    };
+    for policy in [
+        BalancePolicy::RoundRobin,
+        LEAST,
+        BalancePolicy::Random,
+        ring(1024),
+        maglev(None),
+    ] {
         let mut balancer = Balancer::new(&policy, off, &members, &[]);
-        assert_eq!(balancer.pick(Request::default(), &mut Rng64::seeded(0), &|_| 0, &|_| false), None);
+        assert_eq!(
+            balancer.pick(Request::default(), &mut Rng64::seeded(0), &|_| 0, &|_| {
+                false
+            }),
+            None
+        );
     }
 }
 
@@ -252,12 +356,31 @@ fn localities_share_by_weight() {
     for (i, member) in members.iter_mut().enumerate() {
         member.locality = (i % 2) as u32;
     }
-    let tuning = Tuning { locality_weighted: true, ..Tuning::default() };
-    let counts = shares(BalancePolicy::RoundRobin, tuning, &members, &[vec![80, 20]], 1_000);
+    let tuning = Tuning {
+        locality_weighted: true,
+        ..Tuning::default()
+    };
+    let counts = shares(
+        BalancePolicy::RoundRobin,
+        tuning,
+        &members,
+        &[vec![80, 20]],
+        1_000,
+    );
     let first: usize = counts.iter().step_by(2).sum();
     assert!((795..=805).contains(&first), "{first} of 1000");
-    let none = shares(BalancePolicy::RoundRobin, tuning, &members, &[vec![100, 0]], 300);
-    assert_eq!(none.iter().skip(1).step_by(2).sum::<usize>(), 0, "a locality of weight 0 gets nothing");
+    let none = shares(
+        BalancePolicy::RoundRobin,
+        tuning,
+        &members,
+        &[vec![100, 0]],
+        300,
+    );
+    assert_eq!(
+        none.iter().skip(1).step_by(2).sum::<usize>(),
+        0,
+        "a locality of weight 0 gets nothing"
+    );
 }
 
 #[test]
@@ -265,11 +388,20 @@ fn a_busy_host_sheds_its_excess() {
     let members = healthy(4);
     let mut balancer = Balancer::new(&maglev(Some(150)), Tuning::default(), &members, &[]);
     let mut rng = Rng64::seeded(0);
-    let request = Request { hash: Some(99), reselections: 0 };
-    let favourite = balancer.pick(request, &mut rng, &|_| 0, &|_| false).unwrap();
+    let request = Request {
+        hash: Some(99),
+        reselections: 0,
+    };
+    let favourite = balancer
+        .pick(request, &mut rng, &|_| 0, &|_| false)
+        .unwrap();
     // 40 active on one host of four: far over 1.5 times its share.
     let busy = |host: usize| if host == favourite { 40 } else { 1 };
     let first = balancer.pick(request, &mut rng, &busy, &|_| false).unwrap();
     assert_ne!(first, favourite);
-    assert_eq!(balancer.pick(request, &mut rng, &busy, &|_| false), Some(first), "the same hash, the same refuge");
+    assert_eq!(
+        balancer.pick(request, &mut rng, &busy, &|_| false),
+        Some(first),
+        "the same hash, the same refuge"
+    );
 }

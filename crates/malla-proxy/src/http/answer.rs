@@ -40,7 +40,6 @@ pub(super) fn rewrite_response<U: Upstreams>(
     let agreed = x.upgrade.as_ref().is_some_and(|upgrade| {
         upgrade.is_agreed(&x.head.method, status) || status == StatusCode::SWITCHING_PROTOCOLS
     });
-    let upstream_version = response.version();
     let upstream_upgrade = agreed.then(|| hyper::upgrade::on(&mut response));
     let (mut parts, body) = response.into_parts();
     hop_by_hop(&mut parts.headers, agreed);
@@ -59,7 +58,6 @@ pub(super) fn rewrite_response<U: Upstreams>(
     }
     record.status = Some(status);
     record.details = Some("via_upstream".into());
-    record.upstream_protocol = Some(upstream_version);
     record.grpc_status = parts
         .headers
         .get(&GRPC_STATUS)
@@ -156,6 +154,7 @@ pub(super) fn answer<U: Upstreams>(
         body,
         headers: more,
         grpc,
+        unheard,
         close,
     } = error.verdict();
     if matches!(x.observer.record().request_headers, Captured::None) {
@@ -206,7 +205,7 @@ pub(super) fn answer<U: Upstreams>(
     if let Some(flag) = flag {
         record.flags.set(flag);
     }
-    record.status = Some(status);
+    record.status = (!unheard).then_some(status);
     record.details = Some(details);
     finish_headers(&mut x, &mut headers, close);
     let body = if x.is_head() { Bytes::new() } else { body };

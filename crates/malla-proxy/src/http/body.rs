@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
+use std::io::ErrorKind;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -54,6 +55,8 @@ pub struct Flow {
     pub idle: Cell<Option<Duration>>,
     /// Latest end of the stream.
     pub until: Cell<Option<Instant>>,
+    /// The request's body broke its own framing.
+    pub malformed: Cell<bool>,
     ended: RefCell<Option<Waker>>,
 }
 
@@ -76,6 +79,19 @@ impl Flow {
             .received
             .set(self.progress.received.get() + bytes as u64);
         self.touch();
+    }
+
+    /// Notes why the body ended before its time.
+    fn failed(&self, error: &hyper::Error) -> StreamError {
+        let source = std::error::Error::source(error);
+        let io = source.and_then(|source| source.downcast_ref::<std::io::Error>());
+        let kind = io.map(std::io::Error::kind);
+        let broken = matches!(kind, Some(ErrorKind::InvalidInput | ErrorKind::InvalidData));
+        self.malformed.set(broken || error.is_parse());
+        StreamError {
+            kind: ResetKind::Downstream,
+            before_request: false,
+        }
     }
 
     /// Notes the end of the request.
@@ -199,7 +215,7 @@ impl Inflow {
                 *next += 1;
                 None
             }
-            Some(Err(_)) => Some(Err(gone())),
+            Some(Err(error)) => Some(Err(self.flow.failed(&error))),
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(data) => {
                     self.flow.received(data.len());
@@ -232,13 +248,6 @@ impl Kept {
             self.frames.push(data.clone());
             *next += 1;
         }
-    }
-}
-
-fn gone() -> StreamError {
-    StreamError {
-        kind: ResetKind::Downstream,
-        before_request: false,
     }
 }
 
@@ -280,7 +289,7 @@ impl Body for RequestBody {
                 if body.is_end_stream() {
                     flow.finish();
                 }
-                Poll::Ready(frame.map(|frame| frame.map_err(|_| gone())))
+                Poll::Ready(frame.map(|frame| frame.map_err(|error| flow.failed(&error))))
             }
             Source::Shared { inflow, next, sent } => {
                 let frame = std::task::ready!(inflow.poll_at(next, cx));

@@ -16,6 +16,10 @@ use crate::upstream::{ResetKind, SendError, StreamError};
 pub(super) enum ProxyError {
     /// HTTP/1.0 where it is not accepted.
     LowVersion,
+    /// A body that cannot be read.
+    BadBody,
+    /// The client went away before it had sent all.
+    ClientGone,
     /// No host.
     MissingHost,
     /// A host that is none.
@@ -82,24 +86,31 @@ pub(super) enum ProxyError {
         /// There were tries before.
         retried: bool,
     },
-    /// The route's timeout.
-    ResponseTimeout {
-        /// The answer the client asked for instead of 504 (`x-envoy-upstream-rq-timeout-alt-response`).
+    /// Something took too long.
+    Timeout(Timeout),
+}
+
+/// What took too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Timeout {
+    /// The response, by the route.
+    Response {
+        /// The client asked for 204 instead of 504 (`x-envoy-upstream-rq-timeout-alt-response`).
         alternative: bool,
     },
-    /// The timeout of one try, and no tries left.
-    PerTryTimeout,
-    /// The request did not come in time.
-    RequestTimeout,
-    /// No progress for too long.
-    IdleTimeout {
+    /// One try, and there are none left.
+    Try,
+    /// The request, until it was there.
+    Request,
+    /// Progress.
+    Idle {
         /// The client was waited for, not the upstream.
         client: bool,
     },
-    /// The stream took too long.
-    MaxDuration,
-    /// The upstream stream took too long.
-    UpstreamMaxDuration,
+    /// The stream as a whole.
+    Stream,
+    /// The upstream's stream as a whole.
+    UpstreamStream,
 }
 
 /// What the client gets.
@@ -117,6 +128,8 @@ pub(super) struct Verdict {
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
     /// gRPC status, where it is not what the HTTP status maps to.
     pub(super) grpc: Option<u32>,
+    /// There is nobody to hear it: the log shows no status.
+    pub(super) unheard: bool,
     /// The connection cannot be used any further.
     pub(super) close: bool,
 }
@@ -130,6 +143,7 @@ impl Verdict {
             body: Bytes::new(),
             headers: Vec::new(),
             grpc: None,
+            unheard: false,
             close: false,
         }
     }
@@ -169,6 +183,16 @@ impl ProxyError {
                 .flag(Flag::DownstreamProtocolError)
                 .body("Upgrade Required")
                 .closing(),
+            Self::BadBody => Verdict::new(StatusCode::BAD_REQUEST, "http1.codec_error")
+                .flag(Flag::DownstreamProtocolError)
+                .body("Bad Request")
+                .closing(),
+            Self::ClientGone => Verdict {
+                unheard: true,
+                ..Verdict::new(StatusCode::BAD_REQUEST, "downstream_remote_disconnect")
+                    .flag(Flag::DownstreamConnectionTermination)
+                    .closing()
+            },
             Self::MissingHost => {
                 Verdict::new(StatusCode::BAD_REQUEST, "missing_host_header").closing()
             }
@@ -230,47 +254,46 @@ impl ProxyError {
                 Verdict::new(status, "cluster_not_found").flag(Flag::NoClusterFound)
             }
             Self::Upstream { error, retried } => upstream_verdict(&error, retried),
-            Self::ResponseTimeout { alternative } => {
-                let status = if alternative {
-                    StatusCode::NO_CONTENT
+            Self::Timeout(timeout) => timeout.verdict(),
+        }
+    }
+}
+
+impl Timeout {
+    fn verdict(self) -> Verdict {
+        match self {
+            Self::Response { alternative } => {
+                let (status, body) = if alternative {
+                    (StatusCode::NO_CONTENT, "")
                 } else {
-                    StatusCode::GATEWAY_TIMEOUT
-                };
-                let body = if alternative {
-                    ""
-                } else {
-                    "upstream request timeout"
+                    (StatusCode::GATEWAY_TIMEOUT, "upstream request timeout")
                 };
                 Verdict::new(status, "response_timeout")
                     .flag(Flag::UpstreamRequestTimeout)
                     .body(body)
             }
-            Self::PerTryTimeout => {
-                Verdict::new(StatusCode::GATEWAY_TIMEOUT, "upstream_per_try_timeout")
-                    .flag(Flag::UpstreamRequestTimeout)
-                    .body("upstream request timeout")
-            }
-            Self::RequestTimeout => {
-                Verdict::new(StatusCode::REQUEST_TIMEOUT, "request_overall_timeout")
-                    .body("request timeout")
-                    .closing()
-            }
-            Self::IdleTimeout { client: true } => {
+            Self::Try => Verdict::new(StatusCode::GATEWAY_TIMEOUT, "upstream_per_try_timeout")
+                .flag(Flag::UpstreamRequestTimeout)
+                .body("upstream request timeout"),
+            Self::Request => Verdict::new(StatusCode::REQUEST_TIMEOUT, "request_overall_timeout")
+                .body("request timeout")
+                .closing(),
+            Self::Idle { client: true } => {
                 Verdict::new(StatusCode::REQUEST_TIMEOUT, "stream_idle_timeout")
                     .flag(Flag::StreamIdleTimeout)
                     .body("stream timeout")
                     .closing()
             }
-            Self::IdleTimeout { client: false } => {
+            Self::Idle { client: false } => {
                 Verdict::new(StatusCode::GATEWAY_TIMEOUT, "stream_idle_timeout")
                     .flag(Flag::StreamIdleTimeout)
                     .body("stream timeout")
             }
-            Self::MaxDuration => Verdict::new(StatusCode::REQUEST_TIMEOUT, "max_duration_timeout")
+            Self::Stream => Verdict::new(StatusCode::REQUEST_TIMEOUT, "max_duration_timeout")
                 .flag(Flag::DurationTimeout)
                 .body("downstream duration timeout")
                 .closing(),
-            Self::UpstreamMaxDuration => Verdict::new(
+            Self::UpstreamStream => Verdict::new(
                 StatusCode::GATEWAY_TIMEOUT,
                 "upstream_max_stream_duration_reached",
             )

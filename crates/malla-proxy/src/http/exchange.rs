@@ -98,6 +98,7 @@ impl<U: Upstreams> Exchange<U> {
         );
         record.method = Some(head.method.clone());
         record.path = head.uri.path_and_query().cloned();
+        record.grpc = malla_proxy_config::route::matcher::is_grpc(&head.headers);
         let flow = Flow::new(Rc::clone(&record.progress));
         flow.last.set(Some(record.start));
         let body = (!http_body::Body::is_end_stream(&body)).then_some(body);
@@ -113,6 +114,7 @@ impl<U: Upstreams> Exchange<U> {
             Version::HTTP_2 => stats.downstream_rq_http2_total.inc(),
             _ => stats.downstream_rq_http1_total.inc(),
         }
+        let grpc = record.grpc;
         let random = cx.worker.random();
         Self {
             snapshot: cx.worker.live.load_full(),
@@ -121,7 +123,7 @@ impl<U: Upstreams> Exchange<U> {
                 cx: Rc::clone(&cx),
             },
             cx,
-            grpc: malla_proxy_config::route::matcher::is_grpc(&head.headers),
+            grpc,
             head,
             body,
             flow,

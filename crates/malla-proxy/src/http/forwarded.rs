@@ -5,6 +5,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
+use http::Version;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use malla_proxy_config::http_manager::{ClientCertMode, HttpManager, RemoteAddress};
 use malla_proxy_config::request::text;
@@ -67,13 +68,16 @@ pub(super) fn mutate<U: Upstreams>(x: &mut Exchange<U>, config: &HttpManager) {
     if let Some(scheme) = &config.scheme_overwrite {
         headers.insert(FORWARDED_PROTO, scheme.clone());
     }
-    let scheme = match headers.get(&FORWARDED_PROTO).map(HeaderValue::as_bytes) {
-        Some(b"https") => "https",
-        Some(b"http") => "http",
-        _ if tls => "https",
-        _ => "http",
-    };
-    x.observer.record_mut().scheme = scheme;
+    if x.head.version != Version::HTTP_2 {
+        // HTTP/1 does not say; HTTP/2 did.
+        x.observer.record_mut().scheme =
+            match headers.get(&FORWARDED_PROTO).map(HeaderValue::as_bytes) {
+                Some(b"https") => "https",
+                Some(b"http") => "http",
+                _ if tls => "https",
+                _ => "http",
+            };
+    }
     x.internal = may_be_internal && is_internal(remote.ip(), &config.remote);
     let edge = !x.internal && config.remote.use_connection;
     let headers = &mut x.head.headers;

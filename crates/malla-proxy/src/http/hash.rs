@@ -6,7 +6,7 @@ use http::HeaderValue;
 use malla_proxy_config::cluster::{BalancePolicy, Cluster};
 use malla_proxy_config::format::Field;
 use malla_proxy_config::request::{RequestView, text};
-use malla_proxy_config::route::action::{HashCookie, HashOver, HashPolicy};
+use malla_proxy_config::route::hash::{HashCookie, HashOver, HashPolicy};
 use xxhash_rust::xxh64::xxh64;
 
 use crate::connection::Connection;

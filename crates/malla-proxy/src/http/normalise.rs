@@ -81,6 +81,14 @@ fn take_authority<U: Upstreams>(
     config: &HttpManager,
 ) -> Result<(), ProxyError> {
     let http1 = x.head.version != Version::HTTP_2;
+    if !http1 {
+        join_cookies(&mut x.head.headers);
+        match x.head.uri.scheme_str() {
+            Some("https") => x.record().scheme = "https",
+            Some(_) => x.record().scheme = "http",
+            None => {}
+        }
+    }
     if http1 && x.head.headers.get_all(header::HOST).iter().nth(1).is_some() {
         return Err(ProxyError::InvalidHost);
     }
@@ -116,6 +124,22 @@ fn take_authority<U: Upstreams>(
             Err(ProxyError::InvalidHost)
         }
         Some(_) => Ok(()),
+    }
+}
+
+/// HTTP/2 may cut the cookie into several fields; anything behind it may not know that (RFC 9113 §8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(header::COOKIE).iter();
+    let (Some(first), Some(second)) = (crumbs.next(), crumbs.next()) else {
+        return;
+    };
+    let all = [first, second].into_iter().chain(crumbs);
+    let joined = all
+        .map(HeaderValue::as_bytes)
+        .collect::<Vec<_>>()
+        .join(&b"; "[..]);
+    if let Ok(joined) = HeaderValue::from_bytes(&joined) {
+        headers.insert(header::COOKIE, joined);
     }
 }
 

@@ -9,7 +9,8 @@ use malla_proxy_config::headers::{AppendAction, HeaderEdits, HeaderText};
 use malla_proxy_config::http_manager::{HttpManager, ServerHeaderMode};
 use malla_proxy_config::request::split_path;
 use malla_proxy_config::route::RequireTls;
-use malla_proxy_config::route::action::{Action, HostRewrite, PathRewrite, Redirect, RedirectPath};
+use malla_proxy_config::route::action::{Action, HostRewrite, PathRewrite};
+use malla_proxy_config::route::redirect::{Redirect, RedirectPath};
 
 use super::error::ProxyError;
 use super::exchange::{Exchange, Selected};

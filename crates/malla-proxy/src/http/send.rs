@@ -17,14 +17,14 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::body::{Flow, Inflow, RequestBody};
-use super::error::ProxyError;
+use super::error::{ProxyError, Timeout};
 use super::exchange::{Exchange, Selected};
 use super::response::BodyOf;
 use super::retry::{Answer, Retries};
 use super::{hash, mirror, rewrite};
 use crate::telemetry::flags::Flag;
 use crate::telemetry::stats::ClusterStats;
-use crate::upstream::{Attempt, Choice, ClusterHandle, SendError, Upstreams};
+use crate::upstream::{Attempt, Choice, ClusterHandle, ResetKind, SendError, Upstreams};
 
 const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
 const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
@@ -193,6 +193,17 @@ impl<U: Upstreams> Tries<U> {
                         }
                     }
                 }
+                Tried::Answer(Err(SendError::Reset(reset)))
+                    if reset.kind == ResetKind::Downstream =>
+                {
+                    stats.upstream_rq_tx_reset.inc();
+                    let bad = x.flow.malformed.get();
+                    return Err(if bad {
+                        ProxyError::BadBody
+                    } else {
+                        ProxyError::ClientGone
+                    });
+                }
                 Tried::Answer(Err(error)) => {
                     if matches!(error, SendError::Reset(_)) {
                         stats.upstream_rq_rx_reset.inc();
@@ -209,19 +220,22 @@ impl<U: Upstreams> Tries<U> {
                 Tried::TryTimeout => {
                     stats.upstream_rq_per_try_timeout.inc();
                     self.handle.report_timeout(&x.record().attempt, false);
-                    (ProxyError::PerTryTimeout, retries.after_try_timeout())
+                    (
+                        ProxyError::Timeout(Timeout::Try),
+                        retries.after_try_timeout(),
+                    )
                 }
                 Tried::GlobalTimeout => {
                     stats.upstream_rq_timeout.inc();
                     self.handle.report_timeout(&x.record().attempt, true);
-                    let error = ProxyError::ResponseTimeout {
+                    let error = ProxyError::Timeout(Timeout::Response {
                         alternative: self.timeouts.alternative,
-                    };
+                    });
                     (error, Answer::No)
                 }
                 Tried::TooLong => {
                     stats.upstream_rq_max_duration_reached.inc();
-                    (ProxyError::UpstreamMaxDuration, Answer::No)
+                    (ProxyError::Timeout(Timeout::UpstreamStream), Answer::No)
                 }
             };
             if answer == Answer::Yes && self.admits(x, forward, &stats) {

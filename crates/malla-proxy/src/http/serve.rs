@@ -16,7 +16,7 @@ use super::answer::{answer, rewrite_response};
 use super::authorise::authorise;
 use super::body::Flow;
 use super::connection::Context;
-use super::error::ProxyError;
+use super::error::{ProxyError, Timeout};
 use super::exchange::{Exchange, Selected};
 use super::hash::cluster_name;
 use super::normalise::normalise;
@@ -35,7 +35,7 @@ pub(super) async fn serve<U: Upstreams>(
     let outcome = tokio::select! {
         biased; // An answer that is there beats a timeout of the same moment.
         outcome = run(&mut x) => outcome,
-        error = watch.passed(&flow) => Err(error),
+        timeout = watch.passed(&flow) => Err(ProxyError::Timeout(timeout)),
     };
     match outcome {
         Ok(response) => response,
@@ -163,24 +163,24 @@ impl Watch {
     }
 
     /// Waits until a limit has passed.
-    async fn passed(self, flow: &Flow) -> ProxyError {
+    async fn passed(self, flow: &Flow) -> Timeout {
         loop {
             let last = flow.last.get().unwrap_or(self.start);
             let unfinished = flow.progress.request_end.get().is_none();
             let idle = flow
                 .idle
                 .get()
-                .map(|limit| (last + limit, ProxyError::IdleTimeout { client: unfinished }));
+                .map(|limit| (last + limit, Timeout::Idle { client: unfinished }));
             let request = self.request.filter(|_| unfinished);
-            let request = request.map(|limit| (self.start + limit, ProxyError::RequestTimeout));
-            let until = flow.until.get().map(|at| (at, ProxyError::MaxDuration));
+            let request = request.map(|limit| (self.start + limit, Timeout::Request));
+            let until = flow.until.get().map(|at| (at, Timeout::Stream));
             let next = [request, until, idle]
                 .into_iter()
                 .flatten()
                 .min_by_key(|(at, _)| *at);
             match next {
                 None => return pending().await,
-                Some((at, error)) if Instant::now() >= at => return error,
+                Some((at, timeout)) if Instant::now() >= at => return timeout,
                 Some((at, _)) => tokio::time::sleep_until(at).await,
             }
         }

@@ -3,6 +3,7 @@
 //! Invariant: no byte is tunnelled before the endpoint has agreed (101, or 200 to a CONNECT), and what it has not agreed
 //! to goes back to the client as an ordinary answer.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use http::header::{self, HeaderMap};
@@ -107,13 +108,15 @@ pub(super) async fn tunnel<U: Upstreams, H>(
 ) {
     match tokio::try_join!(downstream, upstream) {
         Ok((down, up)) => {
-            let (received, sent) = copy(down, up, &flow).await;
+            let copied = copy(down, up, &flow).await;
             let record = observer.record_mut();
-            record
-                .progress
-                .received
-                .set(record.progress.received.get() + received);
-            record.bytes_sent += sent;
+            let received = &record.progress.received;
+            received.set(received.get() + copied.received);
+            record.bytes_sent += copied.sent;
+            if copied.client_left_first {
+                record.flags.set(Flag::DownstreamConnectionTermination);
+                record.details = Some("downstream_remote_disconnect".into());
+            }
         }
         Err(error) => {
             tracing::debug!(%error, "an upgrade was agreed but not carried out");
@@ -128,13 +131,33 @@ pub(super) async fn tunnel<U: Upstreams, H>(
     observer.finish();
 }
 
-async fn copy(down: Upgraded, up: Upgraded, flow: &Flow) -> (u64, u64) {
+/// What a tunnel came to.
+struct Copied {
+    received: u64,
+    sent: u64,
+    client_left_first: bool,
+}
+
+async fn copy(down: Upgraded, up: Upgraded, flow: &Flow) -> Copied {
     let (mut down_read, mut down_write) = tokio::io::split(TokioIo::new(down));
     let (mut up_read, mut up_write) = tokio::io::split(TokioIo::new(up));
-    tokio::join!(
-        one_way(&mut down_read, &mut up_write, flow),
-        one_way(&mut up_read, &mut down_write, flow),
-    )
+    let first = Cell::new(None);
+    let towards_endpoint = async {
+        let received = one_way(&mut down_read, &mut up_write, flow).await;
+        first.set(first.get().or(Some(true)));
+        received
+    };
+    let towards_client = async {
+        let sent = one_way(&mut up_read, &mut down_write, flow).await;
+        first.set(first.get().or(Some(false)));
+        sent
+    };
+    let (received, sent) = tokio::join!(towards_endpoint, towards_client);
+    Copied {
+        received,
+        sent,
+        client_left_first: first.get() == Some(true),
+    }
 }
 
 /// Copies until the end of `from`, then passes the end on; counts the bytes.

@@ -7,13 +7,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use futures_util::FutureExt;
 use malla_proxy_config::filter_chain::Terminal;
 use malla_proxy_config::listener::ListenerFilterKind;
-use malla_runtime::drain::DrainWatch;
 use malla_runtime::socket::{canonical, original_destination, set_keepalive};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
 use super::active::{Active, ActiveChain};
@@ -56,27 +57,21 @@ enum Refusal {
     Io(#[from] std::io::Error),
 }
 
-/// Accepts until the drain starts or `socket` is replaced; each connection becomes a task of the worker.
-pub async fn accept_loop(worker: Worker, socket: TcpListener, current: Rc<std::cell::RefCell<Arc<Active>>>, stop: DrainWatch) {
+/// Accepts until told to stop; each connection becomes a task of the worker.
+pub async fn accept_loop(
+    worker: Worker,
+    socket: TcpListener,
+    current: Rc<std::cell::RefCell<Arc<Active>>>,
+    stop: CancellationToken,
+) {
     loop {
         let accepted = tokio::select! {
-            biased; // No connection more once draining has begun.
-            () = stop.draining() => return,
+            biased; // No waiting for more once told to stop.
+            () = stop.cancelled() => break,
             accepted = socket.accept() => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => {
-                let listener = Arc::clone(&current.borrow());
-                let Some(slot) = worker.admit_connection() else {
-                    worker.stats().listener(&listener.stat_name).downstream_cx_overflow.inc();
-                    continue;
-                };
-                let work = worker.clone();
-                worker.tasks().spawn_local(Span::none(), async move {
-                    let _slot = slot;
-                    serve(work, listener, stream, peer).await;
-                });
-            }
+            Ok((stream, peer)) => begin(&worker, &current, stream, peer),
             Err(error) if is_transient(&error) => {}
             Err(error) => {
                 let listener = current.borrow().config.name.clone();
@@ -85,12 +80,41 @@ pub async fn accept_loop(worker: Worker, socket: TcpListener, current: Rc<std::c
             }
         }
     }
+    // The kernel has completed these handshakes already; closing the socket would reset them.
+    while let Some(Ok((stream, peer))) = socket.accept().now_or_never() {
+        begin(&worker, &current, stream, peer);
+    }
+}
+
+fn begin(
+    worker: &Worker,
+    current: &std::cell::RefCell<Arc<Active>>,
+    stream: TcpStream,
+    peer: SocketAddr,
+) {
+    let listener = Arc::clone(&current.borrow());
+    let Some(slot) = worker.admit_connection() else {
+        worker
+            .stats()
+            .listener(&listener.stat_name)
+            .downstream_cx_overflow
+            .inc();
+        return;
+    };
+    let work = worker.clone();
+    worker.tasks().spawn_local(Span::none(), async move {
+        let _slot = slot;
+        serve(work, listener, stream, peer).await;
+    });
 }
 
 /// The peer went away between connecting and being accepted.
 fn is_transient(error: &std::io::Error) -> bool {
     use std::io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
-    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
+    matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionReset | Interrupted
+    )
 }
 
 async fn serve(worker: Worker, listener: Arc<Active>, stream: TcpStream, peer: SocketAddr) {
@@ -144,14 +168,19 @@ async fn arrive(
         accepted_at: SystemTime::now(),
     };
     if let Some(config) = listener.config.keepalive {
-        set_keepalive(&stream, keepalive(config)).map_err(|error| std::io::Error::other(error.to_string()))?;
+        set_keepalive(&stream, keepalive(config))
+            .map_err(|error| std::io::Error::other(error.to_string()))?;
     }
     look(&listener, &mut stream, &mut arrival, stats).await?;
     if !(listener.config.use_original_dst && arrival.restored) {
         return Ok((listener, stream, arrival));
     }
     let table = worker.listeners();
-    let Some(other) = table.find(arrival.local).filter(|other| !Arc::ptr_eq(other, &listener)).cloned() else {
+    let Some(other) = table
+        .find(arrival.local)
+        .filter(|other| !Arc::ptr_eq(other, &listener))
+        .cloned()
+    else {
         return Ok((listener, stream, arrival));
     };
     let other_stats = worker.stats().listener(&other.stat_name);
@@ -169,7 +198,11 @@ async fn look(
     let config = &listener.config;
     let work = async {
         for filter in &listener.filters {
-            if filter.disabled.as_ref().is_some_and(|ports| ports.matches(arrival.local.port())) {
+            if filter
+                .disabled
+                .as_ref()
+                .is_some_and(|ports| ports.matches(arrival.local.port()))
+            {
                 continue;
             }
             run_filter(filter.kind, stream, arrival).await?;
@@ -189,7 +222,11 @@ async fn look(
     }
 }
 
-async fn run_filter(kind: ListenerFilterKind, stream: &mut TcpStream, arrival: &mut Arrival) -> Result<(), Refusal> {
+async fn run_filter(
+    kind: ListenerFilterKind,
+    stream: &mut TcpStream,
+    arrival: &mut Arrival,
+) -> Result<(), Refusal> {
     match kind {
         ListenerFilterKind::OriginalDst => {
             if let Some(original) = original_destination(stream)? {
@@ -249,7 +286,9 @@ async fn enter_chain(
     let Some(chain) = listener.chain_for(&facts).cloned() else {
         stats.no_filter_chain_match.inc();
         tracing::debug!(listener = %listener.config.name, ?facts, "no filter chain matches");
-        worker.handlers().unmatched(&listener.config, arrival.local, arrival.remote);
+        worker
+            .handlers()
+            .unmatched(&listener.config, arrival.local, arrival.remote);
         return;
     };
     // From here on the chain's drain governs: it waits for us, and may cut us off.
@@ -269,9 +308,13 @@ async fn through_chain(
     arrival: Arrival,
     stats: &ListenerStats,
 ) {
-    let Some((io, tls)) = secure(&worker, chain, stream, arrival.direct_remote, stats).await else { return };
+    let Some((io, tls)) = secure(&worker, chain, stream, arrival.direct_remote, stats).await else {
+        return;
+    };
     let from_tls = tls.as_ref().map(|(_, name)| name.clone());
-    let server_name = from_tls.flatten().or_else(|| (!arrival.server_name.is_empty()).then(|| arrival.server_name.into()));
+    let server_name = from_tls
+        .flatten()
+        .or_else(|| (!arrival.server_name.is_empty()).then(|| arrival.server_name.into()));
     let connection = Rc::new(Connection {
         id: worker.next_connection_id(),
         listener: Arc::clone(&listener.config),
@@ -291,7 +334,16 @@ async fn through_chain(
     }
     match &chain.config.terminal {
         Terminal::Http(manager) => {
-            worker.handlers().http(&worker, io, connection, Arc::clone(manager), chain.drain.clone()).await;
+            worker
+                .handlers()
+                .http(
+                    &worker,
+                    io,
+                    connection,
+                    Arc::clone(manager),
+                    chain.drain.clone(),
+                )
+                .await;
         }
         Terminal::Tcp(proxy) => {
             crate::tcp::serve::serve(&worker, io, &connection, proxy).await;
@@ -328,7 +380,11 @@ async fn secure(
         Ok((stream, info)) => {
             stats.ssl_handshake.inc();
             let name = match &*stream {
-                tokio_rustls::TlsStream::Server(stream) => stream.get_ref().1.server_name().map(str::to_ascii_lowercase),
+                tokio_rustls::TlsStream::Server(stream) => stream
+                    .get_ref()
+                    .1
+                    .server_name()
+                    .map(str::to_ascii_lowercase),
                 tokio_rustls::TlsStream::Client(_) => None,
             };
             Some((Io::Tls(stream), Some((info, name.map(Arc::from)))))

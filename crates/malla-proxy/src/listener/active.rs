@@ -55,16 +55,33 @@ impl Active {
             .chain(&config.default_chain)
             .map(|chain| {
                 let known = previous.and_then(|previous| previous.same(chain));
-                known.unwrap_or_else(|| Arc::new(ActiveChain::new(Arc::clone(chain), setup, parent)))
+                known
+                    .unwrap_or_else(|| Arc::new(ActiveChain::new(Arc::clone(chain), setup, parent)))
             })
             .collect();
         let mut filters = config.filters.clone();
         let restores = |filter: &ListenerFilter| filter.kind == ListenerFilterKind::OriginalDst;
         if config.use_original_dst && !filters.iter().any(restores) {
-            filters.insert(0, ListenerFilter { kind: ListenerFilterKind::OriginalDst, disabled: None });
+            filters.insert(
+                0,
+                ListenerFilter {
+                    kind: ListenerFilterKind::OriginalDst,
+                    disabled: None,
+                },
+            );
         }
-        let stat_name = config.stat_prefix.clone().unwrap_or_else(|| stat_name(&config));
-        Ok(Self { has_default: config.default_chain.is_some(), config, matcher, chains, filters, stat_name })
+        let stat_name = config
+            .stat_prefix
+            .clone()
+            .unwrap_or_else(|| stat_name(&config));
+        Ok(Self {
+            has_default: config.default_chain.is_some(),
+            config,
+            matcher,
+            chains,
+            filters,
+            stat_name,
+        })
     }
 
     /// The chain for a connection, the default one if none matches.
@@ -89,9 +106,17 @@ impl Active {
 
 impl ActiveChain {
     fn new(config: Arc<FilterChain>, setup: &TlsSetup, parent: &DrainWatch) -> Self {
-        let acceptor = config.tls.as_ref().map(|tls| Acceptor::new(Arc::clone(tls), setup.clone()));
+        let acceptor = config
+            .tls
+            .as_ref()
+            .map(|tls| Acceptor::new(Arc::clone(tls), setup.clone()));
         let drain = Drain::within(parent);
-        Self { config, acceptor, drain: drain.watch(), owner: std::sync::Mutex::new(Some(drain)) }
+        Self {
+            config,
+            acceptor,
+            drain: drain.watch(),
+            owner: std::sync::Mutex::new(Some(drain)),
+        }
     }
 }
 
@@ -128,6 +153,11 @@ impl Table {
         let any = malla_runtime::socket::unspecified_like(address.ip());
         let any = self.by_address.get(&SocketAddr::new(any, address.port()));
         // A dual-stack listener on `::` takes IPv4 too.
-        any.or_else(|| self.by_address.get(&SocketAddr::new(std::net::Ipv6Addr::UNSPECIFIED.into(), address.port())))
+        any.or_else(|| {
+            self.by_address.get(&SocketAddr::new(
+                std::net::Ipv6Addr::UNSPECIFIED.into(),
+                address.port(),
+            ))
+        })
     }
 }

@@ -31,7 +31,9 @@ pub struct Facts<'a> {
 
 /// Two chains that would take the same connections.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("filter_chains[{second}].filter_chain_match: takes the same connections as filter_chains[{first}]; make one of them more specific")]
+#[error(
+    "filter_chains[{second}].filter_chain_match: takes the same connections as filter_chains[{first}]; make one of them more specific"
+)]
 pub struct Conflict {
     pub first: usize,
     pub second: usize,
@@ -124,19 +126,38 @@ fn keys(matches: &ChainMatch) -> [Vec<Key>; LEVELS] {
         vec![Key::Port(matches.destination_port)],
         nets(&matches.prefix_ranges),
         or_any(names.collect(), Key::Text(String::new())),
-        or_any(matches.transport_protocol.iter().map(text).collect(), Key::Text(String::new())),
-        or_any(matches.application_protocols.iter().map(text).collect(), Key::Text(String::new())),
+        or_any(
+            matches.transport_protocol.iter().map(text).collect(),
+            Key::Text(String::new()),
+        ),
+        or_any(
+            matches.application_protocols.iter().map(text).collect(),
+            Key::Text(String::new()),
+        ),
         nets(&matches.direct_source_prefix_ranges),
         vec![Key::Source(source)],
         nets(&matches.source_prefix_ranges),
-        or_any(matches.source_ports.iter().map(|&port| Key::Port(Some(port))).collect(), Key::Port(None)),
+        or_any(
+            matches
+                .source_ports
+                .iter()
+                .map(|&port| Key::Port(Some(port)))
+                .collect(),
+            Key::Port(None),
+        ),
     ]
 }
 
 const LOCAL: usize = 1;
 const EXTERNAL: usize = 2;
-const EVERYWHERE_V4: IpNet = IpNet::V4(ipnet::Ipv4Net::new_assert(std::net::Ipv4Addr::UNSPECIFIED, 0));
-const EVERYWHERE_V6: IpNet = IpNet::V6(ipnet::Ipv6Net::new_assert(std::net::Ipv6Addr::UNSPECIFIED, 0));
+const EVERYWHERE_V4: IpNet = IpNet::V4(ipnet::Ipv4Net::new_assert(
+    std::net::Ipv4Addr::UNSPECIFIED,
+    0,
+));
+const EVERYWHERE_V6: IpNet = IpNet::V6(ipnet::Ipv6Net::new_assert(
+    std::net::Ipv6Addr::UNSPECIFIED,
+    0,
+));
 
 fn or_any(keys: Vec<Key>, any: Key) -> Vec<Key> {
     if keys.is_empty() { vec![any] } else { keys }
@@ -146,14 +167,18 @@ fn insert(node: &mut Node, levels: &[Vec<Key>], index: usize) -> Result<(), Conf
     let Some((keys, rest)) = levels.split_first() else {
         return match node {
             // The same alternative written twice in one chain is no conflict.
-            Node::Chain(first) if *first != index => Err(Conflict { first: *first, second: index }),
+            Node::Chain(first) if *first != index => Err(Conflict {
+                first: *first,
+                second: index,
+            }),
             _ => {
                 *node = Node::Chain(index);
                 Ok(())
             }
         };
     };
-    keys.iter().try_for_each(|key| insert(child(node, key), rest, index))
+    keys.iter()
+        .try_for_each(|key| insert(child(node, key), rest, index))
 }
 
 /// The child of `node` for `key`, made if need be.
@@ -170,7 +195,9 @@ fn child<'n>(node: &'n mut Node, key: &Key) -> &'n mut Node {
     match (node, key) {
         (Node::Port(map), Key::Port(port)) => map.entry(*port).or_default(),
         (Node::Address(ranges), Key::Net(net)) => ranges.entry(*net),
-        (Node::Name(map) | Node::Text(map), Key::Text(text)) => map.entry(text.clone()).or_default(),
+        (Node::Name(map) | Node::Text(map), Key::Text(text)) => {
+            map.entry(text.clone()).or_default()
+        }
         (Node::Source(kinds), Key::Source(kind)) => kinds[*kind].get_or_insert_default(),
         (node, _) => node, // A level has one kind of key: `keys` gives each level its own.
     }
@@ -178,8 +205,12 @@ fn child<'n>(node: &'n mut Node, key: &Key) -> &'n mut Node {
 
 fn step<'n>(node: &'n Node, level: usize, facts: &Facts<'_>) -> Option<&'n Node> {
     match (node, level) {
-        (Node::Port(map), 0) => map.get(&Some(facts.destination.port())).or_else(|| map.get(&None)),
-        (Node::Port(map), _) => map.get(&Some(facts.source.port())).or_else(|| map.get(&None)),
+        (Node::Port(map), 0) => map
+            .get(&Some(facts.destination.port()))
+            .or_else(|| map.get(&None)),
+        (Node::Port(map), _) => map
+            .get(&Some(facts.source.port()))
+            .or_else(|| map.get(&None)),
         (Node::Address(ranges), 1) => ranges.longest(facts.destination.ip()),
         (Node::Address(ranges), 5) => ranges.longest(facts.direct_source.ip()),
         (Node::Address(ranges), _) => ranges.longest(facts.source.ip()),
@@ -187,7 +218,10 @@ fn step<'n>(node: &'n Node, level: usize, facts: &Facts<'_>) -> Option<&'n Node>
         (Node::Name(map) | Node::Text(map), 3) => map.get(facts.transport).or_else(|| map.get("")),
         (Node::Name(map) | Node::Text(map), _) => {
             let offered = facts.application_protocols.iter();
-            offered.filter_map(|protocol| map.get(protocol)).next().or_else(|| map.get(""))
+            offered
+                .filter_map(|protocol| map.get(protocol))
+                .next()
+                .or_else(|| map.get(""))
         }
         (Node::Source(kinds), _) => {
             let kind = if is_local(facts) { LOCAL } else { EXTERNAL };

@@ -27,7 +27,11 @@ use crate::tls::material::TlsSetupError;
 #[derive(Debug)]
 pub enum Command {
     /// Serve connections of this address with this listener; `socket` comes with the first such command.
-    Serve { address: SocketAddr, listener: Arc<Active>, socket: Option<std::net::TcpListener> },
+    Serve {
+        address: SocketAddr,
+        listener: Arc<Active>,
+        socket: Option<std::net::TcpListener>,
+    },
     /// Accept no more on this address.
     Stop { address: SocketAddr },
 }
@@ -39,8 +43,13 @@ pub enum ListenError {
     Socket(#[from] SocketError),
     #[error(transparent)]
     Conflict(#[from] Conflict),
-    #[error("address: {address} is used by listener `{other}` already; give one of them another port")]
-    Taken { address: SocketAddr, other: Arc<str> },
+    #[error(
+        "address: {address} is used by listener `{other}` already; give one of them another port"
+    )]
+    Taken {
+        address: SocketAddr,
+        other: Arc<str>,
+    },
     #[error("address: {0} is a Unix socket; this proxy listens on IP addresses only")]
     Unix(String),
     #[error("filter_chains[{chain}].transport_socket: {source}")]
@@ -83,23 +92,41 @@ impl Manager {
         drain_time: Duration,
         table: Arc<ArcSwap<Table>>,
     ) -> Self {
-        Self { workers, setup, drain, drain_time, table, listeners: BTreeMap::new() }
+        Self {
+            workers,
+            setup,
+            drain,
+            drain_time,
+            table,
+            listeners: BTreeMap::new(),
+        }
     }
 
     /// Binds what a new or changed listener needs, and checks that its chains can be told apart.
     ///
     /// # Errors
     /// With a reason for the author of the listener; nothing has changed then.
-    pub fn reserve(&self, listener: &Listener, snapshot: &Snapshot) -> Result<Reservation, ListenError> {
+    pub fn reserve(
+        &self,
+        listener: &Listener,
+        snapshot: &Snapshot,
+    ) -> Result<Reservation, ListenError> {
         check(listener, &self.setup, snapshot)?;
         let mut reservation = Reservation::default();
         for address in &listener.addresses {
-            let Some(address) = address.socket() else { return Err(ListenError::Unix(address.to_string())) };
+            let Some(address) = address.socket() else {
+                return Err(ListenError::Unix(address.to_string()));
+            };
             if !listener.bind_to_port {
                 continue;
             }
             let known = self.listeners.get(&listener.name);
-            if known.is_some_and(|entry| entry.bound.iter().any(|(configured, _)| *configured == address)) {
+            if known.is_some_and(|entry| {
+                entry
+                    .bound
+                    .iter()
+                    .any(|(configured, _)| *configured == address)
+            }) {
                 continue; // The sockets are there; they go on with the new listener.
             }
             if let Some(other) = self.owner_of(address, &listener.name) {
@@ -114,24 +141,42 @@ impl Manager {
     ///
     /// # Errors
     /// As for [`Self::reserve`], which finds them first.
-    pub fn serve(&mut self, listener: Arc<Listener>, reservation: Reservation) -> Result<(), ListenError> {
+    pub fn serve(
+        &mut self,
+        listener: Arc<Listener>,
+        reservation: Reservation,
+    ) -> Result<(), ListenError> {
         let previous = self.listeners.remove(&listener.name);
         let old = previous.as_ref().map(|entry| Arc::clone(&entry.active));
-        let active = match Active::build(Arc::clone(&listener), &self.setup, &self.drain, old.as_deref()) {
+        let active = match Active::build(
+            Arc::clone(&listener),
+            &self.setup,
+            &self.drain,
+            old.as_deref(),
+        ) {
             Ok(active) => Arc::new(active),
             Err(conflict) => {
-                self.listeners.extend(previous.map(|entry| (Arc::clone(&listener.name), entry)));
+                self.listeners
+                    .extend(previous.map(|entry| (Arc::clone(&listener.name), entry)));
                 return Err(conflict.into());
             }
         };
         let wanted: Vec<SocketAddr> = match listener.bind_to_port {
-            true => listener.addresses.iter().filter_map(Address::socket).collect(),
+            true => listener
+                .addresses
+                .iter()
+                .filter_map(Address::socket)
+                .collect(),
             false => Vec::new(),
         };
         let mut bound = Vec::new();
         for (configured, actual) in previous.map(|entry| entry.bound).unwrap_or_default() {
             if wanted.contains(&configured) {
-                self.tell_all(|| Command::Serve { address: actual, listener: Arc::clone(&active), socket: None });
+                self.tell_all(|| Command::Serve {
+                    address: actual,
+                    listener: Arc::clone(&active),
+                    socket: None,
+                });
                 bound.push((configured, actual));
             } else {
                 self.tell_all(|| Command::Stop { address: actual });
@@ -140,15 +185,30 @@ impl Manager {
         for (configured, actual, sockets) in reservation.sockets {
             for (worker, socket) in self.workers.iter().zip(sockets) {
                 let listener = Arc::clone(&active);
-                let _ = worker.send(Command::Serve { address: actual, listener, socket: Some(socket) });
+                let _ = worker.send(Command::Serve {
+                    address: actual,
+                    listener,
+                    socket: Some(socket),
+                });
             }
             bound.push((configured, actual));
         }
         tracing::info!(listener = %listener.name, addresses = ?bound.iter().map(|(_, actual)| actual).collect::<Vec<_>>(), "listening");
-        self.listeners.insert(Arc::clone(&listener.name), Entry { active: Arc::clone(&active), bound });
+        self.listeners.insert(
+            Arc::clone(&listener.name),
+            Entry {
+                active: Arc::clone(&active),
+                bound,
+            },
+        );
         self.publish();
         if let Some(old) = old {
-            let kept = |chain: &Arc<ActiveChain>| active.chains().iter().any(|other| Arc::ptr_eq(other, chain));
+            let kept = |chain: &Arc<ActiveChain>| {
+                active
+                    .chains()
+                    .iter()
+                    .any(|other| Arc::ptr_eq(other, chain))
+            };
             self.retire(old.chains().iter().filter(|chain| !kept(chain)));
         }
         Ok(())
@@ -156,7 +216,9 @@ impl Manager {
 
     /// Stops accepting for a listener and drains its connections. True if it was there.
     pub fn remove(&mut self, name: &str) -> bool {
-        let Some(entry) = self.listeners.remove(name) else { return false };
+        let Some(entry) = self.listeners.remove(name) else {
+            return false;
+        };
         for (_, actual) in &entry.bound {
             self.tell_all(|| Command::Stop { address: *actual });
         }
@@ -180,11 +242,15 @@ impl Manager {
         let chosen: Vec<Arc<str>> = self
             .listeners
             .iter()
-            .filter(|(_, entry)| !inbound_only || entry.active.config.direction == Direction::Inbound)
+            .filter(|(_, entry)| {
+                !inbound_only || entry.active.config.direction == Direction::Inbound
+            })
             .map(|(name, _)| Arc::clone(name))
             .collect();
         for name in chosen {
-            let Some(entry) = self.listeners.get(&name) else { continue };
+            let Some(entry) = self.listeners.get(&name) else {
+                continue;
+            };
             if !graceful {
                 for (_, actual) in &entry.bound {
                     self.tell_all(|| Command::Stop { address: *actual });
@@ -201,7 +267,9 @@ impl Manager {
     /// Where a listener accepts; the actual ports.
     pub fn bound(&self, name: &str) -> Vec<SocketAddr> {
         let entry = self.listeners.get(name);
-        entry.map(|entry| entry.bound.iter().map(|(_, actual)| *actual).collect()).unwrap_or_default()
+        entry
+            .map(|entry| entry.bound.iter().map(|(_, actual)| *actual).collect())
+            .unwrap_or_default()
     }
 
     /// Every listener with the addresses it accepts on.
@@ -216,9 +284,17 @@ impl Manager {
         if address.port() == 0 {
             return None;
         }
-        let owns = |entry: &&Entry| entry.bound.iter().any(|(configured, _)| *configured == address);
+        let owns = |entry: &&Entry| {
+            entry
+                .bound
+                .iter()
+                .any(|(configured, _)| *configured == address)
+        };
         let others = self.listeners.iter().filter(|(name, _)| &***name != except);
-        others.map(|(_, entry)| entry).find(owns).map(|entry| Arc::clone(&entry.active.config.name))
+        others
+            .map(|(_, entry)| entry)
+            .find(owns)
+            .map(|entry| Arc::clone(&entry.active.config.name))
     }
 
     /// One socket per worker; the first finds out the port and whether anybody else has it.
@@ -235,7 +311,10 @@ impl Manager {
         };
         // A probe without SO_REUSEPORT: another process that shares its port must not silently take half of our traffic.
         drop(listen(address, options)?);
-        let shared = ListenOptions { reuse_port: true, ..options };
+        let shared = ListenOptions {
+            reuse_port: true,
+            ..options
+        };
         let mut actual = address;
         let mut sockets = Vec::with_capacity(self.workers.len());
         for _ in 0..self.workers.len().max(1) {
@@ -260,7 +339,11 @@ impl Manager {
 
     fn retire<'a>(&self, chains: impl Iterator<Item = &'a Arc<ActiveChain>>) {
         for chain in chains {
-            let owner = chain.owner.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let owner = chain
+                .owner
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take();
             if let Some(owner) = owner {
                 let grace = self.drain_time;
                 self.drain.spawn(Span::none(), async move {
@@ -276,9 +359,18 @@ impl Manager {
 ///
 /// # Errors
 /// With a reason for the author of the listener.
-pub fn check(listener: &Listener, setup: &TlsSetup, snapshot: &Snapshot) -> Result<(), ListenError> {
+pub fn check(
+    listener: &Listener,
+    setup: &TlsSetup,
+    snapshot: &Snapshot,
+) -> Result<(), ListenError> {
     super::chain::Matcher::build(listener.chains.iter().map(|chain| &chain.matches))?;
-    for (chain, config) in listener.chains.iter().chain(&listener.default_chain).enumerate() {
+    for (chain, config) in listener
+        .chains
+        .iter()
+        .chain(&listener.default_chain)
+        .enumerate()
+    {
         let Some(tls) = &config.tls else { continue };
         match Acceptor::new(Arc::clone(tls), setup.clone()).prepare(snapshot) {
             Ok(()) | Err(TlsSetupError::Missing(_)) => {}

@@ -67,7 +67,13 @@ pub enum End {
 }
 
 /// Copies until both directions have ended, one failed, or a limit passed.
-pub async fn pump(down: &mut Io, up: &mut Io, buffer: &Buffer, limits: Limits, totals: &Totals) -> End {
+pub async fn pump(
+    down: &mut Io,
+    up: &mut Io,
+    buffer: &Buffer,
+    limits: Limits,
+    totals: &Totals,
+) -> End {
     let last = Cell::new(Instant::now());
     let mut out = Direction::new(true, &totals.from_downstream, &last);
     let mut back = Direction::new(false, &totals.from_upstream, &last);
@@ -80,7 +86,11 @@ pub async fn pump(down: &mut Io, up: &mut Io, buffer: &Buffer, limits: Limits, t
         if let Poll::Ready(Err(end)) = back_done {
             return Poll::Ready(end);
         }
-        if out_done.is_ready() && back_done.is_ready() { Poll::Ready(End::Closed) } else { Poll::Pending }
+        if out_done.is_ready() && back_done.is_ready() {
+            Poll::Ready(End::Closed)
+        } else {
+            Poll::Pending
+        }
     });
     tokio::select! {
         biased; // What has been copied counts before what is overdue.
@@ -104,7 +114,10 @@ async fn overdue(limits: Limits, last: &Cell<Instant>) -> End {
         if limits.deadline.is_some_and(|deadline| now >= deadline) {
             return End::Deadline;
         }
-        if limits.idle.is_some_and(|idle| now.saturating_duration_since(last.get()) >= idle) {
+        if limits
+            .idle
+            .is_some_and(|idle| now.saturating_duration_since(last.get()) >= idle)
+        {
             return End::Idle;
         }
     }
@@ -146,7 +159,13 @@ impl<'a> Direction<'a> {
         }
     }
 
-    fn poll(&mut self, from: &mut Io, to: &mut Io, buffer: &Buffer, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
+    fn poll(
+        &mut self,
+        from: &mut Io,
+        to: &mut Io,
+        buffer: &Buffer,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), End>> {
         loop {
             match self.state {
                 State::Done => return Poll::Ready(Ok(())),
@@ -158,7 +177,8 @@ impl<'a> Direction<'a> {
                 }
                 State::Copying => {
                     if self.pipe.is_some()
-                        && let (Io::Plain(Socket::Tcp(from)), Io::Plain(Socket::Tcp(to))) = (&*from, &*to)
+                        && let (Io::Plain(Socket::Tcp(from)), Io::Plain(Socket::Tcp(to))) =
+                            (&*from, &*to)
                     {
                         ready!(self.splice(from, to, cx))?;
                         continue;
@@ -176,7 +196,9 @@ impl<'a> Direction<'a> {
         while self.written < self.rest.len() {
             let count = ready!(Pin::new(&mut *to).poll_write(cx, &self.rest[self.written..]));
             match count {
-                Ok(0) => return Poll::Ready(Err(self.write_failed(io::ErrorKind::WriteZero.into()))),
+                Ok(0) => {
+                    return Poll::Ready(Err(self.write_failed(io::ErrorKind::WriteZero.into())));
+                }
                 Ok(count) => {
                     self.written += count;
                     self.note(count);
@@ -194,7 +216,13 @@ impl<'a> Direction<'a> {
     }
 
     /// Reads once and writes as much of it as `to` takes.
-    fn copy(&mut self, from: &mut Io, to: &mut Io, buffer: &Buffer, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
+    fn copy(
+        &mut self,
+        from: &mut Io,
+        to: &mut Io,
+        buffer: &Buffer,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), End>> {
         let mut shared = buffer.0.borrow_mut();
         let mut read = ReadBuf::new(&mut shared);
         match Pin::new(&mut *from).poll_read(cx, &mut read) {
@@ -215,11 +243,17 @@ impl<'a> Direction<'a> {
             self.state = State::Ending;
             return Poll::Ready(Ok(()));
         }
-        self.busy = if bytes.len() >= BUSY_BYTES { self.busy + 1 } else { 0 };
+        self.busy = if bytes.len() >= BUSY_BYTES {
+            self.busy + 1
+        } else {
+            0
+        };
         let mut done = 0;
         while done < bytes.len() {
             match Pin::new(&mut *to).poll_write(cx, &bytes[done..]) {
-                Poll::Ready(Ok(0)) => return Poll::Ready(Err(self.write_failed(io::ErrorKind::WriteZero.into()))),
+                Poll::Ready(Ok(0)) => {
+                    return Poll::Ready(Err(self.write_failed(io::ErrorKind::WriteZero.into())));
+                }
                 Poll::Ready(Ok(count)) => {
                     done += count;
                     self.note(count);
@@ -247,8 +281,15 @@ impl<'a> Direction<'a> {
         }
     }
 
-    fn splice(&mut self, from: &TcpStream, to: &TcpStream, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
-        let Some(pipe) = self.pipe.as_mut() else { return Poll::Ready(Ok(())) };
+    fn splice(
+        &mut self,
+        from: &TcpStream,
+        to: &TcpStream,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), End>> {
+        let Some(pipe) = self.pipe.as_mut() else {
+            return Poll::Ready(Ok(()));
+        };
         if pipe.held() > 0 {
             if let Err(error) = ready!(to.poll_write_ready(cx)) {
                 return Poll::Ready(Err(self.write_failed(error)));
@@ -280,11 +321,19 @@ impl<'a> Direction<'a> {
     }
 
     fn read_failed(&self, error: io::Error) -> End {
-        if self.from_client { End::Downstream(error) } else { End::Upstream(error) }
+        if self.from_client {
+            End::Downstream(error)
+        } else {
+            End::Upstream(error)
+        }
     }
 
     fn write_failed(&self, error: io::Error) -> End {
-        if self.from_client { End::Upstream(error) } else { End::Downstream(error) }
+        if self.from_client {
+            End::Upstream(error)
+        } else {
+            End::Downstream(error)
+        }
     }
 }
 
@@ -333,10 +382,19 @@ mod tests {
         let totals = Totals::default();
         let buffer = Buffer::default();
         let copy = pump(&mut down, &mut up, &buffer, Limits::default(), &totals);
-        let ((there, back), end) = timeout(Duration::from_secs(30), async { tokio::join!(talk, copy) }).await.unwrap();
+        let ((there, back), end) =
+            timeout(Duration::from_secs(30), async { tokio::join!(talk, copy) })
+                .await
+                .unwrap();
         assert!(matches!(end, End::Closed), "{end:?}");
-        assert!(there == want && back == want, "bytes were changed on the way");
-        assert_eq!((totals.from_downstream.get(), totals.from_upstream.get()), (8_000_000, 8_000_000));
+        assert!(
+            there == want && back == want,
+            "bytes were changed on the way"
+        );
+        assert_eq!(
+            (totals.from_downstream.get(), totals.from_upstream.get()),
+            (8_000_000, 8_000_000)
+        );
     }
 
     #[tokio::test]
@@ -349,18 +407,27 @@ mod tests {
             tokio::time::sleep(idle / 2).await;
             client.write_all(b"still here").await.unwrap();
         };
-        let limits = Limits { idle: Some(idle), deadline: None };
+        let limits = Limits {
+            idle: Some(idle),
+            deadline: None,
+        };
         let (totals, buffer) = (Totals::default(), Buffer::default());
         let (end, ()) = tokio::join!(pump(&mut down, &mut up, &buffer, limits, &totals), speak);
         assert!(matches!(end, End::Idle), "{end:?}");
-        assert!(started.elapsed() >= idle + idle / 2, "the byte in between started the time anew");
+        assert!(
+            started.elapsed() >= idle + idle / 2,
+            "the byte in between started the time anew"
+        );
     }
 
     #[tokio::test]
     async fn a_deadline_ends_a_busy_connection() {
         let (mut client, mut down) = pair().await;
         let (_server, mut up) = pair().await;
-        let limits = Limits { idle: None, deadline: Some(Instant::now() + Duration::from_millis(100)) };
+        let limits = Limits {
+            idle: None,
+            deadline: Some(Instant::now() + Duration::from_millis(100)),
+        };
         let (totals, buffer) = (Totals::default(), Buffer::default());
         let speak = async {
             while client.write_all(b"x").await.is_ok() {
@@ -380,6 +447,10 @@ mod tests {
         let (_server, mut up) = pair().await;
         let (totals, buffer) = (Totals::default(), Buffer::default());
         let future = pump(&mut down, &mut up, &buffer, Limits::default(), &totals);
-        assert!(size_of_val(&future) < 1024, "{} bytes", size_of_val(&future));
+        assert!(
+            size_of_val(&future) < 1024,
+            "{} bytes",
+            size_of_val(&future)
+        );
     }
 }

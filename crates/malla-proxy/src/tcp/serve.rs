@@ -50,10 +50,16 @@ pub async fn serve(worker: &Worker, io: Io, connection: &Connection, proxy: &Tcp
         session.copy(io, upstream).await;
     }
     let totals = &session.totals;
-    stats.downstream_cx_rx_bytes_total.add(totals.from_downstream.get());
-    stats.downstream_cx_tx_bytes_total.add(totals.from_upstream.get());
+    stats
+        .downstream_cx_rx_bytes_total
+        .add(totals.from_downstream.get());
+    stats
+        .downstream_cx_tx_bytes_total
+        .add(totals.from_upstream.get());
     match session.termination {
-        _ if session.flags.contains(&"NC") || session.flags.contains(&"NR") => stats.downstream_cx_no_route.inc(),
+        _ if session.flags.contains(&"NC") || session.flags.contains(&"NR") => {
+            stats.downstream_cx_no_route.inc()
+        }
         Some(IDLE) => stats.idle_timeout.inc(),
         Some(MAX_DURATION) => stats.max_downstream_connection_duration.inc(),
         _ => {}
@@ -89,7 +95,10 @@ impl Session<'_> {
             self.flags.push("NC");
             return None;
         };
-        let hash = self.proxy.hash_source_ip.then(|| xxh64(self.connection.remote.ip().to_string().as_bytes(), 0));
+        let hash = self
+            .proxy
+            .hash_source_ip
+            .then(|| xxh64(self.connection.remote.ip().to_string().as_bytes(), 0));
         let mut tried = Vec::new();
         let mut last = None;
         for _ in 0..self.proxy.max_connect_attempts.max(1) {
@@ -101,7 +110,10 @@ impl Session<'_> {
                 avoid_tried: false,
                 avoid_priorities: None,
                 host_selection_attempts: 1,
-                metadata_match: target.metadata_match.as_ref().or(self.proxy.metadata_match.as_ref()),
+                metadata_match: target
+                    .metadata_match
+                    .as_ref()
+                    .or(self.proxy.metadata_match.as_ref()),
                 high_priority: false,
                 auto_host: false,
                 https: false,
@@ -119,7 +131,9 @@ impl Session<'_> {
             }
         }
         self.flags.extend(last.as_ref().map(flag_of));
-        if matches!(last, Some(SendError::Connect { .. })) && self.attempts >= self.proxy.max_connect_attempts {
+        if matches!(last, Some(SendError::Connect { .. }))
+            && self.attempts >= self.proxy.max_connect_attempts
+        {
             self.flags.push("URX");
         }
         None
@@ -128,10 +142,20 @@ impl Session<'_> {
     async fn copy(&mut self, mut io: Io, mut upstream: TcpUpstream) {
         let limits = Limits {
             idle: self.proxy.idle_timeout,
-            deadline: self.proxy.max_connection_duration.map(|limit| self.connection.accepted + limit),
+            deadline: self
+                .proxy
+                .max_connection_duration
+                .map(|limit| self.connection.accepted + limit),
         };
         let buffer = self.worker.buffer();
-        let end = Box::pin(pump(&mut io, &mut upstream.connected.io, buffer, limits, &self.totals)).await;
+        let end = Box::pin(pump(
+            &mut io,
+            &mut upstream.connected.io,
+            buffer,
+            limits,
+            &self.totals,
+        ))
+        .await;
         self.attempt.first_byte.get_or_insert_with(Instant::now);
         match end {
             End::Closed => {}

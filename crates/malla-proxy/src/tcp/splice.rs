@@ -22,7 +22,11 @@ impl Pipe {
     /// Two file descriptors; fails where they run out.
     pub(super) fn new() -> io::Result<Self> {
         let (read, write) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
-        Ok(Self { read, write, held: 0 })
+        Ok(Self {
+            read,
+            write,
+            held: 0,
+        })
     }
 
     /// Bytes in the pipe.
@@ -51,7 +55,14 @@ fn splice(from: &impl AsFd, to: &impl AsFd, count: usize) -> io::Result<usize> {
     // SAFETY: both descriptors are borrowed and so open for the call; null offsets mean "at the current position", which is
     // all that sockets and pipes have; no memory of ours is touched.
     let result = unsafe {
-        libc::splice(from.as_raw_fd(), std::ptr::null_mut(), to.as_raw_fd(), std::ptr::null_mut(), count, flags)
+        libc::splice(
+            from.as_raw_fd(),
+            std::ptr::null_mut(),
+            to.as_raw_fd(),
+            std::ptr::null_mut(),
+            count,
+            flags,
+        )
     };
     usize::try_from(result).map_err(|_| io::Error::last_os_error())
 }

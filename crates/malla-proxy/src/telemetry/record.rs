@@ -13,7 +13,6 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use malla_proxy_config::cluster::Cluster;
 use malla_proxy_config::route::Route;
-use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::flags::Flags;
@@ -67,8 +66,8 @@ pub struct Record {
     pub attempt: Attempt,
     /// Number of tries; 0 if none was made.
     pub attempts: u32,
-    /// Protocol spoken upstream.
-    pub upstream_protocol: Option<Version>,
+    /// The request is a gRPC call.
+    pub grpc: bool,
     /// `grpc-status` of the answer.
     pub grpc_status: Option<u32>,
     /// Body bytes sent downstream.
@@ -95,7 +94,7 @@ pub enum Captured {
     #[default]
     None,
     /// Those some format names.
-    Some(SmallVec<[(HeaderName, HeaderValue); 6]>),
+    Some(Vec<(HeaderName, HeaderValue)>),
     /// All.
     All(Box<HeaderMap>),
 }
@@ -106,7 +105,7 @@ impl Captured {
         if names.is_empty() {
             return Self::None;
         }
-        let mut out = SmallVec::new();
+        let mut out = Vec::with_capacity(names.len());
         for name in names {
             for value in headers.get_all(name) {
                 out.push((name.clone(), value.clone()));
@@ -175,7 +174,7 @@ impl Record {
             cluster_name: None,
             attempt: Attempt::default(),
             attempts: 0,
-            upstream_protocol: None,
+            grpc: false,
             grpc_status: None,
             bytes_sent: 0,
             first_byte_sent: None,

@@ -6,7 +6,9 @@ use malla_identity::credential::Credential;
 use malla_proxy_config::Snapshot;
 use malla_proxy_config::tls::DownstreamTls;
 use rustls::ServerConfig;
-use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, ServerSessionMemoryCache};
+use rustls::server::{
+    ClientHello, NoServerSessionStorage, ResolvesServerCert, ServerSessionMemoryCache,
+};
 use rustls::sign::CertifiedKey;
 use tokio_rustls::{LazyConfigAcceptor, TlsStream};
 
@@ -68,7 +70,11 @@ impl AcceptError {
 
 impl Acceptor {
     pub fn new(context: Arc<DownstreamTls>, setup: TlsSetup) -> Self {
-        Self { context, setup, config: Cached::default() }
+        Self {
+            context,
+            setup,
+            config: Cached::default(),
+        }
     }
 
     /// Builds the configuration now, so that errors in it are seen before a client is.
@@ -86,30 +92,49 @@ impl Acceptor {
         let hello = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), socket);
         let start = Box::pin(hello).await.map_err(AcceptError::Handshake)?;
         let config = ready.config_for(&start.client_hello());
-        let stream = Box::pin(start.into_stream(config)).await.map_err(AcceptError::Handshake)?;
+        let stream = Box::pin(start.into_stream(config))
+            .await
+            .map_err(AcceptError::Handshake)?;
         let info = peer::downstream_info(stream.get_ref().1, ready.check.as_deref(), &ready.own);
         Ok((Box::new(TlsStream::Server(stream)), info))
     }
 
     fn ready(&self, snapshot: &Snapshot) -> Result<Ready, TlsSetupError> {
-        self.config.get(&self.context.common, snapshot, |secrets| self.build(secrets))
+        self.config.get(&self.context.common, snapshot, |secrets| {
+            self.build(secrets)
+        })
     }
 
     fn build(&self, secrets: &Secrets) -> Result<Ready, TlsSetupError> {
         let common = &self.context.common;
         let (provider, versions) = self.setup.parameters(&common.params)?;
-        let own: Arc<[Arc<Credential>]> =
-            self.setup.credentials(common, secrets)?.into_iter().map(Arc::new).collect();
+        let own: Arc<[Arc<Credential>]> = self
+            .setup
+            .credentials(common, secrets)?
+            .into_iter()
+            .map(Arc::new)
+            .collect();
         let check = self.setup.peer_check(common, secrets)?;
         let algorithms = provider.signature_verification_algorithms;
         let required = self.context.require_client_certificate;
-        let verifier = ClientCheck { check: check.clone(), required, algorithms };
-        let resolver = Certificates { own: Arc::clone(&own), require_sni: self.context.require_sni };
+        let verifier = ClientCheck {
+            check: check.clone(),
+            required,
+            algorithms,
+        };
+        let resolver = Certificates {
+            own: Arc::clone(&own),
+            require_sni: self.context.require_sni,
+        };
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&versions)?
             .with_client_cert_verifier(Arc::new(verifier))
             .with_cert_resolver(Arc::new(resolver));
-        config.alpn_protocols = common.alpn.iter().map(|name| name.clone().into_bytes()).collect();
+        config.alpn_protocols = common
+            .alpn
+            .iter()
+            .map(|name| name.clone().into_bytes())
+            .collect();
         if !self.context.disable_stateless_resumption {
             config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
             config.send_tls13_tickets = 1;
@@ -136,7 +161,11 @@ impl Ready {
     fn config_for(&self, hello: &ClientHello<'_>) -> Arc<ServerConfig> {
         let known = |name: &[u8]| self.config.alpn_protocols.iter().any(|own| own == name);
         let stranger = hello.alpn().is_some_and(|mut offered| !offered.any(known));
-        Arc::clone(if stranger { &self.without_alpn } else { &self.config })
+        Arc::clone(if stranger {
+            &self.without_alpn
+        } else {
+            &self.config
+        })
     }
 }
 
@@ -153,20 +182,35 @@ impl ResolvesServerCert for Certificates {
         if name.is_none() && self.require_sni {
             return None;
         }
-        let usable = |own: &&Arc<Credential>| own.certified().key.choose_scheme(hello.signature_schemes()).is_some();
+        let usable = |own: &&Arc<Credential>| {
+            own.certified()
+                .key
+                .choose_scheme(hello.signature_schemes())
+                .is_some()
+        };
         let named = |own: &&Arc<Credential>| name.is_some_and(|name| covers(own, name));
         let mut usable_ones = self.own.iter().filter(usable);
-        let chosen = usable_ones.clone().find(named).or_else(|| usable_ones.next());
+        let chosen = usable_ones
+            .clone()
+            .find(named)
+            .or_else(|| usable_ones.next());
         // With none usable the first still gives the handshake its proper error.
-        chosen.or_else(|| self.own.first()).map(|own| Arc::clone(own.certified()))
+        chosen
+            .or_else(|| self.own.first())
+            .map(|own| Arc::clone(own.certified()))
     }
 }
 
 fn covers(own: &Credential, name: &str) -> bool {
-    own.names().dns.iter().any(|dns| match dns.strip_prefix("*.") {
-        Some(parent) => name.split_once('.').is_some_and(|(_, rest)| rest.eq_ignore_ascii_case(parent)),
-        None => dns.eq_ignore_ascii_case(name),
-    })
+    own.names()
+        .dns
+        .iter()
+        .any(|dns| match dns.strip_prefix("*.") {
+            Some(parent) => name
+                .split_once('.')
+                .is_some_and(|(_, rest)| rest.eq_ignore_ascii_case(parent)),
+            None => dns.eq_ignore_ascii_case(name),
+        })
 }
 
 #[cfg(test)]
@@ -198,13 +242,21 @@ mod tests {
                 .unwrap()
                 .with_root_certificates(RootCertStore::empty())
                 .with_no_client_auth();
-            config.alpn_protocols = offered.iter().map(|name| name.as_bytes().to_vec()).collect();
-            let mut client = ClientConnection::new(Arc::new(config), "a.b".try_into().unwrap()).unwrap();
+            config.alpn_protocols = offered
+                .iter()
+                .map(|name| name.as_bytes().to_vec())
+                .collect();
+            let mut client =
+                ClientConnection::new(Arc::new(config), "a.b".try_into().unwrap()).unwrap();
             let mut bytes = Vec::new();
             client.write_tls(&mut bytes).unwrap();
             let mut acceptor = Acceptor::default();
             acceptor.read_tls(&mut &*bytes).unwrap();
-            let accepted = acceptor.accept().map_err(|(error, _)| error).unwrap().unwrap();
+            let accepted = acceptor
+                .accept()
+                .map_err(|(error, _)| error)
+                .unwrap()
+                .unwrap();
 
             let ready = Ready {
                 config: server(own),

@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use malla_proxy_config::Snapshot;
 use malla_proxy_config::tls::UpstreamTls;
 use rustls::ClientConfig;
+use rustls::SignatureScheme;
 use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::sign::CertifiedKey;
-use rustls::SignatureScheme;
 use rustls_pki_types::ServerName;
 use tokio_rustls::{TlsConnector, TlsStream};
 
@@ -59,13 +59,18 @@ impl ConnectError {
         match self {
             Self::Setup(error) => format!("TLS_error:|{error}:TLS_error_end"),
             Self::Handshake(error) => {
-                let rustls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+                let rustls = error
+                    .get_ref()
+                    .and_then(|inner| inner.downcast_ref::<rustls::Error>());
                 match rustls {
                     Some(rustls::Error::InvalidCertificate(reason)) => {
                         format!("TLS_error:|CERTIFICATE_VERIFY_FAILED:{reason}:TLS_error_end")
                     }
                     Some(rustls::Error::AlertReceived(alert)) => {
-                        format!("TLS_error:|SSLV3_ALERT_{}:TLS_error_end", alert_name(*alert))
+                        format!(
+                            "TLS_error:|SSLV3_ALERT_{}:TLS_error_end",
+                            alert_name(*alert)
+                        )
                     }
                     Some(other) => format!("TLS_error:|{other}:TLS_error_end"),
                     None => error.to_string(),
@@ -77,8 +82,12 @@ impl ConnectError {
 
     /// The server's certificate or name was refused.
     pub fn is_verification(&self) -> bool {
-        let Self::Handshake(error) = self else { return false };
-        let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        let Self::Handshake(error) = self else {
+            return false;
+        };
+        let inner = error
+            .get_ref()
+            .and_then(|inner| inner.downcast_ref::<rustls::Error>());
         matches!(inner, Some(rustls::Error::InvalidCertificate(_)))
     }
 }
@@ -106,7 +115,10 @@ fn offered(configured: &[String], purpose: &[&str]) -> Vec<Vec<u8>> {
         ["http/1.1"] if vague => bytes(&["istio-http/1.1", "istio", "http/1.1"]),
         ["h2"] if vague => bytes(&["istio-h2", "istio", "h2"]),
         _ if configured.is_empty() => bytes(purpose),
-        _ => configured.iter().map(|name| name.clone().into_bytes()).collect(),
+        _ => configured
+            .iter()
+            .map(|name| name.clone().into_bytes())
+            .collect(),
     }
 }
 
@@ -114,7 +126,12 @@ impl Connector {
     /// `alpn` is what the connection is for, as far as that is known.
     pub fn new(context: Arc<UpstreamTls>, setup: TlsSetup, alpn: &[&str]) -> Self {
         let alpn = offered(&context.common.alpn, alpn);
-        Self { context, setup, config: Cached::default(), alpn }
+        Self {
+            context,
+            setup,
+            config: Cached::default(),
+            alpn,
+        }
     }
 
     /// Builds the configuration now, so that errors in it are seen before a request is.
@@ -123,7 +140,11 @@ impl Connector {
     }
 
     /// The SNI to send: the context's, the endpoint's name, or what the request says.
-    pub fn server_name<'a>(&'a self, hostname: &'a str, from_request: Option<&'a str>) -> Option<&'a str> {
+    pub fn server_name<'a>(
+        &'a self,
+        hostname: &'a str,
+        from_request: Option<&'a str>,
+    ) -> Option<&'a str> {
         if let Some(name) = from_request {
             return Some(name);
         }
@@ -143,18 +164,26 @@ impl Connector {
     ) -> Result<(Box<TlsStream<Socket>>, Rc<UpstreamTlsInfo>), ConnectError> {
         let ready = self.ready(snapshot)?;
         let config = match name {
-            Some(name) if check_name || self.context.auto_sni_san_validation => self.named(&ready, name)?,
+            Some(name) if check_name || self.context.auto_sni_san_validation => {
+                self.named(&ready, name)?
+            }
             _ => Arc::clone(&ready.config),
         };
         let server = match name {
-            Some(name) => {
-                ServerName::try_from(name.to_owned()).map_err(|_| ConnectError::Name(name.to_owned()))?
-            }
+            Some(name) => ServerName::try_from(name.to_owned())
+                .map_err(|_| ConnectError::Name(name.to_owned()))?,
             // An IP address sends no SNI; the verifier does not look at it.
-            None => ServerName::IpAddress(socket.peer().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |peer| peer.ip()).into()),
+            None => ServerName::IpAddress(
+                socket
+                    .peer()
+                    .map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |peer| peer.ip())
+                    .into(),
+            ),
         };
         let connecting = TlsConnector::from(config).connect(server, socket);
-        let stream = Box::pin(connecting).await.map_err(ConnectError::Handshake)?;
+        let stream = Box::pin(connecting)
+            .await
+            .map_err(ConnectError::Handshake)?;
         let info = peer::upstream_info(stream.get_ref().1);
         Ok((Box::new(TlsStream::Client(stream)), Rc::new(info)))
     }
@@ -163,11 +192,19 @@ impl Connector {
         self.config.get(&self.context.common, snapshot, |secrets| {
             let check = self.setup.peer_check(&self.context.common, secrets)?;
             let config = self.build(secrets, check.clone())?;
-            Ok(Ready { config, check: check.map(Arc::new), named: Arc::default() })
+            Ok(Ready {
+                config,
+                check: check.map(Arc::new),
+                named: Arc::default(),
+            })
         })
     }
 
-    fn build(&self, secrets: &Secrets, check: Option<PeerCheck>) -> Result<Arc<ClientConfig>, TlsSetupError> {
+    fn build(
+        &self,
+        secrets: &Secrets,
+        check: Option<PeerCheck>,
+    ) -> Result<Arc<ClientConfig>, TlsSetupError> {
         let common = &self.context.common;
         let (provider, versions) = self.setup.parameters(&common.params)?;
         let own = self.setup.credentials(common, secrets)?;
@@ -176,7 +213,9 @@ impl Connector {
             .with_protocol_versions(&versions)?
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(ServerCheck(check, algorithms)))
-            .with_client_cert_resolver(Arc::new(OwnCertificate(own.first().map(|own| Arc::clone(own.certified())))));
+            .with_client_cert_resolver(Arc::new(OwnCertificate(
+                own.first().map(|own| Arc::clone(own.certified())),
+            )));
         config.alpn_protocols = self.alpn.clone();
         config.resumption = Resumption::in_memory_sessions(SESSIONS);
         Ok(Arc::new(config))
@@ -187,10 +226,17 @@ impl Connector {
         if let Some(config) = named.get(name) {
             return Ok(Arc::clone(config));
         }
-        let Some(check) = &ready.check else { return Ok(Arc::clone(&ready.config)) };
+        let Some(check) = &ready.check else {
+            return Ok(Arc::clone(&ready.config));
+        };
         let mut config = (*ready.config).clone();
         let algorithms = self.setup.provider.signature_verification_algorithms;
-        config.dangerous().set_certificate_verifier(Arc::new(ServerCheck(Some(check.with_dns_name(name)), algorithms)));
+        config
+            .dangerous()
+            .set_certificate_verifier(Arc::new(ServerCheck(
+                Some(check.with_dns_name(name)),
+                algorithms,
+            )));
         // Sessions proven for one name must not be resumed under another.
         config.resumption = Resumption::in_memory_sessions(SESSIONS);
         let config = Arc::new(config);
@@ -231,13 +277,29 @@ mod tests {
         let check = |configured: &[&str], purpose: &[&str], want: &[&str]| {
             let configured: Vec<String> = configured.iter().map(ToString::to_string).collect();
             let want: Vec<Vec<u8>> = want.iter().map(|name| name.as_bytes().to_vec()).collect();
-            assert_eq!(offered(&configured, purpose), want, "{configured:?} {purpose:?}");
+            assert_eq!(
+                offered(&configured, purpose),
+                want,
+                "{configured:?} {purpose:?}"
+            );
         };
         check(&[], &["h2", "http/1.1"], &["h2", "http/1.1"]);
         check(&["h2"], &["http/1.1"], &["h2"]);
         check(&["istio"], &[], &["istio"]);
-        check(&["istio"], &["http/1.1"], &["istio-http/1.1", "istio", "http/1.1"]);
-        check(&["istio-peer-exchange", "istio", "h2"], &["h2"], &["istio-h2", "istio", "h2"]);
-        check(&["istio-h2", "istio", "h2"], &["h2"], &["istio-h2", "istio", "h2"]);
+        check(
+            &["istio"],
+            &["http/1.1"],
+            &["istio-http/1.1", "istio", "http/1.1"],
+        );
+        check(
+            &["istio-peer-exchange", "istio", "h2"],
+            &["h2"],
+            &["istio-h2", "istio", "h2"],
+        );
+        check(
+            &["istio-h2", "istio", "h2"],
+            &["h2"],
+            &["istio-h2", "istio", "h2"],
+        );
     }
 }

@@ -8,7 +8,8 @@ use malla_identity::pem::MaterialError;
 use malla_proxy_config::Snapshot;
 use malla_proxy_config::secret::{Secret, SecretKind};
 use malla_proxy_config::tls::{
-    CertificateSource, CommonTls, DataSource, TlsCertificate, TlsParams, TlsVersion, ValidationContext,
+    CertificateSource, CommonTls, DataSource, TlsCertificate, TlsParams, TlsVersion,
+    ValidationContext,
 };
 use rustls::crypto::CryptoProvider;
 use rustls::version::{TLS12, TLS13};
@@ -32,7 +33,10 @@ pub enum TlsSetupError {
     #[error("Secret is not supplied by SDS: `{0}`")]
     Missing(Arc<str>),
     #[error("secret `{name}` is no {expected}")]
-    WrongKind { name: Arc<str>, expected: &'static str },
+    WrongKind {
+        name: Arc<str>,
+        expected: &'static str,
+    },
     #[error("cannot read {path}")]
     Read {
         path: String,
@@ -44,7 +48,11 @@ pub enum TlsSetupError {
     #[error(transparent)]
     Material(#[from] MaterialError),
     #[error("none of the configured {what} is supported: {names} (this proxy has {have})")]
-    NothingLeft { what: &'static str, names: String, have: String },
+    NothingLeft {
+        what: &'static str,
+        names: String,
+        have: String,
+    },
     #[error("the system has no certificate bundle at {}", SYSTEM_ROOTS.join(", "))]
     NoSystemRoots,
     #[error("tls")]
@@ -66,7 +74,11 @@ impl PartialEq for Secrets {
             _ => false,
         };
         self.certificates.len() == other.certificates.len()
-            && self.certificates.iter().zip(&other.certificates).all(|(a, b)| same(a, b))
+            && self
+                .certificates
+                .iter()
+                .zip(&other.certificates)
+                .all(|(a, b)| same(a, b))
             && same(&self.validation, &other.validation)
     }
 }
@@ -87,43 +99,74 @@ impl Secrets {
             })
             .collect::<Result<_, _>>()?;
         let validation = common.validation.sds.as_ref().map(secret).transpose()?;
-        Ok(Self { certificates, validation })
+        Ok(Self {
+            certificates,
+            validation,
+        })
     }
 }
 
 impl TlsSetup {
     /// The own certificates of a context, in its order.
-    pub fn credentials(&self, common: &CommonTls, secrets: &Secrets) -> Result<Vec<Credential>, TlsSetupError> {
+    pub fn credentials(
+        &self,
+        common: &CommonTls,
+        secrets: &Secrets,
+    ) -> Result<Vec<Credential>, TlsSetupError> {
         let sources = common.certificates.iter().zip(&secrets.certificates);
         sources
             .map(|(source, secret)| match (source, secret.as_deref()) {
                 (CertificateSource::Static(pair), _) => self.credential(pair),
-                (CertificateSource::Sds(_), Some(Secret { kind: SecretKind::Certificate(pair), .. })) => {
-                    self.credential(pair)
-                }
-                (CertificateSource::Sds(name), _) => {
-                    Err(TlsSetupError::WrongKind { name: Arc::clone(name), expected: "TLS certificate" })
-                }
+                (
+                    CertificateSource::Sds(_),
+                    Some(Secret {
+                        kind: SecretKind::Certificate(pair),
+                        ..
+                    }),
+                ) => self.credential(pair),
+                (CertificateSource::Sds(name), _) => Err(TlsSetupError::WrongKind {
+                    name: Arc::clone(name),
+                    expected: "TLS certificate",
+                }),
             })
             .collect()
     }
 
     /// How the peer is checked; `None` if the context says nothing about it.
-    pub fn peer_check(&self, common: &CommonTls, secrets: &Secrets) -> Result<Option<PeerCheck>, TlsSetupError> {
+    pub fn peer_check(
+        &self,
+        common: &CommonTls,
+        secrets: &Secrets,
+    ) -> Result<Option<PeerCheck>, TlsSetupError> {
         if common.validation.is_none() {
             return Ok(None);
         }
         let from_sds = match secrets.validation.as_deref() {
             None => None,
-            Some(Secret { kind: SecretKind::Validation(context), .. }) => Some(context),
+            Some(Secret {
+                kind: SecretKind::Validation(context),
+                ..
+            }) => Some(context),
             Some(Secret { name, .. }) => {
-                return Err(TlsSetupError::WrongKind { name: Arc::clone(name), expected: "validation context" });
+                return Err(TlsSetupError::WrongKind {
+                    name: Arc::clone(name),
+                    expected: "validation context",
+                });
             }
         };
-        let contexts: Vec<&ValidationContext> =
-            [common.validation.fixed.as_deref(), from_sds.map(|context| &**context)].into_iter().flatten().collect();
+        let contexts: Vec<&ValidationContext> = [
+            common.validation.fixed.as_deref(),
+            from_sds.map(|context| &**context),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
         let bundle = self.bundle(&contexts)?;
-        Ok(Some(PeerCheck::new(bundle, &contexts, self.provider.signature_verification_algorithms)))
+        Ok(Some(PeerCheck::new(
+            bundle,
+            &contexts,
+            self.provider.signature_verification_algorithms,
+        )))
     }
 
     /// The crypto provider cut down to the context's ciphers and curves, and its protocol versions.
@@ -150,18 +193,34 @@ impl TlsSetup {
                 .collect();
             // The list is for TLS 1.2; TLS 1.3 suites stand on their own, as in BoringSSL.
             provider.cipher_suites.retain(|suite| {
-                matches!(suite, SupportedCipherSuite::Tls13(_)) || wanted.contains(&cipher_name(*suite))
+                matches!(suite, SupportedCipherSuite::Tls13(_))
+                    || wanted.contains(&cipher_name(*suite))
             });
-            if !provider.cipher_suites.iter().any(|suite| matches!(suite, SupportedCipherSuite::Tls12(_))) {
+            if !provider
+                .cipher_suites
+                .iter()
+                .any(|suite| matches!(suite, SupportedCipherSuite::Tls12(_)))
+            {
                 return Err(TlsSetupError::NothingLeft {
                     what: "cipher_suites",
                     names: params.cipher_suites.join(", "),
-                    have: self.provider.cipher_suites.iter().map(|suite| cipher_name(*suite)).collect::<Vec<_>>().join(", "),
+                    have: self
+                        .provider
+                        .cipher_suites
+                        .iter()
+                        .map(|suite| cipher_name(*suite))
+                        .collect::<Vec<_>>()
+                        .join(", "),
                 });
             }
         }
         if !params.ecdh_curves.is_empty() {
-            provider.kx_groups.retain(|group| params.ecdh_curves.iter().any(|name| curve(name) == Some(group.name())));
+            provider.kx_groups.retain(|group| {
+                params
+                    .ecdh_curves
+                    .iter()
+                    .any(|name| curve(name) == Some(group.name()))
+            });
             if provider.kx_groups.is_empty() {
                 return Err(TlsSetupError::NothingLeft {
                     what: "ecdh_curves",
@@ -186,9 +245,14 @@ impl TlsSetup {
                 roots.extend(malla_identity::pem::certificates("trusted_ca", &text)?);
             }
             if context.system_roots {
-                let found = SYSTEM_ROOTS.iter().find_map(|path| std::fs::read(path).ok());
+                let found = SYSTEM_ROOTS
+                    .iter()
+                    .find_map(|path| std::fs::read(path).ok());
                 let text = found.ok_or(TlsSetupError::NoSystemRoots)?;
-                roots.extend(malla_identity::pem::certificates("the system's roots", &text)?);
+                roots.extend(malla_identity::pem::certificates(
+                    "the system's roots",
+                    &text,
+                )?);
             }
         }
         let mut bundle = TrustBundle::new(roots)?;
@@ -200,15 +264,17 @@ impl TlsSetup {
 
     fn read(&self, source: &DataSource) -> Result<Vec<u8>, TlsSetupError> {
         let file = |path: &Path| {
-            std::fs::read(path)
-                .map_err(|source| TlsSetupError::Read { path: path.display().to_string(), source })
+            std::fs::read(path).map_err(|source| TlsSetupError::Read {
+                path: path.display().to_string(),
+                source,
+            })
         };
         match source {
             DataSource::Inline(bytes) => Ok(bytes.to_vec()),
             DataSource::File(path) => file(path),
-            DataSource::Env(name) => {
-                (self.env)(name).map(String::into_bytes).ok_or_else(|| TlsSetupError::Env(Arc::clone(name)))
-            }
+            DataSource::Env(name) => (self.env)(name)
+                .map(String::into_bytes)
+                .ok_or_else(|| TlsSetupError::Env(Arc::clone(name))),
         }
     }
 }

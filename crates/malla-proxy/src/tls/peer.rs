@@ -29,7 +29,9 @@ pub(super) fn downstream_info(
     let peer = chain.and_then(certificate).map(Arc::new);
     let proven = |check: &PeerCheck| {
         // An untrusted peer may have been let in; a resumed one was proven when the session was made.
-        !check.accepts_untrusted() || chain.is_some_and(|chain| check.check(chain, Usage::Client, SystemTime::now()).is_ok())
+        !check.accepts_untrusted()
+            || chain
+                .is_some_and(|chain| check.check(chain, Usage::Client, SystemTime::now()).is_ok())
     };
     // With several certificates the one chosen is not told; the first stands for the workload.
     let names = own.first().map(|own| own.names());
@@ -39,7 +41,9 @@ pub(super) fn downstream_info(
         peer,
         local_uri_sans: names.map(|names| arcs(&names.uris)).unwrap_or_default(),
         local_dns_sans: names.map(|names| arcs(&names.dns)).unwrap_or_default(),
-        local_subject: names.map(|names| Arc::from(&*names.subject)).unwrap_or_default(),
+        local_subject: names
+            .map(|names| Arc::from(&*names.subject))
+            .unwrap_or_default(),
         alpn: alpn(connection),
         version: version(connection),
         cipher: cipher(connection),
@@ -50,7 +54,9 @@ pub(super) fn downstream_info(
 pub(super) fn upstream_info(connection: &rustls::ClientConnection) -> UpstreamTlsInfo {
     let peer = connection.peer_certificates().and_then(certificate);
     UpstreamTlsInfo {
-        peer_uri_sans: peer.map(|peer| peer.uri_sans.into_iter().take(1).collect()).unwrap_or_default(),
+        peer_uri_sans: peer
+            .map(|peer| peer.uri_sans.into_iter().take(1).collect())
+            .unwrap_or_default(),
         alpn: alpn(connection),
         version: version(connection),
         cipher: cipher(connection),
@@ -58,7 +64,10 @@ pub(super) fn upstream_info(connection: &rustls::ClientConnection) -> UpstreamTl
 }
 
 fn alpn(connection: &CommonState) -> Option<Arc<str>> {
-    connection.alpn_protocol().and_then(|name| std::str::from_utf8(name).ok()).map(Arc::from)
+    connection
+        .alpn_protocol()
+        .and_then(|name| std::str::from_utf8(name).ok())
+        .map(Arc::from)
 }
 
 fn version(connection: &CommonState) -> &'static str {
@@ -80,7 +89,11 @@ pub fn certificate(chain: &[CertificateDer<'_>]) -> Option<PeerCertificate> {
     let mut out = PeerCertificate {
         subject: rfc2253(parsed.subject()).into(),
         issuer: rfc2253(parsed.issuer()).into(),
-        serial: hex(parsed.raw_serial().strip_prefix(&[0]).unwrap_or(parsed.raw_serial())).into(),
+        serial: hex(parsed
+            .raw_serial()
+            .strip_prefix(&[0])
+            .unwrap_or(parsed.raw_serial()))
+        .into(),
         sha256: hex(digest(&SHA256, leaf).as_ref()).into(),
         pem: url_encode(&pem::encode_certificates(std::slice::from_ref(leaf))).into(),
         chain_pem: url_encode(&pem::encode_certificates(chain)).into(),
@@ -108,8 +121,9 @@ fn rfc2253(name: &X509Name<'_>) -> String {
             .iter()
             .map(|attribute| {
                 let oid = attribute.attr_type();
-                let label = x509_parser::objects::oid2abbrev(oid, x509_parser::objects::oid_registry())
-                    .map_or_else(|_| oid.to_id_string(), str::to_owned);
+                let label =
+                    x509_parser::objects::oid2abbrev(oid, x509_parser::objects::oid_registry())
+                        .map_or_else(|_| oid.to_id_string(), str::to_owned);
                 format!("{label}={}", escape(attribute.as_str().unwrap_or_default()))
             })
             .collect();
@@ -135,17 +149,21 @@ fn escape(value: &str) -> String {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut out, byte| {
-        let _ = write!(out, "{byte:02x}");
-        out
-    })
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut out, byte| {
+            let _ = write!(out, "{byte:02x}");
+            out
+        })
 }
 
 fn url_encode(text: &str) -> String {
     let mut out = String::with_capacity(text.len() * 5 / 4);
     for byte in text.bytes() {
         match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(char::from(byte)),
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                out.push(char::from(byte))
+            }
             _ => {
                 let _ = write!(out, "%{byte:02X}");
             }
@@ -155,5 +173,7 @@ fn url_encode(text: &str) -> String {
 }
 
 fn time(seconds: i64) -> Option<SystemTime> {
-    u64::try_from(seconds).ok().map(|seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
+    u64::try_from(seconds)
+        .ok()
+        .map(|seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
 }

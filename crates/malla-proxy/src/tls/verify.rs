@@ -12,7 +12,9 @@ use malla_proxy_config::tls::{SanKind, SanMatcher, ValidationContext};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, SignatureScheme};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, SignatureScheme,
+};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
@@ -55,13 +57,24 @@ impl PeerCheck {
         contexts: &[&ValidationContext],
         algorithms: WebPkiSupportedAlgorithms,
     ) -> Self {
-        let pins = |texts: fn(&ValidationContext) -> &[String], decode: fn(&str) -> Option<[u8; 32]>| {
-            contexts.iter().flat_map(|context| texts(context)).filter_map(|pin| decode(pin)).collect()
+        let pins = |texts: fn(&ValidationContext) -> &[String],
+                    decode: fn(&str) -> Option<[u8; 32]>| {
+            contexts
+                .iter()
+                .flat_map(|context| texts(context))
+                .filter_map(|pin| decode(pin))
+                .collect()
         };
         Self {
             bundle: Arc::new(bundle),
-            san: contexts.iter().flat_map(|context| context.san.iter().cloned()).collect(),
-            spki_pins: pins(|c| &c.spki_pins, |pin| STANDARD.decode(pin).ok()?.try_into().ok()),
+            san: contexts
+                .iter()
+                .flat_map(|context| context.san.iter().cloned())
+                .collect(),
+            spki_pins: pins(
+                |c| &c.spki_pins,
+                |pin| STANDARD.decode(pin).ok()?.try_into().ok(),
+            ),
             certificate_pins: pins(|c| &c.hash_pins, from_hex),
             allow_expired: contexts.iter().any(|context| context.allow_expired),
             accept_untrusted: contexts.iter().any(|context| context.accept_untrusted),
@@ -72,7 +85,13 @@ impl PeerCheck {
     /// Also demands that a DNS SAN matches this name (`auto_sni_san_validation`).
     pub fn with_dns_name(&self, name: &str) -> Self {
         let matcher = malla_proxy_config::matcher::StringMatcher::exact(name.to_ascii_lowercase());
-        Self { san: vec![SanMatcher { kind: SanKind::Dns, matcher }], ..self.clone() }
+        Self {
+            san: vec![SanMatcher {
+                kind: SanKind::Dns,
+                matcher,
+            }],
+            ..self.clone()
+        }
     }
 
     /// Whether a refused peer is let in all the same, unproven.
@@ -81,33 +100,54 @@ impl PeerCheck {
     }
 
     /// Checks a chain, leaf first.
-    pub fn check(&self, chain: &[CertificateDer<'_>], usage: Usage, now: SystemTime) -> Result<(), rustls::Error> {
-        let leaf = chain.first().ok_or(rustls::Error::NoCertificatesPresented)?;
+    pub fn check(
+        &self,
+        chain: &[CertificateDer<'_>],
+        usage: Usage,
+        now: SystemTime,
+    ) -> Result<(), rustls::Error> {
+        let leaf = chain
+            .first()
+            .ok_or(rustls::Error::NoCertificatesPresented)?;
         // Without roots only names and pins are checked, as Envoy does without `trusted_ca`.
         if !self.bundle.is_empty() {
             let result = verify(&self.bundle, chain, usage, now, &self.algorithms);
             let result = match result {
-                Err(Refused::Expired) if self.allow_expired => {
-                    verify(&self.bundle, chain, usage, last_valid_moment(leaf), &self.algorithms)
-                }
+                Err(Refused::Expired) if self.allow_expired => verify(
+                    &self.bundle,
+                    chain,
+                    usage,
+                    last_valid_moment(leaf),
+                    &self.algorithms,
+                ),
                 result => result,
             };
             result.map_err(rustls::Error::from)?;
         }
-        let (_, parsed) = X509Certificate::from_der(leaf).map_err(|error| Mismatch::Malformed(error.to_string()))?;
+        let (_, parsed) = X509Certificate::from_der(leaf)
+            .map_err(|error| Mismatch::Malformed(error.to_string()))?;
         self.check_pins(leaf, &parsed)?;
         self.check_names(&parsed)?;
         Ok(())
     }
 
-    fn check_pins(&self, leaf: &CertificateDer<'_>, parsed: &X509Certificate<'_>) -> Result<(), Mismatch> {
+    fn check_pins(
+        &self,
+        leaf: &CertificateDer<'_>,
+        parsed: &X509Certificate<'_>,
+    ) -> Result<(), Mismatch> {
         if self.spki_pins.is_empty() && self.certificate_pins.is_empty() {
             return Ok(());
         }
-        let hash = |bytes: &[u8]| -> Option<[u8; 32]> { digest(&SHA256, bytes).as_ref().try_into().ok() };
+        let hash =
+            |bytes: &[u8]| -> Option<[u8; 32]> { digest(&SHA256, bytes).as_ref().try_into().ok() };
         let spki = hash(parsed.public_key().raw).is_some_and(|hash| self.spki_pins.contains(&hash));
         let whole = hash(leaf).is_some_and(|hash| self.certificate_pins.contains(&hash));
-        if spki || whole { Ok(()) } else { Err(Mismatch::Pins) }
+        if spki || whole {
+            Ok(())
+        } else {
+            Err(Mismatch::Pins)
+        }
     }
 
     fn check_names(&self, parsed: &X509Certificate<'_>) -> Result<(), Mismatch> {
@@ -115,15 +155,33 @@ impl PeerCheck {
             return Ok(());
         }
         let extension = parsed.subject_alternative_name().ok().flatten();
-        let names = extension.map(|extension| extension.value.general_names.as_slice()).unwrap_or_default();
-        if names.iter().any(|name| self.san.iter().any(|matcher| matches(matcher, name))) {
+        let names = extension
+            .map(|extension| extension.value.general_names.as_slice())
+            .unwrap_or_default();
+        if names
+            .iter()
+            .any(|name| self.san.iter().any(|matcher| matches(matcher, name)))
+        {
             return Ok(());
         }
-        let shown: Vec<String> = names.iter().filter_map(text_of).map(|(_, text)| text).take(10).collect();
-        let expected: Vec<String> =
-            self.san.iter().take(10).map(|matcher| format!("{:?} {:?}", matcher.kind, matcher.matcher.pattern)).collect();
+        let shown: Vec<String> = names
+            .iter()
+            .filter_map(text_of)
+            .map(|(_, text)| text)
+            .take(10)
+            .collect();
+        let expected: Vec<String> = self
+            .san
+            .iter()
+            .take(10)
+            .map(|matcher| format!("{:?} {:?}", matcher.kind, matcher.matcher.pattern))
+            .collect();
         Err(Mismatch::Names {
-            names: if shown.is_empty() { "without names".to_owned() } else { shown.join(", ") },
+            names: if shown.is_empty() {
+                "without names".to_owned()
+            } else {
+                shown.join(", ")
+            },
             expected: expected.join(" or "),
         })
     }
@@ -140,7 +198,9 @@ impl PeerCheck {
 }
 
 fn matches(matcher: &SanMatcher, name: &GeneralName<'_>) -> bool {
-    let Some((kind, text)) = text_of(name) else { return false };
+    let Some((kind, text)) = text_of(name) else {
+        return false;
+    };
     if matcher.kind != SanKind::Any && matcher.kind != kind {
         return false;
     }
@@ -150,9 +210,9 @@ fn matches(matcher: &SanMatcher, name: &GeneralName<'_>) -> bool {
     let text = text.to_ascii_lowercase();
     match (&matcher.matcher.pattern, text.strip_prefix("*.")) {
         // A wildcard certificate covers one label (RFC 6125 §6.4.3); Envoy's dnsNameMatch.
-        (malla_proxy_config::matcher::StringPattern::Exact(wanted), Some(parent)) => {
-            wanted.split_once('.').is_some_and(|(label, rest)| !label.is_empty() && rest.eq_ignore_ascii_case(parent))
-        }
+        (malla_proxy_config::matcher::StringPattern::Exact(wanted), Some(parent)) => wanted
+            .split_once('.')
+            .is_some_and(|(label, rest)| !label.is_empty() && rest.eq_ignore_ascii_case(parent)),
         _ => matcher.matcher.is_match(&text),
     }
 }
@@ -175,8 +235,10 @@ fn text_of(name: &GeneralName<'_>) -> Option<(SanKind, String)> {
 }
 
 fn last_valid_moment(leaf: &CertificateDer<'_>) -> SystemTime {
-    let seconds = X509Certificate::from_der(leaf).map_or(0, |(_, parsed)| parsed.validity().not_after.timestamp());
-    SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0).saturating_sub(1))
+    let seconds = X509Certificate::from_der(leaf)
+        .map_or(0, |(_, parsed)| parsed.validity().not_after.timestamp());
+    SystemTime::UNIX_EPOCH
+        + Duration::from_secs(u64::try_from(seconds).unwrap_or(0).saturating_sub(1))
 }
 
 /// SHA-256 in hex, with or without colons.
@@ -186,7 +248,9 @@ fn from_hex(text: &str) -> Option<[u8; 32]> {
         .filter(|c| *c != ':')
         .map(|c| c.to_digit(16).and_then(|digit| u8::try_from(digit).ok()))
         .collect::<Option<_>>()?;
-    let (pairs, []) = digits.as_chunks::<2>() else { return None };
+    let (pairs, []) = digits.as_chunks::<2>() else {
+        return None;
+    };
     let bytes: Vec<u8> = pairs.iter().map(|[high, low]| high << 4 | low).collect();
     bytes.try_into().ok()
 }
@@ -201,7 +265,10 @@ fn time_of(now: UnixTime) -> SystemTime {
 
 /// [`PeerCheck`] of servers we call; `None` accepts every server (no validation context).
 #[derive(Debug)]
-pub(super) struct ServerCheck(pub(super) Option<PeerCheck>, pub(super) WebPkiSupportedAlgorithms);
+pub(super) struct ServerCheck(
+    pub(super) Option<PeerCheck>,
+    pub(super) WebPkiSupportedAlgorithms,
+);
 
 impl ServerCertVerifier for ServerCheck {
     fn verify_server_cert(

@@ -33,7 +33,13 @@ impl Outgoing {
     /// The body, and the cell that tells when it was sent.
     pub fn new(body: RequestBody) -> (Self, Rc<Cell<Option<Instant>>>) {
         let sent = Rc::new(Cell::new(None));
-        (Self { body, sent: Rc::clone(&sent) }, sent)
+        (
+            Self {
+                body,
+                sent: Rc::clone(&sent),
+            },
+            sent,
+        )
     }
 
     /// The body as it came, if the connection never took it.
@@ -77,7 +83,11 @@ pub(super) struct Slots {
 
 impl Slots {
     pub(super) fn new(active: ActiveGuard, permit: Permit, stats: &Arc<ClusterStats>) -> Self {
-        Self { _active: active, _permit: permit, _stats: ActiveRequest::new(stats) }
+        Self {
+            _active: active,
+            _permit: permit,
+            _stats: ActiveRequest::new(stats),
+        }
     }
 }
 
@@ -108,7 +118,10 @@ pub struct UpstreamBody {
 
 impl UpstreamBody {
     pub(super) fn new(incoming: Incoming, lease: Lease, slots: Slots) -> Self {
-        let mut body = Self { incoming, held: Some((lease, slots)) };
+        let mut body = Self {
+            incoming,
+            held: Some((lease, slots)),
+        };
         if body.incoming.is_end_stream() {
             body.finish();
         }
@@ -180,7 +193,10 @@ pub(super) fn stream_error(error: &hyper::Error) -> StreamError {
             return ours.clone();
         }
         if let Some(h2) = inner.downcast_ref::<h2::Error>() {
-            return StreamError { kind: h2_reset(h2), before_request: refused(h2) };
+            return StreamError {
+                kind: h2_reset(h2),
+                before_request: refused(h2),
+            };
         }
         source = inner.source();
     }
@@ -189,7 +205,10 @@ pub(super) fn stream_error(error: &hyper::Error) -> StreamError {
     } else {
         ResetKind::ConnectionTermination
     };
-    StreamError { kind, before_request: error.is_canceled() }
+    StreamError {
+        kind,
+        before_request: error.is_canceled(),
+    }
 }
 
 /// REFUSED_STREAM, or a GOAWAY that this stream was too late for: the server did nothing with it (RFC 9113 §8.7).

@@ -18,7 +18,11 @@ pub struct Resource {
 
 impl Resource {
     fn new(maximum: u32) -> Self {
-        Self { used: AtomicU32::new(0), maximum, overflow: AtomicU64::new(0) }
+        Self {
+            used: AtomicU32::new(0),
+            maximum,
+            overflow: AtomicU64::new(0),
+        }
     }
 
     pub fn used(&self) -> u32 {
@@ -80,13 +84,19 @@ impl Breakers {
             (Kind::Retry, Some(budget)) => self.budgeted(budget),
             _ => self.resource(kind).maximum,
         };
-        self.resource(kind).try_take(maximum).then(|| Permit { of: Arc::clone(self), kind })
+        self.resource(kind).try_take(maximum).then(|| Permit {
+            of: Arc::clone(self),
+            kind,
+        })
     }
 
     /// Takes one of `kind` over the limit: a host without any connection always gets one, or its queue would never move.
     pub fn force(self: &Arc<Self>, kind: Kind) -> Permit {
         self.resource(kind).used.fetch_add(1, Ordering::Relaxed);
-        Permit { of: Arc::clone(self), kind }
+        Permit {
+            of: Arc::clone(self),
+            kind,
+        }
     }
 
     pub fn resource(&self, kind: Kind) -> &Resource {
@@ -113,7 +123,10 @@ pub struct Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.of.resource(self.kind).used.fetch_sub(1, Ordering::Relaxed);
+        self.of
+            .resource(self.kind)
+            .used
+            .fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -125,7 +138,10 @@ mod tests {
 
     #[test]
     fn permits_stop_at_the_limit_and_come_back() {
-        let breakers = Breakers::new(&Thresholds { max_connections: 2, ..Thresholds::default() });
+        let breakers = Breakers::new(&Thresholds {
+            max_connections: 2,
+            ..Thresholds::default()
+        });
         let first = breakers.acquire(Kind::Connection);
         let second = breakers.acquire(Kind::Connection);
         assert!(first.is_some() && second.is_some());
@@ -133,20 +149,34 @@ mod tests {
         assert_eq!(breakers.connections.overflow(), 1);
         drop(first);
         assert!(breakers.acquire(Kind::Connection).is_some());
-        assert_eq!(breakers.connections.used(), 1, "the temporary permit is back");
+        assert_eq!(
+            breakers.connections.used(),
+            1,
+            "the temporary permit is back"
+        );
     }
 
     #[test]
     fn a_zero_limit_admits_nothing() {
-        let breakers = Breakers::new(&Thresholds { max_requests: 0, ..Thresholds::default() });
+        let breakers = Breakers::new(&Thresholds {
+            max_requests: 0,
+            ..Thresholds::default()
+        });
         assert!(breakers.acquire(Kind::Request).is_none());
         assert_eq!(breakers.requests.used(), 0);
     }
 
     #[test]
     fn a_retry_budget_follows_the_load() {
-        let retry_budget = Some(RetryBudget { percent: 20.0, min_concurrency: 1 });
-        let breakers = Breakers::new(&Thresholds { retry_budget, max_retries: 0, ..Thresholds::default() });
+        let retry_budget = Some(RetryBudget {
+            percent: 20.0,
+            min_concurrency: 1,
+        });
+        let breakers = Breakers::new(&Thresholds {
+            retry_budget,
+            max_retries: 0,
+            ..Thresholds::default()
+        });
         let first = breakers.acquire(Kind::Retry);
         assert!(first.is_some() && breakers.acquire(Kind::Retry).is_none());
         let _active: Vec<_> = (0..10).map(|_| breakers.acquire(Kind::Request)).collect();

@@ -56,14 +56,24 @@ pub struct OutlierState {
 impl SharedCluster {
     fn new(entry: &ClusterEntry, setup: &TlsSetup) -> Arc<Self> {
         let config = Arc::clone(&entry.config);
-        let is_dns = matches!(config.discovery, Discovery::StrictDns(_) | Discovery::LogicalDns(_));
+        let is_dns = matches!(
+            config.discovery,
+            Discovery::StrictDns(_) | Discovery::LogicalDns(_)
+        );
         let outlier = config.outlier.map(|settings| OutlierState {
             detector: Mutex::new(Detector::new(settings, Arc::as_ptr(&config) as u64)),
             stats: outlier::Stats::default(),
         });
         Arc::new(Self {
-            breakers: [Breakers::new(&config.thresholds[0]), Breakers::new(&config.thresholds[1])],
-            source: if is_dns { EndpointCell::default() } else { Arc::clone(&entry.endpoints) },
+            breakers: [
+                Breakers::new(&config.thresholds[0]),
+                Breakers::new(&config.thresholds[1]),
+            ],
+            source: if is_dns {
+                EndpointCell::default()
+            } else {
+                Arc::clone(&entry.endpoints)
+            },
             outlier,
             connectors: Connectors::new(&config, setup.clone()),
             config,
@@ -113,7 +123,8 @@ impl SharedCluster {
 
     /// Lets requests stop waiting for the first DNS answer, whatever it was.
     pub(super) fn set_resolved(&self) {
-        self.resolved.send_if_modified(|known| !std::mem::replace(known, true));
+        self.resolved
+            .send_if_modified(|known| !std::mem::replace(known, true));
     }
 
     /// Waits for the first DNS answer; at once for other clusters.
@@ -167,18 +178,30 @@ impl SharedCluster {
             Outcome::Status(_) | Outcome::Reset => &host.state.rq_error,
             Outcome::TimedOut => &host.state.rq_timeout,
             Outcome::ConnectFailed | Outcome::ConnectTimedOut => &host.state.cx_connect_fail,
-            Outcome::Connected | Outcome::ConnectedFinal => return self.record_outlier(host, outcome),
+            Outcome::Connected | Outcome::ConnectedFinal => {
+                return self.record_outlier(host, outcome);
+            }
         };
         counter.fetch_add(1, Ordering::Relaxed);
         self.record_outlier(host, outcome);
     }
 
     fn record_outlier(&self, host: &Host, outcome: Outcome) {
-        let (Some(outlier), Some(settings)) = (&self.outlier, &self.config.outlier) else { return };
+        let (Some(outlier), Some(settings)) = (&self.outlier, &self.config.outlier) else {
+            return;
+        };
         let monitor = &host.state.monitor;
-        let Some(cause) = monitor.record(outcome, settings) else { return };
+        let Some(cause) = monitor.record(outcome, settings) else {
+            return;
+        };
         let address = &host.endpoint.address;
-        let ejected = lock(&outlier.detector).triggered(Instant::now(), address, monitor, cause, &outlier.stats);
+        let ejected = lock(&outlier.detector).triggered(
+            Instant::now(),
+            address,
+            monitor,
+            cause,
+            &outlier.stats,
+        );
         if ejected {
             self.health.fetch_add(1, Ordering::AcqRel);
             tracing::info!(cluster = %self.config.name, host = %address, cause = cause.name(), "host ejected");
@@ -188,8 +211,11 @@ impl SharedCluster {
     fn outlier_interval(&self) {
         let Some(outlier) = &self.outlier else { return };
         let hosts = self.hosts().clone();
-        let monitors: HashMap<&Address, &Monitor> =
-            hosts.hosts.iter().map(|host| (&host.endpoint.address, &host.state.monitor)).collect();
+        let monitors: HashMap<&Address, &Monitor> = hosts
+            .hosts
+            .iter()
+            .map(|host| (&host.endpoint.address, &host.state.monitor))
+            .collect();
         let monitor_of = |address: &Address| monitors.get(address).copied();
         if lock(&outlier.detector).interval(Instant::now(), monitor_of, &outlier.stats) {
             self.health.fetch_add(1, Ordering::AcqRel);
@@ -216,18 +242,38 @@ impl SharedCluster {
         let mut tasks = lock(&self.tasks);
         if let Some(settings) = &self.config.outlier {
             let every = settings.interval;
-            tasks.push(spawn_every(control, every, Arc::downgrade(self), |cluster| cluster.outlier_interval()));
+            tasks.push(spawn_every(
+                control,
+                every,
+                Arc::downgrade(self),
+                |cluster| cluster.outlier_interval(),
+            ));
         }
         match &self.config.discovery {
             Discovery::StrictDns(settings) => {
-                tasks.push(dns::follow(control, Arc::downgrade(self), settings.clone(), false));
+                tasks.push(dns::follow(
+                    control,
+                    Arc::downgrade(self),
+                    settings.clone(),
+                    false,
+                ));
             }
             Discovery::LogicalDns(settings) => {
-                tasks.push(dns::follow(control, Arc::downgrade(self), settings.clone(), true));
+                tasks.push(dns::follow(
+                    control,
+                    Arc::downgrade(self),
+                    settings.clone(),
+                    true,
+                ));
             }
             Discovery::OriginalDst(_) => {
                 let every = self.config.cleanup_interval;
-                tasks.push(spawn_every(control, every, Arc::downgrade(self), |cluster| cluster.forget_idle_hosts()));
+                tasks.push(spawn_every(
+                    control,
+                    every,
+                    Arc::downgrade(self),
+                    |cluster| cluster.forget_idle_hosts(),
+                ));
             }
             Discovery::Static(_) | Discovery::Eds { .. } => {}
         }
@@ -244,7 +290,9 @@ fn spawn_every(
     AbortOnDrop::adopt(control.spawn(async move {
         loop {
             tokio::time::sleep(every.max(Duration::from_millis(1))).await;
-            let Some(cluster) = cluster.upgrade() else { return };
+            let Some(cluster) = cluster.upgrade() else {
+                return;
+            };
             tick(&cluster);
         }
     }))
@@ -253,7 +301,14 @@ fn spawn_every(
 /// The hosts a cluster would have, for showing a cluster that nobody uses.
 pub fn preview(entry: &ClusterEntry) -> Vec<Arc<Host>> {
     let source = entry.endpoints.load_full();
-    let set = source.map(|source| HostSet::build(&entry.config, &source, &mut States::default(), Instant::now()));
+    let set = source.map(|source| {
+        HostSet::build(
+            &entry.config,
+            &source,
+            &mut States::default(),
+            Instant::now(),
+        )
+    });
     set.map(|set| set.hosts).unwrap_or_default()
 }
 
@@ -268,7 +323,11 @@ pub struct Clusters {
 impl Clusters {
     /// `control` runs DNS and timers.
     pub fn new(control: Handle, setup: TlsSetup) -> Self {
-        Self { control, setup, known: Arc::default() }
+        Self {
+            control,
+            setup,
+            known: Arc::default(),
+        }
     }
 
     /// The state of a cluster of a snapshot. A changed cluster gets a new one; requests under way keep the old.
@@ -290,8 +349,14 @@ impl Clusters {
     /// # Errors
     /// With the file or field that is at fault.
     pub fn check_tls(&self, cluster: &Cluster, snapshot: &Snapshot) -> Result<(), TlsSetupError> {
-        let matched = cluster.transport_matches.iter().map(|entry| &entry.transport);
-        for tls in matched.chain([&cluster.transport]).filter_map(|transport| transport.tls.as_ref()) {
+        let matched = cluster
+            .transport_matches
+            .iter()
+            .map(|entry| &entry.transport);
+        for tls in matched
+            .chain([&cluster.transport])
+            .filter_map(|transport| transport.tls.as_ref())
+        {
             match Connector::new(Arc::clone(tls), self.setup.clone(), &[]).prepare(snapshot) {
                 Ok(()) | Err(TlsSetupError::Missing(_)) => {}
                 Err(error) => return Err(error),
@@ -313,7 +378,10 @@ impl Clusters {
         };
         lock(&self.known).retain(|_, cluster| current(cluster));
         for entry in snapshot.clusters() {
-            if matches!(entry.config.discovery, Discovery::StrictDns(_) | Discovery::LogicalDns(_)) {
+            if matches!(
+                entry.config.discovery,
+                Discovery::StrictDns(_) | Discovery::LogicalDns(_)
+            ) {
                 self.get(entry);
             }
         }

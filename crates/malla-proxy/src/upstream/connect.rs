@@ -63,15 +63,28 @@ pub struct Connectors {
 
 impl Connectors {
     pub fn new(cluster: &Cluster, setup: TlsSetup) -> Self {
-        let slots = (0..=cluster.transport_matches.len()).map(|_| Default::default()).collect();
+        let slots = (0..=cluster.transport_matches.len())
+            .map(|_| Default::default())
+            .collect();
         Self { setup, slots }
     }
 
-    fn get(&self, transport: &Transport, index: Option<u16>, purpose: Purpose) -> Option<&Connector> {
-        let slot = self.slots.get(index.map_or(0, |index| usize::from(index) + 1))?;
+    fn get(
+        &self,
+        transport: &Transport,
+        index: Option<u16>,
+        purpose: Purpose,
+    ) -> Option<&Connector> {
+        let slot = self
+            .slots
+            .get(index.map_or(0, |index| usize::from(index) + 1))?;
         let make = || {
             let tls = transport.tls.as_ref()?;
-            Some(Connector::new(Arc::clone(tls), self.setup.clone(), purpose.alpn()))
+            Some(Connector::new(
+                Arc::clone(tls),
+                self.setup.clone(),
+                purpose.alpn(),
+            ))
         };
         slot.get(purpose as usize)?.get_or_init(make).as_ref()
     }
@@ -105,14 +118,19 @@ pub struct Failure {
 pub enum FailureKind {
     Refused,
     Timeout,
-    Tls { verification: bool },
+    Tls {
+        verification: bool,
+    },
     /// The own address could not be bound.
     Bind,
 }
 
 impl From<Failure> for SendError {
     fn from(failure: Failure) -> Self {
-        Self::Connect { reason: failure.reason.to_string(), timeout: failure.kind == FailureKind::Timeout }
+        Self::Connect {
+            reason: failure.reason.to_string(),
+            timeout: failure.kind == FailureKind::Timeout,
+        }
     }
 }
 
@@ -126,10 +144,15 @@ pub async fn connect(
     downstream: Option<&Connection>,
     snapshot: &Snapshot,
 ) -> Result<Connected, Failure> {
-    let work = establish(cluster, connectors, host, purpose, name, downstream, snapshot);
+    let work = establish(
+        cluster, connectors, host, purpose, name, downstream, snapshot,
+    );
     match timeout(cluster.connect_timeout, work).await {
         Ok(result) => result,
-        Err(_) => Err(Failure { reason: Arc::from(""), kind: FailureKind::Timeout }),
+        Err(_) => Err(Failure {
+            reason: Arc::from(""),
+            kind: FailureKind::Timeout,
+        }),
     }
 }
 
@@ -145,48 +168,81 @@ async fn establish(
     let mut socket = open(cluster, &host.endpoint.address).await?;
     let (local, remote) = (socket.local(), socket.peer());
     let transport = match host.transport {
-        Some(index) => cluster.transport_matches.get(usize::from(index)).map_or(&cluster.transport, |m| &m.transport),
+        Some(index) => cluster
+            .transport_matches
+            .get(usize::from(index))
+            .map_or(&cluster.transport, |m| &m.transport),
         None => &cluster.transport,
     };
     if let (Some(version), Some(downstream)) = (transport.proxy_protocol, downstream) {
         let header = proxy_header(version, downstream.remote, downstream.local);
-        socket.write_all(&header).await.map_err(|error| refused(&error))?;
+        socket
+            .write_all(&header)
+            .await
+            .map_err(|error| refused(&error))?;
     }
     let Some(connector) = connectors.get(transport, host.transport, purpose) else {
-        return Ok(Connected { io: Io::Plain(socket), local, remote, tls: None });
+        return Ok(Connected {
+            io: Io::Plain(socket),
+            local,
+            remote,
+            tls: None,
+        });
     };
     let sni = connector.server_name(&host.endpoint.hostname, name.sni.as_deref());
-    let (stream, info) = connector.connect(socket, sni, name.check, snapshot).await.map_err(|error| tls_failure(&error))?;
-    Ok(Connected { io: Io::Tls(stream), local, remote, tls: Some(info) })
+    let (stream, info) = connector
+        .connect(socket, sni, name.check, snapshot)
+        .await
+        .map_err(|error| tls_failure(&error))?;
+    Ok(Connected {
+        io: Io::Tls(stream),
+        local,
+        remote,
+        tls: Some(info),
+    })
 }
 
 async fn open(cluster: &Cluster, address: &Address) -> Result<Socket, Failure> {
     match address {
         Address::Socket(address) => {
             let options = ConnectOptions {
-                source: cluster.bind.map(|bind| bind.source).filter(|source| source.is_ipv4() == address.is_ipv4()),
+                source: cluster
+                    .bind
+                    .map(|bind| bind.source)
+                    .filter(|source| source.is_ipv4() == address.is_ipv4()),
                 keepalive: cluster.keepalive.map(keepalive),
                 ..ConnectOptions::default()
             };
-            let stream = malla_runtime::socket::connect(*address, options).await.map_err(|error| {
-                let kind = match &error {
-                    SocketError::Connect { .. } if !is_bind(error.io()) => FailureKind::Refused,
-                    _ => FailureKind::Bind,
-                };
-                Failure { kind, ..refused(error.io()) }
-            })?;
+            let stream = malla_runtime::socket::connect(*address, options)
+                .await
+                .map_err(|error| {
+                    let kind = match &error {
+                        SocketError::Connect { .. } if !is_bind(error.io()) => FailureKind::Refused,
+                        _ => FailureKind::Bind,
+                    };
+                    Failure {
+                        kind,
+                        ..refused(error.io())
+                    }
+                })?;
             Ok(Socket::Tcp(stream))
         }
-        Address::Pipe(path) => {
-            UnixStream::connect(path).await.map(Socket::Unix).map_err(|error| refused(&error))
-        }
+        Address::Pipe(path) => UnixStream::connect(path)
+            .await
+            .map(Socket::Unix)
+            .map_err(|error| refused(&error)),
         // DNS clusters hand out resolved addresses only.
-        Address::Name { host, .. } => Err(refused(&io::Error::other(format!("{host} is not resolved")))),
+        Address::Name { host, .. } => Err(refused(&io::Error::other(format!(
+            "{host} is not resolved"
+        )))),
     }
 }
 
 fn is_bind(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse)
+    matches!(
+        error.kind(),
+        io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse
+    )
 }
 
 fn refused(error: &io::Error) -> Failure {
@@ -195,11 +251,19 @@ fn refused(error: &io::Error) -> Failure {
         Some(code) => nix::errno::Errno::from_raw(code).desc().to_owned(),
         None => error.to_string(),
     };
-    Failure { reason: format!("delayed connect error: {text}").into(), kind: FailureKind::Refused }
+    Failure {
+        reason: format!("delayed connect error: {text}").into(),
+        kind: FailureKind::Refused,
+    }
 }
 
 fn tls_failure(error: &ConnectError) -> Failure {
-    Failure { reason: error.reason().into(), kind: FailureKind::Tls { verification: error.is_verification() } }
+    Failure {
+        reason: error.reason().into(),
+        kind: FailureKind::Tls {
+            verification: error.is_verification(),
+        },
+    }
 }
 
 /// Linux's defaults where the configuration gives none.
@@ -217,14 +281,23 @@ pub fn keepalive(config: TcpKeepalive) -> Keepalive {
 }
 
 /// A PROXY protocol header (HAProxy's specification, sections 2.1 and 2.2).
-fn proxy_header(version: ProxyProtocolVersion, source: SocketAddr, destination: SocketAddr) -> Vec<u8> {
+fn proxy_header(
+    version: ProxyProtocolVersion,
+    source: SocketAddr,
+    destination: SocketAddr,
+) -> Vec<u8> {
     let same_family = source.is_ipv4() == destination.is_ipv4();
     match version {
         ProxyProtocolVersion::V1 if !same_family => b"PROXY UNKNOWN\r\n".to_vec(),
         ProxyProtocolVersion::V1 => {
             let family = if source.is_ipv4() { "TCP4" } else { "TCP6" };
             let (from, to) = (source.ip(), destination.ip());
-            format!("PROXY {family} {from} {to} {} {}\r\n", source.port(), destination.port()).into_bytes()
+            format!(
+                "PROXY {family} {from} {to} {} {}\r\n",
+                source.port(),
+                destination.port()
+            )
+            .into_bytes()
         }
         ProxyProtocolVersion::V2 => {
             let mut out = b"\r\n\r\n\0\r\nQUIT\n".to_vec();
@@ -259,12 +332,22 @@ mod tests {
 
     #[test]
     fn our_own_inspector_reads_the_headers_back() {
-        for (source, destination) in [("192.0.2.1:5000", "10.0.0.1:80"), ("[2001:db8::1]:5000", "[::1]:80")] {
+        for (source, destination) in [
+            ("192.0.2.1:5000", "10.0.0.1:80"),
+            ("[2001:db8::1]:5000", "[::1]:80"),
+        ] {
             let (source, destination) = (source.parse().unwrap(), destination.parse().unwrap());
             for version in [V1, V2] {
                 let header = proxy_header(version, source, destination);
-                let want = ProxyHeader { addresses: Some((source, destination)), length: header.len() };
-                assert_eq!(inspect_proxy_protocol(&header), Verdict::Is(want), "{version:?}");
+                let want = ProxyHeader {
+                    addresses: Some((source, destination)),
+                    length: header.len(),
+                };
+                assert_eq!(
+                    inspect_proxy_protocol(&header),
+                    Verdict::Is(want),
+                    "{version:?}"
+                );
             }
         }
     }

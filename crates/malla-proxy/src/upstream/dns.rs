@@ -33,12 +33,20 @@ pub struct SystemFiles {
 
 impl Default for SystemFiles {
     fn default() -> Self {
-        Self { hosts: "/etc/hosts".into(), resolv_conf: "/etc/resolv.conf".into() }
+        Self {
+            hosts: "/etc/hosts".into(),
+            resolv_conf: "/etc/resolv.conf".into(),
+        }
     }
 }
 
 /// Keeps a cluster's endpoints resolved for as long as the cluster lives.
-pub(super) fn follow(control: &Handle, cluster: Weak<SharedCluster>, dns: Dns, logical: bool) -> AbortOnDrop<()> {
+pub(super) fn follow(
+    control: &Handle,
+    cluster: Weak<SharedCluster>,
+    dns: Dns,
+    logical: bool,
+) -> AbortOnDrop<()> {
     AbortOnDrop::adopt(control.spawn(async move {
         let resolver = Resolver::new(SystemFiles::default());
         let mut rng = Rng64::seeded(Weak::as_ptr(&cluster) as u64);
@@ -97,14 +105,29 @@ async fn resolve_all(
         group.endpoints = resolved;
     }
     match failed {
-        Some(error) if set.localities.iter().all(|group| group.endpoints.is_empty()) => Err(error),
+        Some(error)
+            if set
+                .localities
+                .iter()
+                .all(|group| group.endpoints.is_empty()) =>
+        {
+            Err(error)
+        }
         _ => Ok((set, ttl)),
     }
 }
 
 fn at(endpoint: &Endpoint, name: &str, ip: IpAddr, port: u16) -> Endpoint {
-    let hostname = if endpoint.hostname.is_empty() { name.to_owned() } else { endpoint.hostname.clone() };
-    Endpoint { address: Address::Socket(SocketAddr::new(ip, port)), hostname, ..endpoint.clone() }
+    let hostname = if endpoint.hostname.is_empty() {
+        name.to_owned()
+    } else {
+        endpoint.hostname.clone()
+    };
+    Endpoint {
+        address: Address::Socket(SocketAddr::new(ip, port)),
+        hostname,
+        ..endpoint.clone()
+    }
 }
 
 /// Which record types to ask for, in order; the first with answers wins unless all are wanted.

@@ -102,12 +102,20 @@ impl Host {
     /// The weight in balancing now: less than configured while the host warms up (`slow_start_config`).
     fn weight(&self, cluster: &Cluster, now: Instant) -> u32 {
         let weight = self.endpoint.weight.max(1);
-        let Some(slow) = &cluster.balance.slow_start else { return weight };
-        let age = now.saturating_duration_since(self.state.joined).max(Duration::from_secs(1));
-        let progress = (age.as_secs_f64() / slow.window.as_secs_f64().max(f64::MIN_POSITIVE)).min(1.0);
-        let share = progress.powf(1.0 / slow.aggression.max(f64::MIN_POSITIVE)).max(slow.min_weight_percent / 100.0);
+        let Some(slow) = &cluster.balance.slow_start else {
+            return weight;
+        };
+        let age = now
+            .saturating_duration_since(self.state.joined)
+            .max(Duration::from_secs(1));
+        let progress =
+            (age.as_secs_f64() / slow.window.as_secs_f64().max(f64::MIN_POSITIVE)).min(1.0);
+        let share = progress
+            .powf(1.0 / slow.aggression.max(f64::MIN_POSITIVE))
+            .max(slow.min_weight_percent / 100.0);
         // Scaled up, so that a small weight can still be cut into parts.
-        (f64::from(weight) * f64::from(SLOW_START_SCALE) * share).clamp(1.0, f64::from(u32::MAX)) as u32
+        (f64::from(weight) * f64::from(SLOW_START_SCALE) * share).clamp(1.0, f64::from(u32::MAX))
+            as u32
     }
 }
 
@@ -132,8 +140,16 @@ pub struct HostSet {
 impl HostSet {
     /// Builds the set of `source`; states of known addresses are taken from `states`, which ends up with exactly the
     /// addresses of the set.
-    pub fn build(cluster: &Cluster, source: &Arc<EndpointSet>, states: &mut States, now: Instant) -> Self {
-        let mut set = Self { source: Some(Arc::clone(source)), ..Self::default() };
+    pub fn build(
+        cluster: &Cluster,
+        source: &Arc<EndpointSet>,
+        states: &mut States,
+        now: Instant,
+    ) -> Self {
+        let mut set = Self {
+            source: Some(Arc::clone(source)),
+            ..Self::default()
+        };
         let mut kept = States::default();
         for group in &source.localities {
             let priority = group.priority as usize;
@@ -145,8 +161,12 @@ impl HostSet {
             weights.push(group.weight.unwrap_or(0));
             let locality = Arc::new(group.locality.clone());
             for endpoint in &group.endpoints {
-                let known = kept.get(&endpoint.address).or_else(|| states.get(&endpoint.address));
-                let state = known.cloned().unwrap_or_else(|| Arc::new(HostState::new(now)));
+                let known = kept
+                    .get(&endpoint.address)
+                    .or_else(|| states.get(&endpoint.address));
+                let state = known
+                    .cloned()
+                    .unwrap_or_else(|| Arc::new(HostState::new(now)));
                 kept.insert(endpoint.address.clone(), Arc::clone(&state));
                 set.locality_index.push(index);
                 set.hosts.push(Arc::new(Host {
@@ -163,13 +183,25 @@ impl HostSet {
     }
 
     /// A balancer over the hosts as healthy as they are now. `keep` leaves hosts out (metadata match).
-    pub fn balancer(&self, cluster: &Cluster, keep: impl Fn(&Host) -> bool, now: Instant) -> (Balancer, Vec<u32>) {
+    pub fn balancer(
+        &self,
+        cluster: &Cluster,
+        keep: impl Fn(&Host) -> bool,
+        now: Instant,
+    ) -> (Balancer, Vec<u32>) {
         let by_hostname = matches!(
             cluster.balance.policy,
-            BalancePolicy::RingHash { by_hostname: true, .. } | BalancePolicy::Maglev { by_hostname: true, .. }
+            BalancePolicy::RingHash {
+                by_hostname: true,
+                ..
+            } | BalancePolicy::Maglev {
+                by_hostname: true,
+                ..
+            }
         );
-        let chosen: Vec<u32> =
-            (0..self.hosts.len() as u32).filter(|&index| keep(&self.hosts[index as usize])).collect();
+        let chosen: Vec<u32> = (0..self.hosts.len() as u32)
+            .filter(|&index| keep(&self.hosts[index as usize]))
+            .collect();
         let members: Vec<Member> = chosen
             .iter()
             .map(|&index| {
@@ -185,20 +217,44 @@ impl HostSet {
             .collect();
         let tuning = Tuning {
             panic_threshold: cluster.balance.panic_threshold,
-            overprovisioning: self.source.as_ref().map_or(140, |source| source.overprovisioning_factor),
+            overprovisioning: self
+                .source
+                .as_ref()
+                .map_or(140, |source| source.overprovisioning_factor),
             locality_weighted: cluster.balance.locality == LocalityPolicy::Weighted,
-            fail_on_panic: matches!(cluster.balance.locality, LocalityPolicy::ZoneAware { fail_on_panic: true, .. }),
-            by_weight: self.source.as_ref().is_some_and(|source| source.weighted_priority_health),
+            fail_on_panic: matches!(
+                cluster.balance.locality,
+                LocalityPolicy::ZoneAware {
+                    fail_on_panic: true,
+                    ..
+                }
+            ),
+            by_weight: self
+                .source
+                .as_ref()
+                .is_some_and(|source| source.weighted_priority_health),
         };
-        (Balancer::new(&cluster.balance.policy, tuning, &members, &self.locality_weights), chosen)
+        (
+            Balancer::new(
+                &cluster.balance.policy,
+                tuning,
+                &members,
+                &self.locality_weights,
+            ),
+            chosen,
+        )
     }
 }
 
 impl HostSet {
     /// Whether a host is still in its slow-start window.
     pub fn is_warming(&self, cluster: &Cluster, now: Instant) -> bool {
-        let Some(slow) = &cluster.balance.slow_start else { return false };
-        self.hosts.iter().any(|host| now.saturating_duration_since(host.state.joined) < slow.window)
+        let Some(slow) = &cluster.balance.slow_start else {
+            return false;
+        };
+        self.hosts
+            .iter()
+            .any(|host| now.saturating_duration_since(host.state.joined) < slow.window)
     }
 }
 
@@ -206,13 +262,19 @@ impl HostSet {
 pub fn transport_index(cluster: &Cluster, endpoint: &Endpoint) -> Option<u16> {
     let (_, name) = cluster.transport_for(&endpoint.metadata);
     let name = name?;
-    let index = cluster.transport_matches.iter().position(|entry| entry.name == name)?;
+    let index = cluster
+        .transport_matches
+        .iter()
+        .position(|entry| entry.name == name)?;
     u16::try_from(index).ok()
 }
 
 /// What consistent hashing hashes for an endpoint: its `envoy.lb` `hash_key`, its name, or its address.
 fn hash_key(endpoint: &Endpoint, by_hostname: bool) -> String {
-    if let Some(Value::String(key)) = endpoint.metadata.get("envoy.lb").and_then(|lb| lb.get("hash_key"))
+    if let Some(Value::String(key)) = endpoint
+        .metadata
+        .get("envoy.lb")
+        .and_then(|lb| lb.get("hash_key"))
         && !key.is_empty()
     {
         return key.clone();

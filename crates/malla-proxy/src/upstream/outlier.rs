@@ -89,7 +89,11 @@ struct Rate {
 
 impl Default for Rate {
     fn default() -> Self {
-        Self { total: AtomicU32::new(0), success: AtomicU32::new(0), percent: AtomicI32::new(-1) }
+        Self {
+            total: AtomicU32::new(0),
+            success: AtomicU32::new(0),
+            percent: AtomicI32::new(-1),
+        }
     }
 }
 
@@ -127,7 +131,10 @@ impl Monitor {
 
     /// Counts an outcome. A cause is returned exactly when its threshold is reached: hand it to [`Detector::triggered`].
     pub fn record(&self, outcome: Outcome, settings: &OutlierDetection) -> Option<Cause> {
-        let local_failure = matches!(outcome, Outcome::ConnectFailed | Outcome::ConnectTimedOut | Outcome::TimedOut);
+        let local_failure = matches!(
+            outcome,
+            Outcome::ConnectFailed | Outcome::ConnectTimedOut | Outcome::TimedOut
+        );
         if settings.split_local_origin_errors && local_failure {
             return self.record_local(false, settings);
         }
@@ -156,7 +163,10 @@ impl Monitor {
         }
         let mut cause = None;
         if matches!(status, 502..=504) {
-            if reached(&self.consecutive_gateway, settings.consecutive_gateway_failure.threshold) {
+            if reached(
+                &self.consecutive_gateway,
+                settings.consecutive_gateway_failure.threshold,
+            ) {
                 cause = Some(Cause::ConsecutiveGatewayFailure);
             }
         } else {
@@ -164,8 +174,13 @@ impl Monitor {
         }
         if reached(&self.consecutive_5xx, settings.consecutive_5xx.threshold) {
             // Where both are reached at once the one that is enforced decides.
-            let enforced = cause.is_some() && settings.consecutive_gateway_failure.enforcing_percent > 0;
-            cause = if enforced { cause } else { Some(Cause::Consecutive5xx) };
+            let enforced =
+                cause.is_some() && settings.consecutive_gateway_failure.enforcing_percent > 0;
+            cause = if enforced {
+                cause
+            } else {
+                Some(Cause::Consecutive5xx)
+            };
         }
         cause
     }
@@ -176,8 +191,11 @@ impl Monitor {
             clear(&self.consecutive_local);
             return None;
         }
-        reached(&self.consecutive_local, settings.consecutive_local_origin_failure.threshold)
-            .then_some(Cause::ConsecutiveLocalOriginFailure)
+        reached(
+            &self.consecutive_local,
+            settings.consecutive_local_origin_failure.threshold,
+        )
+        .then_some(Cause::ConsecutiveLocalOriginFailure)
     }
 
     fn reset(&self, cause: Cause) {
@@ -231,7 +249,11 @@ pub struct Detector<K> {
 
 impl<K: PartialEq + Clone> Detector<K> {
     pub fn new(settings: OutlierDetection, seed: u64) -> Self {
-        Self { settings, hosts: Vec::new(), rng: Rng64::seeded(seed) }
+        Self {
+            settings,
+            hosts: Vec::new(),
+            rng: Rng64::seeded(seed),
+        }
     }
 
     /// The cluster's hosts are now these; state of hosts that stay is kept.
@@ -244,11 +266,20 @@ impl<K: PartialEq + Clone> Detector<K> {
                 (key, record)
             })
             .collect();
-        stats.ejections_active.store(self.active() as u64, Ordering::Relaxed);
+        stats
+            .ejections_active
+            .store(self.active() as u64, Ordering::Relaxed);
     }
 
     /// A monitor reached a threshold. Returns whether the host is now ejected; the caller then rebuilds balancers.
-    pub fn triggered(&mut self, now: Instant, key: &K, monitor: &Monitor, cause: Cause, stats: &Stats) -> bool {
+    pub fn triggered(
+        &mut self,
+        now: Instant,
+        key: &K,
+        monitor: &Monitor,
+        cause: Cause,
+        stats: &Stats,
+    ) -> bool {
         if monitor.is_ejected() || !self.hosts.iter().any(|(known, _)| known == key) {
             return false;
         }
@@ -267,13 +298,22 @@ impl<K: PartialEq + Clone> Detector<K> {
     ) -> bool {
         let mut changed = false;
         for (key, record) in &mut self.hosts {
-            let Some(monitor) = monitor_of(key) else { continue };
+            let Some(monitor) = monitor_of(key) else {
+                continue;
+            };
             match record.ejected_at {
                 None => record.backoff = record.backoff.saturating_sub(1),
                 Some(since) => {
-                    let longest = self.settings.max_ejection_time.max(self.settings.base_ejection_time);
-                    let sentence = self.settings.base_ejection_time.saturating_mul(record.backoff);
-                    if now.saturating_duration_since(since) >= sentence.min(longest) + record.jitter {
+                    let longest = self
+                        .settings
+                        .max_ejection_time
+                        .max(self.settings.base_ejection_time);
+                    let sentence = self
+                        .settings
+                        .base_ejection_time
+                        .saturating_mul(record.backoff);
+                    if now.saturating_duration_since(since) >= sentence.min(longest) + record.jitter
+                    {
                         record.ejected_at = None;
                         monitor.ejected.store(false, Ordering::Relaxed);
                         clear(&monitor.consecutive_5xx);
@@ -287,7 +327,9 @@ impl<K: PartialEq + Clone> Detector<K> {
         for local in [false, true] {
             changed |= self.judge_rates(now, &monitor_of, local, stats);
         }
-        stats.ejections_active.store(self.active() as u64, Ordering::Relaxed);
+        stats
+            .ejections_active
+            .store(self.active() as u64, Ordering::Relaxed);
         changed
     }
 
@@ -296,10 +338,20 @@ impl<K: PartialEq + Clone> Detector<K> {
     }
 
     fn active(&self) -> usize {
-        self.hosts.iter().filter(|(_, record)| record.ejected_at.is_some()).count()
+        self.hosts
+            .iter()
+            .filter(|(_, record)| record.ejected_at.is_some())
+            .count()
     }
 
-    fn eject(&mut self, now: Instant, key: &K, monitor: &Monitor, cause: Cause, stats: &Stats) -> bool {
+    fn eject(
+        &mut self,
+        now: Instant,
+        key: &K,
+        monitor: &Monitor,
+        cause: Cause,
+        stats: &Stats,
+    ) -> bool {
         let active = self.active();
         // Counted over all priorities, as in Envoy.
         let percent = 100.0 * (active + 1) as f64 / self.hosts.len().max(1) as f64;
@@ -322,9 +374,13 @@ impl<K: PartialEq + Clone> Detector<K> {
             record.backoff += 1;
         }
         monitor.ejected.store(true, Ordering::Relaxed);
-        stats.ejections_enforced_total.fetch_add(1, Ordering::Relaxed);
+        stats
+            .ejections_enforced_total
+            .fetch_add(1, Ordering::Relaxed);
         stats.enforced[cause as usize].fetch_add(1, Ordering::Relaxed);
-        stats.ejections_active.store(active as u64 + 1, Ordering::Relaxed);
+        stats
+            .ejections_active
+            .store(active as u64 + 1, Ordering::Relaxed);
         true
     }
 
@@ -332,12 +388,18 @@ impl<K: PartialEq + Clone> Detector<K> {
         let settings = &self.settings;
         match cause {
             Cause::Consecutive5xx => settings.consecutive_5xx.enforcing_percent,
-            Cause::ConsecutiveGatewayFailure => settings.consecutive_gateway_failure.enforcing_percent,
-            Cause::ConsecutiveLocalOriginFailure => settings.consecutive_local_origin_failure.enforcing_percent,
+            Cause::ConsecutiveGatewayFailure => {
+                settings.consecutive_gateway_failure.enforcing_percent
+            }
+            Cause::ConsecutiveLocalOriginFailure => {
+                settings.consecutive_local_origin_failure.enforcing_percent
+            }
             Cause::SuccessRate => settings.success_rate.enforcing_percent,
             Cause::LocalOriginSuccessRate => settings.success_rate.enforcing_local_percent,
             Cause::FailurePercentage => settings.failure_percentage.enforcing_percent,
-            Cause::FailurePercentageLocalOrigin => settings.failure_percentage.enforcing_local_percent,
+            Cause::FailurePercentageLocalOrigin => {
+                settings.failure_percentage.enforcing_local_percent
+            }
         }
     }
 
@@ -351,10 +413,19 @@ impl<K: PartialEq + Clone> Detector<K> {
     ) -> bool {
         let mut judged: Vec<(K, &Monitor, f64, u32)> = Vec::new();
         for (key, record) in &self.hosts {
-            let Some(monitor) = monitor_of(key) else { continue };
-            let rate = if local { &monitor.local } else { &monitor.external };
+            let Some(monitor) = monitor_of(key) else {
+                continue;
+            };
+            let rate = if local {
+                &monitor.local
+            } else {
+                &monitor.external
+            };
             let closed = rate.close();
-            rate.percent.store(closed.map_or(-1, |(percent, _)| percent as i32), Ordering::Relaxed);
+            rate.percent.store(
+                closed.map_or(-1, |(percent, _)| percent as i32),
+                Ordering::Relaxed,
+            );
             if let (Some((percent, volume)), None) = (closed, record.ejected_at) {
                 judged.push((key.clone(), monitor, percent, volume));
             }
@@ -362,19 +433,47 @@ impl<K: PartialEq + Clone> Detector<K> {
         let (rates, failures) = (self.settings.success_rate, self.settings.failure_percentage);
         let known = self.hosts.len();
         let mut verdicts: Vec<(K, &Monitor, Cause)> = Vec::new();
-        let voting: Vec<_> = judged.iter().filter(|(.., volume)| *volume >= rates.request_volume).collect();
-        if known >= rates.minimum_hosts as usize && !voting.is_empty() && voting.len() >= rates.minimum_hosts as usize {
+        let voting: Vec<_> = judged
+            .iter()
+            .filter(|(.., volume)| *volume >= rates.request_volume)
+            .collect();
+        if known >= rates.minimum_hosts as usize
+            && !voting.is_empty()
+            && voting.len() >= rates.minimum_hosts as usize
+        {
             let mean = voting.iter().map(|v| v.2).sum::<f64>() / voting.len() as f64;
-            let variance = voting.iter().map(|v| (v.2 - mean).powi(2)).sum::<f64>() / voting.len() as f64;
+            let variance =
+                voting.iter().map(|v| (v.2 - mean).powi(2)).sum::<f64>() / voting.len() as f64;
             let threshold = mean - f64::from(rates.stdev_factor) / 1000.0 * variance.sqrt();
-            let cause = if local { Cause::LocalOriginSuccessRate } else { Cause::SuccessRate };
-            verdicts.extend(voting.iter().filter(|v| v.2 < threshold).map(|v| (v.0.clone(), v.1, cause)));
+            let cause = if local {
+                Cause::LocalOriginSuccessRate
+            } else {
+                Cause::SuccessRate
+            };
+            verdicts.extend(
+                voting
+                    .iter()
+                    .filter(|v| v.2 < threshold)
+                    .map(|v| (v.0.clone(), v.1, cause)),
+            );
         }
-        let voting: Vec<_> = judged.iter().filter(|(.., volume)| *volume >= failures.request_volume).collect();
+        let voting: Vec<_> = judged
+            .iter()
+            .filter(|(.., volume)| *volume >= failures.request_volume)
+            .collect();
         if !voting.is_empty() && voting.len() >= failures.minimum_hosts as usize {
-            let cause = if local { Cause::FailurePercentageLocalOrigin } else { Cause::FailurePercentage };
+            let cause = if local {
+                Cause::FailurePercentageLocalOrigin
+            } else {
+                Cause::FailurePercentage
+            };
             let over = |percent: f64| 100.0 - percent >= f64::from(failures.threshold);
-            verdicts.extend(voting.iter().filter(|v| over(v.2)).map(|v| (v.0.clone(), v.1, cause)));
+            verdicts.extend(
+                voting
+                    .iter()
+                    .filter(|v| over(v.2))
+                    .map(|v| (v.0.clone(), v.1, cause)),
+            );
         }
         let mut changed = false;
         for (key, monitor, cause) in verdicts {
@@ -393,7 +492,10 @@ mod tests {
 
     /// What `outlier_detection: {}` means in Envoy.
     fn defaults() -> OutlierDetection {
-        let five = |enforcing_percent| Enforced { threshold: 5, enforcing_percent };
+        let five = |enforcing_percent| Enforced {
+            threshold: 5,
+            enforcing_percent,
+        };
         OutlierDetection {
             consecutive_5xx: five(100),
             consecutive_gateway_failure: five(0),
@@ -435,16 +537,27 @@ mod tests {
             let mut detector = Detector::new(settings, 1);
             detector.set_hosts(0..hosts, &stats);
             let monitors = (0..hosts).map(|_| Monitor::default()).collect();
-            Self { detector, monitors, stats, now: Instant::now() }
+            Self {
+                detector,
+                monitors,
+                stats,
+                now: Instant::now(),
+            }
         }
 
         fn report(&mut self, host: usize, outcome: Outcome, times: usize) -> Vec<Cause> {
             let mut causes = Vec::new();
             for _ in 0..times {
-                let settings = self.detector.settings().clone();
+                let settings = *self.detector.settings();
                 if let Some(cause) = self.monitors[host].record(outcome, &settings) {
                     causes.push(cause);
-                    self.detector.triggered(self.now, &host, &self.monitors[host], cause, &self.stats);
+                    self.detector.triggered(
+                        self.now,
+                        &host,
+                        &self.monitors[host],
+                        cause,
+                        &self.stats,
+                    );
                 }
             }
             causes
@@ -455,17 +568,23 @@ mod tests {
             while self.now < end {
                 self.now += self.detector.settings().interval;
                 let monitors = &self.monitors;
-                self.detector.interval(self.now, |&host| monitors.get(host), &self.stats);
+                self.detector
+                    .interval(self.now, |&host| monitors.get(host), &self.stats);
             }
         }
 
         fn ejected(&self) -> Vec<usize> {
-            (0..self.monitors.len()).filter(|&host| self.monitors[host].is_ejected()).collect()
+            (0..self.monitors.len())
+                .filter(|&host| self.monitors[host].is_ejected())
+                .collect()
         }
     }
 
     fn half() -> OutlierDetection {
-        OutlierDetection { max_ejection_percent: 50, ..defaults() }
+        OutlierDetection {
+            max_ejection_percent: 50,
+            ..defaults()
+        }
     }
 
     #[test]
@@ -474,7 +593,11 @@ mod tests {
         bench.report(1, Outcome::Status(500), 4);
         bench.report(1, Outcome::Status(200), 1);
         bench.report(1, Outcome::Status(500), 4);
-        assert_eq!(bench.ejected(), [] as [usize; 0], "a success starts the count again");
+        assert_eq!(
+            bench.ejected(),
+            [] as [usize; 0],
+            "a success starts the count again"
+        );
         bench.report(1, Outcome::Status(503), 1);
         assert_eq!(bench.ejected(), [1]);
     }
@@ -486,11 +609,27 @@ mod tests {
             bench.report(host, Outcome::Reset, 5);
         }
         assert_eq!(bench.ejected(), [0, 1]);
-        assert_eq!(bench.stats.ejections_overflow.load(super::Ordering::Relaxed), 2);
+        assert_eq!(
+            bench
+                .stats
+                .ejections_overflow
+                .load(super::Ordering::Relaxed),
+            2
+        );
         let mut few = Bench::new(4, defaults());
         few.report(0, Outcome::Status(500), 5);
-        assert_eq!(few.ejected(), [] as [usize; 0], "10 % of four hosts is none");
-        let mut one = Bench::new(4, OutlierDetection { always_eject_one: true, ..defaults() });
+        assert_eq!(
+            few.ejected(),
+            [] as [usize; 0],
+            "10 % of four hosts is none"
+        );
+        let mut one = Bench::new(
+            4,
+            OutlierDetection {
+                always_eject_one: true,
+                ..defaults()
+            },
+        );
         one.report(0, Outcome::Status(500), 5);
         one.report(1, Outcome::Status(500), 5);
         assert_eq!(one.ejected(), [0]);
@@ -506,12 +645,20 @@ mod tests {
             bench.pass(base * round - Duration::from_secs(10));
             assert_eq!(bench.ejected(), [0], "still out in round {round}");
             bench.pass(Duration::from_secs(10));
-            assert_eq!(bench.ejected(), [] as [usize; 0], "back after round {round}");
+            assert_eq!(
+                bench.ejected(),
+                [] as [usize; 0],
+                "back after round {round}"
+            );
         }
         bench.pass(Duration::from_secs(30));
         bench.report(0, Outcome::Status(500), 5);
         bench.pass(base);
-        assert_eq!(bench.ejected(), [] as [usize; 0], "three good intervals take three steps back");
+        assert_eq!(
+            bench.ejected(),
+            [] as [usize; 0],
+            "three good intervals take three steps back"
+        );
     }
 
     #[test]
@@ -531,14 +678,26 @@ mod tests {
 
     #[test]
     fn local_failures_can_be_counted_apart() {
-        let mut bench = Bench::new(4, OutlierDetection { split_local_origin_errors: true, ..half() });
+        let mut bench = Bench::new(
+            4,
+            OutlierDetection {
+                split_local_origin_errors: true,
+                ..half()
+            },
+        );
         bench.report(0, Outcome::ConnectFailed, 4);
         bench.report(0, Outcome::Status(500), 4);
         assert_eq!(bench.ejected(), [] as [usize; 0]);
-        assert_eq!(bench.report(0, Outcome::TimedOut, 1), [Cause::ConsecutiveLocalOriginFailure]);
+        assert_eq!(
+            bench.report(0, Outcome::TimedOut, 1),
+            [Cause::ConsecutiveLocalOriginFailure]
+        );
         assert_eq!(bench.ejected(), [0]);
         let mut joined = Bench::new(4, half());
-        assert_eq!(joined.report(0, Outcome::ConnectFailed, 5), [Cause::Consecutive5xx]);
+        assert_eq!(
+            joined.report(0, Outcome::ConnectFailed, 5),
+            [Cause::Consecutive5xx]
+        );
     }
 
     #[test]
@@ -560,8 +719,17 @@ mod tests {
         let mut bench = Bench::new(4, half());
         bench.report(0, Outcome::Status(500), 5);
         bench.detector.set_hosts(1..4, &bench.stats);
-        assert_eq!(bench.stats.ejections_active.load(super::Ordering::Relaxed), 0);
+        assert_eq!(
+            bench.stats.ejections_active.load(super::Ordering::Relaxed),
+            0
+        );
         bench.detector.set_hosts(0..4, &bench.stats);
-        assert!(!bench.detector.triggered(bench.now, &9, &Monitor::default(), Cause::SuccessRate, &bench.stats));
+        assert!(!bench.detector.triggered(
+            bench.now,
+            &9,
+            &Monitor::default(),
+            Cause::SuccessRate,
+            &bench.stats
+        ));
     }
 }

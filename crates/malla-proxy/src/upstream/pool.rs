@@ -134,7 +134,10 @@ impl Pool {
         self.retired.set(true);
         let (idle, shared) = {
             let mut inner = self.inner.borrow_mut();
-            (std::mem::take(&mut inner.idle), std::mem::take(&mut inner.shared))
+            (
+                std::mem::take(&mut inner.idle),
+                std::mem::take(&mut inner.shared),
+            )
         };
         drop((idle, shared));
         if at_once {
@@ -150,7 +153,10 @@ impl Pool {
         let mut gone_shared = Vec::new();
         {
             let mut inner = self.inner.borrow_mut();
-            let expired = |since: Instant| http.idle_timeout.is_some_and(|limit| now.saturating_duration_since(since) >= limit);
+            let expired = |since: Instant| {
+                http.idle_timeout
+                    .is_some_and(|limit| now.saturating_duration_since(since) >= limit)
+            };
             gone.extend(inner.idle.extract_if(.., |conn| {
                 let idle = expired(conn.idle_since);
                 if idle && !conn.is_closed() {
@@ -207,15 +213,25 @@ impl Pool {
             wanted.saturating_sub(inner.connecting)
         };
         for _ in 0..missing {
-            let Some(guard) = self.admit_connection(high_priority) else { return };
+            let Some(guard) = self.admit_connection(high_priority) else {
+                return;
+            };
             self.inner.borrow_mut().connecting += 1;
             let pool = Rc::clone(self);
-            self.around.tasks.spawn_local(Span::none(), async move { pool.open_one(guard).await });
+            self.around
+                .tasks
+                .spawn_local(Span::none(), async move { pool.open_one(guard).await });
         }
     }
 
     fn stream_limit(&self) -> usize {
-        self.around.shared.config.http.http2.max_concurrent_streams.map_or(usize::MAX, |limit| limit as usize)
+        self.around
+            .shared
+            .config
+            .http
+            .http2
+            .max_concurrent_streams
+            .map_or(usize::MAX, |limit| limit as usize)
     }
 
     /// Counts one more connection. A host without any always gets one, or what waits for it would wait for ever.
@@ -228,9 +244,17 @@ impl Pool {
         };
         let per_host = cluster.config.max_connections_per_host;
         let host_full = per_host.is_some_and(|max| {
-            self.host.state.cx_active.load(std::sync::atomic::Ordering::Relaxed) >= u64::from(max)
+            self.host
+                .state
+                .cx_active
+                .load(std::sync::atomic::Ordering::Relaxed)
+                >= u64::from(max)
         });
-        let permit = if host_full { None } else { breakers.acquire(Kind::Connection) };
+        let permit = if host_full {
+            None
+        } else {
+            breakers.acquire(Kind::Connection)
+        };
         let permit = match permit {
             Some(permit) => permit,
             None => {
@@ -241,15 +265,26 @@ impl Pool {
                 breakers.force(Kind::Connection)
             }
         };
-        Some(ConnGuard::new(permit, Arc::clone(&self.host.state), Arc::clone(&self.around.stats)))
+        Some(ConnGuard::new(
+            permit,
+            Arc::clone(&self.host.state),
+            Arc::clone(&self.around.stats),
+        ))
     }
 
     async fn open_one(self: Rc<Self>, guard: ConnGuard) {
         let snapshot = self.around.live.load_full();
         let cluster = &self.around.shared;
         let downstream = self.downstream.as_deref();
-        let attempt =
-            connect(&cluster.config, &cluster.connectors, &self.host, self.purpose, &self.name, downstream, &snapshot);
+        let attempt = connect(
+            &cluster.config,
+            &cluster.connectors,
+            &self.host,
+            self.purpose,
+            &self.name,
+            downstream,
+            &snapshot,
+        );
         let result = match attempt.await {
             Ok(connected) => self.start(connected, guard).await,
             Err(failure) => Err(failure),
@@ -288,13 +323,15 @@ impl Pool {
         });
         let hold = Holder::new(self, guard);
         if use_h2 {
-            let conn = conn::start_h2(connected.io, info, &self.around, hold, self.kill.clone()).await?;
+            let conn =
+                conn::start_h2(connected.io, info, &self.around, hold, self.kill.clone()).await?;
             stats.upstream_cx_http2_total.inc();
             let mut inner = self.inner.borrow_mut();
             inner.speaks_h2 = true;
             inner.shared.push(conn);
         } else {
-            let conn = conn::start_h1(connected.io, info, &self.around, hold, self.kill.clone()).await?;
+            let conn =
+                conn::start_h1(connected.io, info, &self.around, hold, self.kill.clone()).await?;
             stats.upstream_cx_http1_total.inc();
             let mut inner = self.inner.borrow_mut();
             inner.speaks_h2 = false;
@@ -360,7 +397,9 @@ impl Pool {
     /// Takes an HTTP/1 connection back after a complete exchange.
     fn take_back(self: &Rc<Self>, mut conn: H1) {
         let http = &self.around.shared.config.http;
-        let spent = http.max_requests_per_connection.is_some_and(|max| conn.served >= max);
+        let spent = http
+            .max_requests_per_connection
+            .is_some_and(|max| conn.served >= max);
         if spent {
             self.around.stats.upstream_cx_max_requests.inc();
         }
@@ -393,7 +432,10 @@ impl Pool {
     /// A stream of a shared connection ended.
     fn stream_ended(self: &Rc<Self>, conn: &Rc<H2>) {
         if conn.is_spent() {
-            self.inner.borrow_mut().shared.retain(|other| !Rc::ptr_eq(other, conn));
+            self.inner
+                .borrow_mut()
+                .shared
+                .retain(|other| !Rc::ptr_eq(other, conn));
         }
         let waits = !self.inner.borrow().waiting.is_empty();
         if waits {
@@ -412,13 +454,18 @@ pub(super) struct Holder {
 impl Holder {
     fn new(pool: &Rc<Pool>, guard: ConnGuard) -> Self {
         pool.inner.borrow_mut().open += 1;
-        Self { pool: Rc::downgrade(pool), _guard: guard }
+        Self {
+            pool: Rc::downgrade(pool),
+            _guard: guard,
+        }
     }
 }
 
 impl Drop for Holder {
     fn drop(&mut self) {
-        let Some(pool) = self.pool.upgrade() else { return };
+        let Some(pool) = self.pool.upgrade() else {
+            return;
+        };
         let missing = {
             let mut inner = pool.inner.borrow_mut();
             inner.open -= 1;
@@ -453,5 +500,9 @@ impl Drop for PendingGauge<'_> {
 /// The limits of the cluster's HTTP/1 and HTTP/2 that connections are opened with.
 pub(super) fn header_limit(cluster: &Cluster) -> usize {
     // Envoy's default for responses is 60 KiB.
-    cluster.http.max_response_headers_kb.map_or(60, |kb| kb as usize) * 1024
+    cluster
+        .http
+        .max_response_headers_kb
+        .map_or(60, |kb| kb as usize)
+        * 1024
 }

@@ -80,7 +80,13 @@ struct PoolKey {
 
 impl WorkerClusters {
     /// `tasks` ends everything this worker's pools run; `worker` numbers it.
-    pub fn new(clusters: Clusters, live: Live, stats: WorkerStats, tasks: DrainWatch, worker: usize) -> Self {
+    pub fn new(
+        clusters: Clusters,
+        live: Live,
+        stats: WorkerStats,
+        tasks: DrainWatch,
+        worker: usize,
+    ) -> Self {
         let inner = Inner {
             clusters,
             live,
@@ -90,7 +96,9 @@ impl WorkerClusters {
             handles: RefCell::default(),
             busy: Notify::new(),
         };
-        Self { inner: Rc::new(inner) }
+        Self {
+            inner: Rc::new(inner),
+        }
     }
 
     /// Keeps the pools tidy; run it as a task of the worker for as long as the worker lives.
@@ -114,7 +122,9 @@ impl WorkerClusters {
         let mut gone = Vec::new();
         self.inner.handles.borrow_mut().retain(|name, handle| {
             let entry = snapshot.cluster(name);
-            let current = entry.is_some_and(|entry| Arc::ptr_eq(&entry.config, &handle.cluster.around.shared.config));
+            let current = entry.is_some_and(|entry| {
+                Arc::ptr_eq(&entry.config, &handle.cluster.around.shared.config)
+            });
             if !current {
                 gone.push(handle.clone());
             }
@@ -142,8 +152,14 @@ impl Upstreams for WorkerClusters {
             return Some(handle.clone());
         }
         let shared = self.inner.clusters.get(entry);
-        let handle = Handle { cluster: Rc::new(WorkerCluster::new(&self.inner, shared)) };
-        let old = self.inner.handles.borrow_mut().insert(Arc::clone(&entry.config.name), handle.clone());
+        let handle = Handle {
+            cluster: Rc::new(WorkerCluster::new(&self.inner, shared)),
+        };
+        let old = self
+            .inner
+            .handles
+            .borrow_mut()
+            .insert(Arc::clone(&entry.config.name), handle.clone());
         if let Some(old) = old {
             // The configuration changed: what is under way ends on the old connections, nothing new starts on them.
             old.cluster.retire_all();
@@ -177,13 +193,23 @@ impl WorkerCluster {
     }
 
     /// The pool of a host for a request.
-    fn pool(&self, host: &Arc<Host>, purpose: Purpose, name: RequestName, downstream: &Connection) -> Rc<Pool> {
+    fn pool(
+        &self,
+        host: &Arc<Host>,
+        purpose: Purpose,
+        name: RequestName,
+        downstream: &Connection,
+    ) -> Rc<Pool> {
         let config = self.config();
         let transport = match host.transport {
-            Some(index) => config.transport_matches.get(usize::from(index)).map(|entry| &entry.transport),
+            Some(index) => config
+                .transport_matches
+                .get(usize::from(index))
+                .map(|entry| &entry.transport),
             None => Some(&config.transport),
         };
-        let own = config.pool_per_downstream || transport.is_some_and(|transport| transport.proxy_protocol.is_some());
+        let own = config.pool_per_downstream
+            || transport.is_some_and(|transport| transport.proxy_protocol.is_some());
         let key = PoolKey {
             address: host.endpoint.address.clone(),
             transport: host.transport,
@@ -196,7 +222,13 @@ impl WorkerCluster {
             return Rc::clone(pool);
         }
         let owner = own.then(|| Rc::new(downstream.clone()));
-        let pool = Pool::new(Arc::clone(host), purpose, key.name.clone(), owner, self.around.clone());
+        let pool = Pool::new(
+            Arc::clone(host),
+            purpose,
+            key.name.clone(),
+            owner,
+            self.around.clone(),
+        );
         pools.insert(key, Rc::clone(&pool));
         pool
     }
@@ -213,10 +245,15 @@ impl WorkerCluster {
         let config = self.config();
         let is_fixed = hosts.source.is_some();
         self.pools.borrow_mut().retain(|key, pool| {
-            let host = hosts.hosts.iter().find(|host| host.endpoint.address == key.address);
+            let host = hosts
+                .hosts
+                .iter()
+                .find(|host| host.endpoint.address == key.address);
             let gone = is_fixed && host.is_none_or(|host| host.transport != key.transport);
             let sick = config.close_on_health_failure
-                && host.is_some_and(|host| host.availability() == crate::balance::Availability::Unhealthy);
+                && host.is_some_and(|host| {
+                    host.availability() == crate::balance::Availability::Unhealthy
+                });
             if gone || sick {
                 pool.retire(sick);
                 return false;
@@ -224,7 +261,9 @@ impl WorkerCluster {
             !pool.sweep(now)
         });
         let pools = self.pools.borrow();
-        self.dynamic.borrow_mut().retain(|address, _| pools.keys().any(|key| key.address == *address));
+        self.dynamic
+            .borrow_mut()
+            .retain(|address, _| pools.keys().any(|key| key.address == *address));
         !pools.is_empty()
     }
 }
@@ -234,14 +273,25 @@ fn request_name<B>(http: &UpstreamHttp, request: &http::Request<B>) -> RequestNa
     if !http.auto_sni && !http.auto_san_validation {
         return RequestName::default();
     }
-    let from_header = http.auto_sni_header.as_ref().and_then(|header| request.headers().get(header));
-    let host = from_header.or_else(|| request.headers().get(http::header::HOST)).and_then(|value| value.to_str().ok());
+    let from_header = http
+        .auto_sni_header
+        .as_ref()
+        .and_then(|header| request.headers().get(header));
+    let host = from_header
+        .or_else(|| request.headers().get(http::header::HOST))
+        .and_then(|value| value.to_str().ok());
     let host = host.or_else(|| request.uri().authority().map(http::uri::Authority::as_str));
     let name = host.map(|host| match host.parse::<http::uri::Authority>() {
-        Ok(authority) => authority.host().trim_matches(['[', ']']).to_ascii_lowercase(),
+        Ok(authority) => authority
+            .host()
+            .trim_matches(['[', ']'])
+            .to_ascii_lowercase(),
         Err(_) => host.to_ascii_lowercase(),
     });
-    RequestName { sni: name.filter(|_| http.auto_sni).map(Arc::from), check: http.auto_san_validation }
+    RequestName {
+        sni: name.filter(|_| http.auto_sni).map(Arc::from),
+        check: http.auto_san_validation,
+    }
 }
 
 #[cfg(test)]

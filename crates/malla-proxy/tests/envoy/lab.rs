@@ -12,6 +12,7 @@ use malla_proxy::app::{ConfigSource, Options, Proxy};
 use malla_xds_proto::json;
 use tempfile::TempDir;
 
+use crate::h2::{self, Ask};
 use crate::wire::{Answer, comparable, exchange};
 
 /// How long a proxy may take to start, or a log line to appear.
@@ -32,9 +33,18 @@ impl Side {
 
     /// The log's lines, once there are at least `count`.
     pub(crate) fn lines(&self, count: usize) -> Vec<String> {
+        Self::lines_of(&self.log, count)
+    }
+
+    /// The same for the JSON log.
+    pub(crate) fn json_lines(&self, count: usize) -> Vec<String> {
+        Self::lines_of(&self.log.with_extension("json"), count)
+    }
+
+    fn lines_of(log: &Path, count: usize) -> Vec<String> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+            let text = std::fs::read_to_string(log).unwrap_or_default();
             let lines: Vec<String> = text.lines().map(str::to_owned).collect();
             if lines.len() >= count || Instant::now() > deadline {
                 return lines;
@@ -83,6 +93,22 @@ impl Lab {
             _stop: stop,
             _folder: folder,
         }
+    }
+
+    /// The same over HTTP/2.
+    #[track_caller]
+    pub(crate) fn check_h2(&self, listener: &str, ask: &Ask) -> Answer {
+        let envoy = comparable(h2::exchange(self.envoy.address(listener), ask, "envoy"));
+        let malla = comparable(h2::exchange(self.malla.address(listener), ask, "malla"));
+        assert_eq!(
+            show(&envoy),
+            show(&malla),
+            "\n--- request\n{} {} over HTTP/2 to {listener} {:?}\n--- left: Envoy, right: Malla",
+            ask.method,
+            ask.path,
+            ask.headers
+        );
+        malla
     }
 
     /// Sends the same bytes to both and compares the answers.
@@ -144,6 +170,10 @@ fn fill(
     }
     let log = folder.join(format!("{name}.log"));
     text = text.replace("{log}", &log.display().to_string());
+    text = text.replace(
+        "{json_log}",
+        &log.with_extension("json").display().to_string(),
+    );
     let mut ports = HashMap::new();
     while let Some(start) = text.find("{port:") {
         let end = start + text[start..].find('}').expect("a closing brace");

@@ -4,5 +4,9 @@
 
 mod backend;
 mod cases;
+mod h2;
 mod lab;
+mod requests;
+mod smuggling;
+mod tunnels;
 mod wire;

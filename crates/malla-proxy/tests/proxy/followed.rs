@@ -50,7 +50,10 @@ impl Plane {
         let chains: Vec<String> = chains
             .iter()
             .map(|(matches, cluster)| {
-                format!("{{ filter_chain_match: {matches}, filters: [ {} ] }}", tcp_proxy(cluster, ""))
+                format!(
+                    "{{ filter_chain_match: {matches}, filters: [ {} ] }}",
+                    tcp_proxy(cluster, "")
+                )
             })
             .collect();
         let yaml = format!(
@@ -64,7 +67,9 @@ impl Plane {
     }
 
     fn put_cluster(&self, name: &str) {
-        let yaml = format!("{{ name: {name}, type: EDS, connect_timeout: 1s, eds_cluster_config: {{ eds_config: {{ ads: {{}} }} }} }}");
+        let yaml = format!(
+            "{{ name: {name}, type: EDS, connect_timeout: 1s, eds_cluster_config: {{ eds_config: {{ ads: {{}} }} }} }}"
+        );
         let cluster: pb_cluster::Cluster = from_yaml(&yaml).unwrap();
         self.change(|set| set.put(CLUSTER, name, any::encode(&cluster)));
     }
@@ -81,7 +86,11 @@ impl Plane {
 
     async fn until_refused(&self, text: &str) {
         until(&format!("a refusal with `{text}`"), || {
-            self.events.lock().unwrap().iter().any(|event| event.contains(text))
+            self.events
+                .lock()
+                .unwrap()
+                .iter()
+                .any(|event| event.contains(text))
         })
         .await;
     }
@@ -115,12 +124,26 @@ async fn until(what: &str, condition: impl Fn() -> bool) {
 async fn follow(plane: &Plane, drain_time: Duration) -> (Running, ProxyHandle) {
     let ads = Ads {
         bootstrap: malla_xds_proto::bootstrap::Bootstrap::default(),
-        client: ClientConfig::new(core::Node { id: "test".into(), ..core::Node::default() }),
-        transport: Arc::new(MemoryTransport::new(AdsServer::new(plane.clone(), malla_xds::server::ServerOptions::new(malla_runtime::drain::DrainWatch::never())), tonic::Extensions::default())),
+        client: ClientConfig::new(core::Node {
+            id: "test".into(),
+            ..core::Node::default()
+        }),
+        transport: Arc::new(MemoryTransport::new(
+            AdsServer::new(
+                plane.clone(),
+                malla_xds::server::ServerOptions::new(malla_runtime::drain::DrainWatch::never()),
+            ),
+            tonic::Extensions::default(),
+        )),
         identity: None,
     };
-    let options = Options { drain_time, ..options() };
-    let bound = Proxy::bind(ConfigSource::Ads(Box::new(ads)), options).await.unwrap();
+    let options = Options {
+        drain_time,
+        ..options()
+    };
+    let bound = Proxy::bind(ConfigSource::Ads(Box::new(ads)), options)
+        .await
+        .unwrap();
     let handle = bound.handle();
     (Running::run(bound), handle)
 }
@@ -147,7 +170,9 @@ async fn clusters_endpoints_and_listeners_come_over_ads() {
     until_answer(address, "one x").await;
     plane.put_endpoint("app", echo("two ").await);
     until_answer(address, "two x").await;
-    let dump = proxy.admin("/config_dump?resource=dynamic_active_clusters").await;
+    let dump = proxy
+        .admin("/config_dump?resource=dynamic_active_clusters")
+        .await;
     assert!(dump.contains("\"name\": \"app\""), "{dump}");
     plane.change(|set| set.remove(LISTENER, "in"));
     until("the listener to go", || handle.addr("in").is_none()).await;
@@ -181,21 +206,32 @@ async fn connections_of_unchanged_chains_outlive_an_update() {
     until_answer(address, "keptx").await;
     let mut kept = TcpStream::connect(address).await.unwrap();
     let mut greeting = [0; 4];
-    timeout(LIMIT, kept.read_exact(&mut greeting)).await.unwrap().unwrap();
+    timeout(LIMIT, kept.read_exact(&mut greeting))
+        .await
+        .unwrap()
+        .unwrap();
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
     let mut changed = socket.connect(address).await.unwrap();
     let mut greeting = [0; 7];
-    timeout(LIMIT, changed.read_exact(&mut greeting)).await.unwrap().unwrap();
+    timeout(LIMIT, changed.read_exact(&mut greeting))
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(&greeting, b"changed");
 
     // The second chain now goes elsewhere: its connections have no time left, the first chain's are not touched.
     plane.put_listener("in", anywhere(), &[(local, "kept"), (other, "kept")]);
     let mut rest = Vec::new();
-    let _ = timeout(LIMIT, changed.read_to_end(&mut rest)).await.expect("the changed chain's connection ends");
+    let _ = timeout(LIMIT, changed.read_to_end(&mut rest))
+        .await
+        .expect("the changed chain's connection ends");
     kept.write_all(b"still").await.unwrap();
     let mut echoed = [0; 5];
-    timeout(LIMIT, kept.read_exact(&mut echoed)).await.unwrap().unwrap();
+    timeout(LIMIT, kept.read_exact(&mut echoed))
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!((&echoed, handle.addr("in")), (b"still", Some(address)));
     proxy.stop().await;
 }
@@ -211,7 +247,9 @@ async fn what_cannot_be_served_is_refused_and_the_old_serves_on() {
     until_answer(address, "app x").await;
     let taken = std::net::TcpListener::bind(free_port().await).unwrap();
     plane.put_listener("other", taken.local_addr().unwrap(), &[("{}", "app")]);
-    plane.until_refused(&format!("cannot listen on {}", taken.local_addr().unwrap())).await;
+    plane
+        .until_refused(&format!("cannot listen on {}", taken.local_addr().unwrap()))
+        .await;
     plane.put_listener("in", anywhere(), &[("{}", "app"), ("{}", "app")]);
     plane.until_refused("filter_chains[1]").await;
     until_answer(address, "app x").await;

@@ -1,4 +1,7 @@
-use super::support::{Envoy, Running, bootstrap, cluster, echo, free_port, listener, round_trip_from, tcp_proxy};
+//! Consistent hashing, choice by choice beside Envoy.
+use super::support::{
+    Envoy, Running, bootstrap, cluster, echo, free_port, listener, round_trip_from, tcp_proxy,
+};
 
 /// The same endpoints and the same clients: Envoy and Malla choose the same endpoint for each client.
 async fn check(policy: &str) {
@@ -8,7 +11,12 @@ async fn check(policy: &str) {
     }
     let filter = tcp_proxy("hashed", ", hash_policy: [ { source_ip: {} } ]");
     let more = format!("    {policy}\n");
-    let yaml = |at| bootstrap(&[listener("tcp", at, &filter, "")], &[cluster("hashed", &backends, &more)]);
+    let yaml = |at| {
+        bootstrap(
+            &[listener("tcp", at, &filter, "")],
+            &[cluster("hashed", &backends, &more)],
+        )
+    };
     let at = free_port().await;
     let _envoy = Envoy::start(&yaml(at)).await;
     let (proxy, address) = Running::start(&yaml("127.0.0.1:0".parse().unwrap()), "tcp").await;

@@ -1,4 +1,7 @@
-use super::support::{Certs, Running, bind, bootstrap, cluster, echo, listener, round_trip, tcp_proxy};
+//! Listener filters and filter chains.
+use super::support::{
+    Certs, Running, bind, bootstrap, cluster, echo, listener, round_trip, tcp_proxy,
+};
 
 fn anywhere() -> std::net::SocketAddr {
     "127.0.0.1:0".parse().unwrap()
@@ -18,15 +21,27 @@ async fn a_sniffed_port_serves_plain_and_tls_clients() {
         certs.downstream("server")
     );
     let yaml = bootstrap(
-        &[listener("in", anywhere(), &tcp_proxy("plain", ""), &format!("{chains}{inspect}"))],
-        &[cluster("plain", &[plain], ""), cluster("secret", &[secret], "")],
+        &[listener(
+            "in",
+            anywhere(),
+            &tcp_proxy("plain", ""),
+            &format!("{chains}{inspect}"),
+        )],
+        &[
+            cluster("plain", &[plain], ""),
+            cluster("secret", &[secret], ""),
+        ],
     );
     let (proxy, address) = Running::start(&yaml, "in").await;
     // The echo speaks first only after the client's first bytes have been looked at.
     assert_eq!(round_trip(address, "hello").await, "plain hello");
     let out = bootstrap(
         &[listener("out", anywhere(), &tcp_proxy("peer", ""), "")],
-        &[cluster("peer", &[address], &certs.upstream("client", "server"))],
+        &[cluster(
+            "peer",
+            &[address],
+            &certs.upstream("client", "server"),
+        )],
     );
     let (outer, through) = Running::start(&out, "out").await;
     assert_eq!(round_trip(through, "hello").await, "secret hello");
@@ -42,6 +57,8 @@ async fn chains_that_cannot_be_told_apart_are_refused() {
         &[cluster("app", &[anywhere()], "")],
     );
     let text = bind(&yaml).await.unwrap_err().to_string();
-    assert!(text.contains("filter_chains[1]") && text.contains("filter_chains[0]"), "{text}");
+    assert!(
+        text.contains("filter_chains[1]") && text.contains("filter_chains[0]"),
+        "{text}"
+    );
 }
-

@@ -1,3 +1,4 @@
+//! Mutual TLS with ourselves, Envoy and OpenSSL.
 use std::process::Stdio;
 
 use tokio::io::AsyncReadExt;
@@ -5,19 +6,31 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 use super::support::{
-    Certs, Envoy, LIMIT, Running, bootstrap, cluster, echo, free_port, listener, round_trip, tcp_proxy,
+    Certs, Envoy, LIMIT, Running, bootstrap, cluster, echo, free_port, listener, round_trip,
+    tcp_proxy,
 };
 
 /// Plain in, mutual TLS out to `server`.
-fn client_side(certs: &Certs, at: std::net::SocketAddr, server: std::net::SocketAddr, expected: &str) -> String {
+fn client_side(
+    certs: &Certs,
+    at: std::net::SocketAddr,
+    server: std::net::SocketAddr,
+    expected: &str,
+) -> String {
     let tls = certs.upstream("client", expected);
-    bootstrap(&[listener("out", at, &tcp_proxy("peer", ""), "")], &[cluster("peer", &[server], &tls)])
+    bootstrap(
+        &[listener("out", at, &tcp_proxy("peer", ""), "")],
+        &[cluster("peer", &[server], &tls)],
+    )
 }
 
 /// Mutual TLS in, plain out to `backend`.
 fn server_side(certs: &Certs, at: std::net::SocketAddr, backend: std::net::SocketAddr) -> String {
     let tls = certs.downstream("server");
-    bootstrap(&[listener("in", at, &tcp_proxy("app", ""), &tls)], &[cluster("app", &[backend], "")])
+    bootstrap(
+        &[listener("in", at, &tcp_proxy("app", ""), &tls)],
+        &[cluster("app", &[backend], "")],
+    )
 }
 
 fn anywhere() -> std::net::SocketAddr {
@@ -27,16 +40,23 @@ fn anywhere() -> std::net::SocketAddr {
 #[tokio::test]
 async fn malla_calls_malla() {
     let certs = Certs::new(&["client", "server"]);
-    let (inner, inner_address) = Running::start(&server_side(&certs, anywhere(), echo("hi ").await), "in").await;
-    let (outer, address) =
-        Running::start(&client_side(&certs, anywhere(), inner_address, "server"), "out").await;
+    let (inner, inner_address) =
+        Running::start(&server_side(&certs, anywhere(), echo("hi ").await), "in").await;
+    let (outer, address) = Running::start(
+        &client_side(&certs, anywhere(), inner_address, "server"),
+        "out",
+    )
+    .await;
     for _ in 0..3 {
         assert_eq!(round_trip(address, "there").await, "hi there");
     }
     inner.until_stat("listener.in.ssl.handshake: 3").await;
     outer.until_stat("cluster.peer.ssl.handshake: 3").await;
     let certificates = outer.admin("/certs").await;
-    assert!(certificates.contains("spiffe://cluster.local/ns/base/sa/client"), "{certificates}");
+    assert!(
+        certificates.contains("spiffe://cluster.local/ns/base/sa/client"),
+        "{certificates}"
+    );
     outer.stop().await;
     inner.stop().await;
 }
@@ -46,7 +66,8 @@ async fn malla_calls_envoy() {
     let certs = Certs::new(&["client", "server"]);
     let at = free_port().await;
     let _envoy = Envoy::start(&server_side(&certs, at, echo("hi ").await)).await;
-    let (proxy, address) = Running::start(&client_side(&certs, anywhere(), at, "server"), "out").await;
+    let (proxy, address) =
+        Running::start(&client_side(&certs, anywhere(), at, "server"), "out").await;
     assert_eq!(round_trip(address, "envoy").await, "hi envoy");
     proxy.stop().await;
 }
@@ -54,7 +75,8 @@ async fn malla_calls_envoy() {
 #[tokio::test]
 async fn envoy_calls_malla() {
     let certs = Certs::new(&["client", "server"]);
-    let (proxy, inner) = Running::start(&server_side(&certs, anywhere(), echo("hi ").await), "in").await;
+    let (proxy, inner) =
+        Running::start(&server_side(&certs, anywhere(), echo("hi ").await), "in").await;
     let at = free_port().await;
     let _envoy = Envoy::start(&client_side(&certs, at, inner, "server")).await;
     assert_eq!(round_trip(at, "malla").await, "hi malla");
@@ -64,11 +86,14 @@ async fn envoy_calls_malla() {
 #[tokio::test]
 async fn the_wrong_server_is_refused() {
     let certs = Certs::new(&["client", "server"]);
-    let (inner, inner_address) = Running::start(&server_side(&certs, anywhere(), echo("hi").await), "in").await;
+    let (inner, inner_address) =
+        Running::start(&server_side(&certs, anywhere(), echo("hi").await), "in").await;
     let yaml = client_side(&certs, anywhere(), inner_address, "somebody-else");
     let (outer, address) = Running::start(&yaml, "out").await;
     assert_eq!(round_trip(address, "").await, "");
-    outer.until_stat("cluster.peer.ssl.fail_verify_error: 1").await;
+    outer
+        .until_stat("cluster.peer.ssl.fail_verify_error: 1")
+        .await;
     outer.stop().await;
     inner.stop().await;
 }
@@ -76,7 +101,14 @@ async fn the_wrong_server_is_refused() {
 /// What `openssl s_client` reads from the listener before the listener ends; at most two bytes.
 async fn s_client(address: std::net::SocketAddr, arguments: &[String]) -> String {
     let mut child = Command::new("openssl")
-        .args(["s_client", "-quiet", "-connect", &address.to_string(), "-servername", "web.test"])
+        .args([
+            "s_client",
+            "-quiet",
+            "-connect",
+            &address.to_string(),
+            "-servername",
+            "web.test",
+        ])
         .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -86,7 +118,10 @@ async fn s_client(address: std::net::SocketAddr, arguments: &[String]) -> String
         .expect("openssl on the PATH");
     let mut read = String::new();
     let stdout = child.stdout.take().unwrap();
-    timeout(LIMIT, stdout.take(2).read_to_string(&mut read)).await.expect("an end").unwrap();
+    timeout(LIMIT, stdout.take(2).read_to_string(&mut read))
+        .await
+        .expect("an end")
+        .unwrap();
     read
 }
 
@@ -94,15 +129,29 @@ async fn s_client(address: std::net::SocketAddr, arguments: &[String]) -> String
 async fn openssl_gets_in_with_the_right_certificate_only() {
     let certs = Certs::new(&["client", "server"]);
     let foreign = Certs::new(&["client"]);
-    let (proxy, address) = Running::start(&server_side(&certs, anywhere(), echo("hi").await), "in").await;
+    let (proxy, address) =
+        Running::start(&server_side(&certs, anywhere(), echo("hi").await), "in").await;
     let pair = |certs: &Certs| {
         let path = |file: &str| certs.path(file).display().to_string();
-        ["-cert".to_owned(), path("client.pem"), "-key".to_owned(), path("client.key")]
+        [
+            "-cert".to_owned(),
+            path("client.pem"),
+            "-key".to_owned(),
+            path("client.key"),
+        ]
     };
     assert_eq!(s_client(address, &pair(&certs)).await, "hi");
     assert_eq!(s_client(address, &[]).await, "", "without a certificate");
-    assert_eq!(s_client(address, &pair(&foreign)).await, "", "with one of another mesh");
-    proxy.until_stat("listener.in.ssl.fail_verify_no_cert: 1").await;
-    proxy.until_stat("listener.in.ssl.fail_verify_error: 1").await;
+    assert_eq!(
+        s_client(address, &pair(&foreign)).await,
+        "",
+        "with one of another mesh"
+    );
+    proxy
+        .until_stat("listener.in.ssl.fail_verify_no_cert: 1")
+        .await;
+    proxy
+        .until_stat("listener.in.ssl.fail_verify_error: 1")
+        .await;
     proxy.stop().await;
 }

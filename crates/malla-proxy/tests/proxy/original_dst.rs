@@ -27,8 +27,15 @@ fn in_namespace(test: impl Future<Output = ()> + Send + 'static) {
         let rules = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(rules.path(), RULES).unwrap();
         run("nft", &["-f", &rules.path().display().to_string()]);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async { timeout(Duration::from_secs(30), test).await.expect("in time") });
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            timeout(Duration::from_secs(30), test)
+                .await
+                .expect("in time")
+        });
     });
     if let Err(panic) = thread.join() {
         std::panic::resume_unwind(panic);
@@ -36,24 +43,40 @@ fn in_namespace(test: impl Future<Output = ()> + Send + 'static) {
 }
 
 fn run(program: &str, arguments: &[&str]) {
-    let status = Command::new(program).args(arguments).status().unwrap_or_else(|error| panic!("{program}: {error}"));
+    let status = Command::new(program)
+        .args(arguments)
+        .status()
+        .unwrap_or_else(|error| panic!("{program}: {error}"));
     assert!(status.success(), "{program} {arguments:?}");
 }
 
-const FROM_PROXY: &str = "    upstream_bind_config: { source_address: { address: 127.0.0.6, port_value: 0 } }\n";
+const FROM_PROXY: &str =
+    "    upstream_bind_config: { source_address: { address: 127.0.0.6, port_value: 0 } }\n";
 
 fn outbound() -> String {
     let any = |port: u16| format!("127.0.0.1:{port}").parse().unwrap();
     let virtual_listener = |name: &str, address: &str, port: u16, cluster: &str| {
         let at = format!("{address}:{port}").parse().unwrap();
-        listener(name, at, &tcp_proxy(cluster, ""), "    bind_to_port: false\n")
+        listener(
+            name,
+            at,
+            &tcp_proxy(cluster, ""),
+            "    bind_to_port: false\n",
+        )
     };
     let listeners = [
-        listener("virtualOutbound", any(15001), &tcp_proxy("passthrough", ""), "    use_original_dst: true\n"),
+        listener(
+            "virtualOutbound",
+            any(15001),
+            &tcp_proxy("passthrough", ""),
+            "    use_original_dst: true\n",
+        ),
         virtual_listener("10.9.0.2_80", "10.9.0.2", 80, "exact"),
         virtual_listener("0.0.0.0_7070", "0.0.0.0", 7070, "wildcard"),
     ];
-    let passthrough = format!("  - name: passthrough\n    connect_timeout: 1s\n    type: ORIGINAL_DST\n    lb_policy: CLUSTER_PROVIDED\n{FROM_PROXY}");
+    let passthrough = format!(
+        "  - name: passthrough\n    connect_timeout: 1s\n    type: ORIGINAL_DST\n    lb_policy: CLUSTER_PROVIDED\n{FROM_PROXY}"
+    );
     let clusters = [
         passthrough,
         cluster("exact", &[any(9001)], ""),
@@ -75,14 +98,24 @@ fn connections_reach_the_listener_of_their_original_destination() {
             ("10.9.0.2:7070", "wildcard x"),
             ("10.9.0.1:5555", "beyond x"),
         ] {
-            assert_eq!(round_trip(destination.parse().unwrap(), "x").await, answer, "to {destination}");
+            assert_eq!(
+                round_trip(destination.parse().unwrap(), "x").await,
+                answer,
+                "to {destination}"
+            );
         }
         // Nobody listens there: the proxy cannot connect either.
         assert_eq!(round_trip("10.9.0.1:6666".parse().unwrap(), "x").await, "");
         // Straight to the proxy: there is no original destination to pass it on to, and no loop.
-        assert_eq!(round_trip("127.0.0.1:15001".parse().unwrap(), "x").await, "");
+        assert_eq!(
+            round_trip("127.0.0.1:15001".parse().unwrap(), "x").await,
+            ""
+        );
         let clusters = proxy.admin("/clusters").await;
-        assert!(clusters.contains("passthrough::default_priority"), "{clusters}");
+        assert!(
+            clusters.contains("passthrough::default_priority"),
+            "{clusters}"
+        );
         proxy.stop().await;
     });
 }

@@ -65,7 +65,10 @@ impl Running {
             if stats.lines().any(|have| have == line) {
                 return;
             }
-            assert!(Instant::now() < deadline, "waited in vain for `{line}` in:\n{stats}");
+            assert!(
+                Instant::now() < deadline,
+                "waited in vain for `{line}` in:\n{stats}"
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -84,7 +87,10 @@ pub async fn http_get(address: SocketAddr, path: &str) -> String {
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
-        answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default()
+        answer
+            .split_once("\r\n\r\n")
+            .map(|(_, body)| body.to_owned())
+            .unwrap_or_default()
     };
     timeout(LIMIT, work).await.unwrap()
 }
@@ -172,7 +178,11 @@ pub fn listener(name: &str, address: SocketAddr, filter: &str, more: &str) -> St
 }
 
 pub fn bootstrap(listeners: &[String], clusters: &[String]) -> String {
-    format!("static_resources:\n  listeners:\n{}  clusters:\n{}", listeners.concat(), clusters.concat())
+    format!(
+        "static_resources:\n  listeners:\n{}  clusters:\n{}",
+        listeners.concat(),
+        clusters.concat()
+    )
 }
 
 /// Certificates of one mesh in a folder: `ca.pem`, and `NAME.pem`, `NAME.key` for each workload.
@@ -185,7 +195,9 @@ impl Certs {
         let folder = tempfile::tempdir().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, "test mesh");
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "test mesh");
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
         std::fs::write(folder.path().join("ca.pem"), issuer.pem()).unwrap();
         for workload in workloads {
@@ -193,11 +205,21 @@ impl Certs {
             let mut params = CertificateParams::new(Vec::new()).unwrap();
             let uri = format!("spiffe://cluster.local/ns/base/sa/{workload}");
             // Not rcgen's default, the same for all: OpenSSL would take each for self-signed.
-            params.distinguished_name.push(DnType::CommonName, *workload);
+            params
+                .distinguished_name
+                .push(DnType::CommonName, *workload);
             params.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];
             let certificate = params.signed_by(&key, &issuer).unwrap();
-            std::fs::write(folder.path().join(format!("{workload}.pem")), certificate.pem()).unwrap();
-            std::fs::write(folder.path().join(format!("{workload}.key")), key.serialize_pem()).unwrap();
+            std::fs::write(
+                folder.path().join(format!("{workload}.pem")),
+                certificate.pem(),
+            )
+            .unwrap();
+            std::fs::write(
+                folder.path().join(format!("{workload}.key")),
+                key.serialize_pem(),
+            )
+            .unwrap();
         }
         Self { folder }
     }
@@ -215,7 +237,10 @@ impl Certs {
     }
 
     fn trust(&self) -> String {
-        format!("trusted_ca: {{ filename: {} }}", self.path("ca.pem").display())
+        format!(
+            "trusted_ca: {{ filename: {} }}",
+            self.path("ca.pem").display()
+        )
     }
 
     /// A `transport_socket` that demands a client certificate, for a chain.
@@ -242,9 +267,13 @@ fn envoy_binary() -> PathBuf {
     let named = std::env::var_os("MALLA_ENVOY").map(PathBuf::from);
     let on_path = || {
         let path = std::env::var_os("PATH")?;
-        std::env::split_paths(&path).map(|folder| folder.join("envoy")).find(|file| file.is_file())
+        std::env::split_paths(&path)
+            .map(|folder| folder.join("envoy"))
+            .find(|file| file.is_file())
     };
-    named.or_else(on_path).expect("Envoy 1.40 as $MALLA_ENVOY or on the PATH")
+    named
+        .or_else(on_path)
+        .expect("Envoy 1.40 as $MALLA_ENVOY or on the PATH")
 }
 
 /// A stock Envoy that runs until dropped.
@@ -259,16 +288,25 @@ impl Envoy {
         let file = folder.path().join("envoy.yaml");
         let log = std::fs::File::create(folder.path().join("log")).unwrap();
         let admin_file = folder.path().join("admin");
-        let admin = "admin: { address: { socket_address: { address: 127.0.0.1, port_value: 0 } } }\n";
+        let admin =
+            "admin: { address: { socket_address: { address: 127.0.0.1, port_value: 0 } } }\n";
         std::fs::write(&file, format!("{admin}{yaml}")).unwrap();
         let child = Command::new(envoy_binary())
-            .args(["-c".as_ref(), file.as_os_str(), "--admin-address-path".as_ref(), admin_file.as_os_str()])
+            .args([
+                "-c".as_ref(),
+                file.as_os_str(),
+                "--admin-address-path".as_ref(),
+                admin_file.as_os_str(),
+            ])
             .args(["--disable-hot-restart", "--concurrency", "1", "-l", "info"])
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
             .unwrap();
-        let mut envoy = Self { child, _folder: folder };
+        let mut envoy = Self {
+            child,
+            _folder: folder,
+        };
         envoy.ready(&admin_file).await;
         envoy
     }
@@ -283,7 +321,8 @@ impl Envoy {
                 return;
             }
             let over = self.child.try_wait().unwrap().is_some() || Instant::now() > deadline;
-            let log = || std::fs::read_to_string(self._folder.path().join("log")).unwrap_or_default();
+            let log =
+                || std::fs::read_to_string(self._folder.path().join("log")).unwrap_or_default();
             assert!(!over, "Envoy did not start:\n{}", log());
             tokio::time::sleep(Duration::from_millis(30)).await;
         }
@@ -299,5 +338,9 @@ impl Drop for Envoy {
 
 /// A port nobody listens on now.
 pub async fn free_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+    TcpListener::bind("127.0.0.1:0")
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap()
 }

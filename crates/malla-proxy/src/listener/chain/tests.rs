@@ -1,3 +1,4 @@
+//! The compiled matcher against a level-by-level scan.
 use std::net::SocketAddr;
 
 use ipnet::IpNet;
@@ -34,8 +35,7 @@ impl Owned {
 
 /// Level by level: the best key that any chain still in the running has and the connection satisfies; keep its chains.
 fn scan(chains: &[ChainMatch], facts: &Facts<'_>) -> Option<usize> {
-    let mut left: Vec<(usize, [Vec<Key>; LEVELS])> =
-        chains.iter().map(keys).enumerate().collect();
+    let mut left: Vec<(usize, [Vec<Key>; LEVELS])> = chains.iter().map(keys).enumerate().collect();
     for level in 0..LEVELS {
         let best = left
             .iter()
@@ -58,20 +58,30 @@ fn rank(key: &Key, level: usize, facts: &Facts<'_>) -> Option<usize> {
     match key {
         Key::Port(None) => Some(0),
         Key::Port(Some(port)) => {
-            let have = if level == 0 { facts.destination.port() } else { facts.source.port() };
+            let have = if level == 0 {
+                facts.destination.port()
+            } else {
+                facts.source.port()
+            };
             (have == *port).then_some(1)
         }
-        Key::Net(net) => net.contains(&address.ip()).then(|| 1 + net.prefix_len() as usize),
+        Key::Net(net) => net
+            .contains(&address.ip())
+            .then(|| 1 + net.prefix_len() as usize),
         Key::Text(text) if text.is_empty() => Some(0),
         Key::Text(text) if level == 2 => {
             if facts.server_name == text {
                 return Some(usize::MAX);
             }
-            (text.starts_with('.') && facts.server_name.ends_with(text.as_str())).then_some(text.len())
+            (text.starts_with('.') && facts.server_name.ends_with(text.as_str()))
+                .then_some(text.len())
         }
         Key::Text(text) if level == 3 => (facts.transport == text).then_some(1),
         Key::Text(text) => {
-            let at = facts.application_protocols.iter().position(|have| have == text)?;
+            let at = facts
+                .application_protocols
+                .iter()
+                .position(|have| have == text)?;
             Some(100 - at)
         }
         Key::Source(0) => Some(0),
@@ -80,57 +90,136 @@ fn rank(key: &Key, level: usize, facts: &Facts<'_>) -> Option<usize> {
 }
 
 fn nets() -> impl Strategy<Value = Vec<IpNet>> {
-    let pool = ["10.0.0.0/8", "10.1.0.0/16", "10.1.2.3/32", "127.0.0.0/8", "fd00::/8", "0.0.0.0/0"];
-    vec(select(pool.map(|net| net.parse::<IpNet>().unwrap()).to_vec()), 0..3)
+    let pool = [
+        "10.0.0.0/8",
+        "10.1.0.0/16",
+        "10.1.2.3/32",
+        "127.0.0.0/8",
+        "fd00::/8",
+        "0.0.0.0/0",
+    ];
+    vec(
+        select(pool.map(|net| net.parse::<IpNet>().unwrap()).to_vec()),
+        0..3,
+    )
 }
 
 fn names() -> impl Strategy<Value = Vec<ServerName>> {
     let name = prop_oneof![
-        select(vec!["a.example.com", "b.a.example.com", "example.com"]).prop_map(|n| ServerName::Exact(n.into())),
-        select(vec![".example.com", ".a.example.com", ".com"]).prop_map(|n| ServerName::Suffix(n.into())),
+        select(vec!["a.example.com", "b.a.example.com", "example.com"])
+            .prop_map(|n| ServerName::Exact(n.into())),
+        select(vec![".example.com", ".a.example.com", ".com"])
+            .prop_map(|n| ServerName::Suffix(n.into())),
     ];
     vec(name, 0..3)
 }
 
 fn chain() -> impl Strategy<Value = ChainMatch> {
-    let protocols = vec(select(vec!["h2".to_owned(), "http/1.1".to_owned(), "istio".to_owned()]), 0..3);
+    let protocols = vec(
+        select(vec![
+            "h2".to_owned(),
+            "http/1.1".to_owned(),
+            "istio".to_owned(),
+        ]),
+        0..3,
+    );
     let source_type = prop_oneof![
-        Just(SourceType::Any), Just(SourceType::SameIpOrLoopback), Just(SourceType::External)];
+        Just(SourceType::Any),
+        Just(SourceType::SameIpOrLoopback),
+        Just(SourceType::External)
+    ];
     let transport = option::of(select(vec!["tls".to_owned(), "raw_buffer".to_owned()]));
-    let ports = (option::of(select(vec![80u16, 443])), vec(select(vec![1000u16, 2000]), 0..2));
-    (ports, nets(), names(), transport, protocols, nets(), source_type, nets()).prop_map(
-        |(ports, prefix_ranges, server_names, transport_protocol, application_protocols, direct, source_type, source)| {
-            ChainMatch {
-                destination_port: ports.0,
-                source_ports: ports.1,
+    let ports = (
+        option::of(select(vec![80u16, 443])),
+        vec(select(vec![1000u16, 2000]), 0..2),
+    );
+    (
+        ports,
+        nets(),
+        names(),
+        transport,
+        protocols,
+        nets(),
+        source_type,
+        nets(),
+    )
+        .prop_map(
+            |(
+                ports,
                 prefix_ranges,
                 server_names,
                 transport_protocol,
                 application_protocols,
-                direct_source_prefix_ranges: direct,
+                direct,
                 source_type,
-                source_prefix_ranges: source,
-            }
-        },
-    )
+                source,
+            )| {
+                ChainMatch {
+                    destination_port: ports.0,
+                    source_ports: ports.1,
+                    prefix_ranges,
+                    server_names,
+                    transport_protocol,
+                    application_protocols,
+                    direct_source_prefix_ranges: direct,
+                    source_type,
+                    source_prefix_ranges: source,
+                }
+            },
+        )
 }
 
 fn connection() -> impl Strategy<Value = Owned> {
     let address = |ports: Vec<u16>| {
-        (select(vec!["10.1.2.3", "10.1.9.9", "10.9.9.9", "127.0.0.1", "192.0.2.1", "fd00::1", "2001:db8::1"]), select(ports))
+        (
+            select(vec![
+                "10.1.2.3",
+                "10.1.9.9",
+                "10.9.9.9",
+                "127.0.0.1",
+                "192.0.2.1",
+                "fd00::1",
+                "2001:db8::1",
+            ]),
+            select(ports),
+        )
             .prop_map(|(ip, port)| SocketAddr::new(ip.parse().unwrap(), port))
     };
-    let name = select(vec!["", "example.com", "a.example.com", "x.a.example.com", "b.a.example.com", "y.org", "com"]);
-    let protocols = vec(select(vec!["h2".to_owned(), "http/1.1".to_owned(), "foo".to_owned()]), 0..3);
-    (address(vec![80, 443, 8080]), address(vec![1000, 2000, 3000]), address(vec![1000]), name, any::<bool>(), protocols)
-        .prop_map(|(destination, source, direct, name, tls, protocols)| Owned {
-            destination,
-            source,
-            direct,
-            name: name.to_owned(),
-            transport: if tls { "tls" } else { "raw_buffer" }.to_owned(),
-            protocols,
-        })
+    let name = select(vec![
+        "",
+        "example.com",
+        "a.example.com",
+        "x.a.example.com",
+        "b.a.example.com",
+        "y.org",
+        "com",
+    ]);
+    let protocols = vec(
+        select(vec![
+            "h2".to_owned(),
+            "http/1.1".to_owned(),
+            "foo".to_owned(),
+        ]),
+        0..3,
+    );
+    (
+        address(vec![80, 443, 8080]),
+        address(vec![1000, 2000, 3000]),
+        address(vec![1000]),
+        name,
+        any::<bool>(),
+        protocols,
+    )
+        .prop_map(
+            |(destination, source, direct, name, tls, protocols)| Owned {
+                destination,
+                source,
+                direct,
+                name: name.to_owned(),
+                transport: if tls { "tls" } else { "raw_buffer" }.to_owned(),
+                protocols,
+            },
+        )
 }
 
 proptest! {
@@ -175,13 +264,27 @@ fn a_permissive_inbound_port_tells_mesh_traffic_from_the_rest() {
         application_protocols: vec!["istio-http/1.1".into(), "istio-h2".into(), "istio".into()],
         ..ChainMatch::default()
     };
-    let plain = ChainMatch { transport_protocol: Some("raw_buffer".into()), ..ChainMatch::default() };
-    let foreign = ChainMatch { transport_protocol: Some("tls".into()), ..ChainMatch::default() };
+    let plain = ChainMatch {
+        transport_protocol: Some("raw_buffer".into()),
+        ..ChainMatch::default()
+    };
+    let foreign = ChainMatch {
+        transport_protocol: Some("tls".into()),
+        ..ChainMatch::default()
+    };
     let chains = [mesh, plain, foreign];
     check(&chains, |_| {}, Some(1));
     check(&chains, |c| c.transport = "tls".into(), Some(2));
-    check(&chains, |c| (c.transport, c.protocols) = ("tls".into(), vec!["istio".into()]), Some(0));
-    check(&chains, |c| (c.transport, c.protocols) = ("tls".into(), vec!["h2".into()]), Some(2));
+    check(
+        &chains,
+        |c| (c.transport, c.protocols) = ("tls".into(), vec!["istio".into()]),
+        Some(0),
+    );
+    check(
+        &chains,
+        |c| (c.transport, c.protocols) = ("tls".into(), vec!["h2".into()]),
+        Some(2),
+    );
 }
 
 #[test]
@@ -201,5 +304,11 @@ fn there_is_no_way_back_up() {
 fn equal_chains_are_a_conflict() {
     let chains = [ChainMatch::default(), ChainMatch::default()];
     let conflict = Matcher::build(chains.iter()).unwrap_err();
-    assert_eq!(conflict, Conflict { first: 0, second: 1 });
+    assert_eq!(
+        conflict,
+        Conflict {
+            first: 0,
+            second: 1
+        }
+    );
 }

@@ -40,14 +40,17 @@ pub fn inspect_tls(prefix: &[u8]) -> Verdict<ClientHello> {
         if plausible.iter().zip(rest).any(|(fits, _)| !fits) {
             return Verdict::IsNot;
         }
-        let [_, _, _, high, low, ..] = *rest else { return Verdict::More };
+        let [_, _, _, high, low, ..] = *rest else {
+            return Verdict::More;
+        };
         let length = usize::from(u16::from_be_bytes([high, low]));
         if length == 0 || length > MAX_RECORD {
             return Verdict::IsNot;
         }
         let body = &rest[RECORD_HEADER..];
         let Some((record, next)) = body.split_at_checked(length) else {
-            let early = message.is_empty() && body.first().is_some_and(|kind| *kind != CLIENT_HELLO);
+            let early =
+                message.is_empty() && body.first().is_some_and(|kind| *kind != CLIENT_HELLO);
             return if early { Verdict::IsNot } else { Verdict::More };
         };
         message.extend_from_slice(record);
@@ -57,7 +60,9 @@ pub fn inspect_tls(prefix: &[u8]) -> Verdict<ClientHello> {
 
 /// Length of the handshake message with its header, once the header is there.
 fn wanted(message: &[u8]) -> Option<usize> {
-    let [_, a, b, c, ..] = *message else { return None };
+    let [_, a, b, c, ..] = *message else {
+        return None;
+    };
     Some(4 + u32::from_be_bytes([0, a, b, c]) as usize)
 }
 
@@ -118,7 +123,9 @@ impl<'a> Reader<'a> {
     }
 
     fn u16(&mut self) -> Option<u16> {
-        self.take(2).and_then(|bytes| bytes.try_into().ok()).map(u16::from_be_bytes)
+        self.take(2)
+            .and_then(|bytes| bytes.try_into().ok())
+            .map(u16::from_be_bytes)
     }
 
     fn vec8(&mut self) -> Option<&'a [u8]> {
@@ -151,7 +158,8 @@ mod tests {
             .with_root_certificates(RootCertStore::empty())
             .with_no_client_auth();
         config.alpn_protocols = alpn.iter().map(|p| p.as_bytes().to_vec()).collect();
-        let mut client = ClientConnection::new(Arc::new(config), name.to_owned().try_into().unwrap()).unwrap();
+        let mut client =
+            ClientConnection::new(Arc::new(config), name.to_owned().try_into().unwrap()).unwrap();
         let mut bytes = Vec::new();
         client.write_tls(&mut bytes).unwrap();
         bytes
@@ -160,10 +168,17 @@ mod tests {
     #[test]
     fn name_and_protocols_are_read_and_every_prefix_asks_for_more() {
         let bytes = hello("Web.Example.com", &["h2", "istio"]);
-        let want = ClientHello { server_name: "web.example.com".into(), alpn: vec!["h2".into(), "istio".into()] };
+        let want = ClientHello {
+            server_name: "web.example.com".into(),
+            alpn: vec!["h2".into(), "istio".into()],
+        };
         assert_eq!(inspect_tls(&bytes), Verdict::Is(want));
         for end in 0..bytes.len() {
-            assert_eq!(inspect_tls(&bytes[..end]), Verdict::More, "the first {end} bytes");
+            assert_eq!(
+                inspect_tls(&bytes[..end]),
+                Verdict::More,
+                "the first {end} bytes"
+            );
         }
     }
 
@@ -180,7 +195,12 @@ mod tests {
 
     #[test]
     fn other_protocols_are_known_by_their_first_bytes() {
-        for other in [&b"GET / HTTP/1.1\r\n"[..], b"\x16\x02", b"SSH-2.0-x", b"\x16\x03\x01\x00\x04\x02"] {
+        for other in [
+            &b"GET / HTTP/1.1\r\n"[..],
+            b"\x16\x02",
+            b"SSH-2.0-x",
+            b"\x16\x03\x01\x00\x04\x02",
+        ] {
             assert_eq!(inspect_tls(other), Verdict::IsNot, "{other:?}");
         }
         assert_eq!(inspect_tls(b""), Verdict::More);

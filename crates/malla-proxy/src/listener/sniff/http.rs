@@ -28,7 +28,11 @@ const MAX_METHOD: usize = 32;
 
 /// Decides whether a stream starts with HTTP.
 pub fn inspect_http(prefix: &[u8]) -> Verdict<HttpKind> {
-    let common = prefix.iter().zip(PREFACE).take_while(|(a, b)| a == b).count();
+    let common = prefix
+        .iter()
+        .zip(PREFACE)
+        .take_while(|(a, b)| a == b)
+        .count();
     if common == PREFACE.len() {
         return Verdict::Is(HttpKind::H2c);
     }
@@ -36,7 +40,10 @@ pub fn inspect_http(prefix: &[u8]) -> Verdict<HttpKind> {
         return Verdict::More;
     }
     // RFC 9112 §2.2: a server should ignore empty lines before the request line.
-    let start = prefix.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+    let start = prefix
+        .iter()
+        .take_while(|byte| matches!(byte, b'\r' | b'\n'))
+        .count();
     let line = &prefix[start..];
     let end = memchr::memchr(b'\n', line);
     let seen = end.map_or(line, |end| &line[..end]);
@@ -57,7 +64,10 @@ pub fn inspect_http(prefix: &[u8]) -> Verdict<HttpKind> {
 
 /// Method, space, target: rejects binary and line protocols at the first byte that does not fit.
 fn could_be_request_line(line: &[u8]) -> bool {
-    let method = line.iter().take_while(|byte| byte.is_ascii_alphabetic() || matches!(byte, b'-' | b'_')).count();
+    let method = line
+        .iter()
+        .take_while(|byte| byte.is_ascii_alphabetic() || matches!(byte, b'-' | b'_'))
+        .count();
     let after = line.get(method);
     let fits = match after {
         None => method <= MAX_METHOD,
@@ -65,7 +75,9 @@ fn could_be_request_line(line: &[u8]) -> bool {
         Some(b'\r') => method == 0,
         Some(_) => false,
     };
-    fits && line.iter().all(|&byte| byte > 0x1f && byte != 0x7f || byte == b'\r')
+    fits && line
+        .iter()
+        .all(|&byte| byte > 0x1f && byte != 0x7f || byte == b'\r')
 }
 
 #[cfg(test)]
@@ -97,7 +109,12 @@ mod tests {
             (&[b'A'; 100], IsNot),
         ];
         for (bytes, want) in cases {
-            assert_eq!(inspect_http(bytes), *want, "{:?}", String::from_utf8_lossy(bytes));
+            assert_eq!(
+                inspect_http(bytes),
+                *want,
+                "{:?}",
+                String::from_utf8_lossy(bytes)
+            );
         }
     }
 

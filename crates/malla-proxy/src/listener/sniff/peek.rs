@@ -29,13 +29,20 @@ pub async fn peek_until<T>(
     let mut buffer = vec![0u8; FIRST];
     let mut seen = 0;
     loop {
-        let ready = stream.ready(Interest::READABLE).await.map_err(PeekError::Io)?;
+        let ready = stream
+            .ready(Interest::READABLE)
+            .await
+            .map_err(PeekError::Io)?;
         let peeked = stream.try_io(Interest::READABLE, || {
             let count = peek(stream, &mut buffer)?;
             if count == seen && count != 0 {
                 // Nothing new: wait for the next edge instead of spinning on the same bytes. With the peer's FIN behind
                 // them no edge will come, and a prefix that ends here will never be complete.
-                return if ready.is_read_closed() { Ok(0) } else { Err(io::ErrorKind::WouldBlock.into()) };
+                return if ready.is_read_closed() {
+                    Ok(0)
+                } else {
+                    Err(io::ErrorKind::WouldBlock.into())
+                };
             }
             Ok(count)
         });
@@ -60,7 +67,12 @@ pub async fn peek_until<T>(
 }
 
 fn peek(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
-    recv(stream.as_raw_fd(), buffer, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT).map_err(io::Error::from)
+    recv(
+        stream.as_raw_fd(),
+        buffer,
+        MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT,
+    )
+    .map_err(io::Error::from)
 }
 
 #[cfg(test)]
@@ -105,8 +117,13 @@ mod tests {
             let (mut client, server) = pair().await;
             client.write_all(sent).await.unwrap();
             client.shutdown().await.unwrap();
-            let seen = timeout(Duration::from_secs(5), peek_until(&server, inspect_http)).await.unwrap();
-            assert!(matches!(seen, Err(PeekError::Closed)), "{seen:?} after {sent:?}");
+            let seen = timeout(Duration::from_secs(5), peek_until(&server, inspect_http))
+                .await
+                .unwrap();
+            assert!(
+                matches!(seen, Err(PeekError::Closed)),
+                "{seen:?} after {sent:?}"
+            );
         }
     }
 }

@@ -304,7 +304,8 @@ impl<'a> Source<'a> {
                 .protocol
                 .map_or(Value::None, |it| Value::Text(protocol(it))),
             Plain::UpstreamProtocol => record
-                .upstream_protocol
+                .attempt
+                .protocol
                 .map_or(Value::None, |it| Value::Text(protocol(it))),
             Plain::ResponseCode => {
                 Value::Number(record.status.map_or(0, |status| status.as_u16().into()))
@@ -344,7 +345,8 @@ impl<'a> Source<'a> {
     fn flags(&self, word: impl Fn(super::super::flags::Flag) -> &'static str) -> Value<'a> {
         let mut flags = self.record.flags.iter();
         let Some(first) = flags.next() else {
-            return Value::None;
+            // Said even in JSON, where other missing values are null.
+            return Value::Text("-");
         };
         match flags.next() {
             None => Value::Text(word(first)),
@@ -355,15 +357,11 @@ impl<'a> Source<'a> {
         }
     }
 
+    /// Of gRPC requests only: what came, or what the HTTP status stands for.
     fn grpc_status(&self) -> Option<u32> {
-        let content_type = HeaderName::from_static("content-type");
-        let is_grpc = self.request_field(&Field::Header(content_type)).as_text();
-        self.record.grpc_status.or_else(|| {
-            is_grpc
-                .filter(|kind| kind.starts_with("application/grpc"))
-                .and(self.record.status)
-                .map(grpc_from_http)
-        })
+        let record = self.record;
+        let status = || record.grpc_status.or(record.status.map(grpc_from_http));
+        record.grpc.then(status).flatten()
     }
 
     /// Addresses and upstream names; `None` if the command is something else.

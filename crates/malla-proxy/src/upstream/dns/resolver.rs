@@ -49,20 +49,33 @@ impl Resolver {
     /// The addresses of `name` (which may be an address itself).
     pub async fn resolve(&self, name: &str, family: DnsFamily) -> Result<Answer, ResolveError> {
         if let Ok(ip) = name.parse() {
-            return Ok(Answer { addresses: vec![ip], ttl: STATIC_TTL });
+            return Ok(Answer {
+                addresses: vec![ip],
+                ttl: STATIC_TTL,
+            });
         }
         let read = async |path| tokio::fs::read_to_string(path).await.unwrap_or_default();
         let (kinds, all) = record_types(family);
-        let fits = |ip: &IpAddr| kinds.contains(if ip.is_ipv4() { &RecordType::A } else { &RecordType::AAAA });
+        let fits = |ip: &IpAddr| {
+            kinds.contains(if ip.is_ipv4() {
+                &RecordType::A
+            } else {
+                &RecordType::AAAA
+            })
+        };
         let listed = sysconf::hosts(&read(&self.files.hosts).await, name);
         let addresses: Vec<IpAddr> = listed.into_iter().filter(fits).collect();
         if !addresses.is_empty() {
-            return Ok(Answer { addresses, ttl: STATIC_TTL });
+            return Ok(Answer {
+                addresses,
+                ttl: STATIC_TTL,
+            });
         }
         let conf = ResolvConf::parse(&read(&self.files.resolv_conf).await);
         let mut silent = true;
         for candidate in conf.candidates(name) {
-            let full = Name::from_utf8(format!("{candidate}.")).map_err(|_| ResolveError::Name(candidate.clone()))?;
+            let full = Name::from_utf8(format!("{candidate}."))
+                .map_err(|_| ResolveError::Name(candidate.clone()))?;
             let mut found: Option<Answer> = None;
             for &kind in kinds {
                 match ask_servers(&conf, &full, kind).await {
@@ -89,7 +102,10 @@ impl Resolver {
         }
         if silent {
             let servers: Vec<String> = conf.servers.iter().map(ToString::to_string).collect();
-            return Err(ResolveError::Silent { name: name.to_owned(), servers: servers.join(", ") });
+            return Err(ResolveError::Silent {
+                name: name.to_owned(),
+                servers: servers.join(", "),
+            });
         }
         Err(ResolveError::Unknown(name.to_owned()))
     }
@@ -99,7 +115,9 @@ impl Resolver {
 async fn ask_servers(conf: &ResolvConf, name: &Name, kind: RecordType) -> Option<Option<Answer>> {
     for _ in 0..conf.attempts {
         for &server in &conf.servers {
-            let Ok(Ok(message)) = timeout(conf.timeout, ask(server, name, kind)).await else { continue };
+            let Ok(Ok(message)) = timeout(conf.timeout, ask(server, name, kind)).await else {
+                continue;
+            };
             match message.metadata.response_code {
                 ResponseCode::NoError => return Some(addresses(&message)),
                 ResponseCode::NXDomain => return Some(None),
@@ -111,11 +129,14 @@ async fn ask_servers(conf: &ResolvConf, name: &Name, kind: RecordType) -> Option
 }
 
 fn addresses(message: &Message) -> Option<Answer> {
-    let records = message.answers.iter().filter_map(|record| match &record.data {
-        RData::A(a) => Some((IpAddr::V4(a.0), record.ttl)),
-        RData::AAAA(aaaa) => Some((IpAddr::V6(aaaa.0), record.ttl)),
-        _ => None,
-    });
+    let records = message
+        .answers
+        .iter()
+        .filter_map(|record| match &record.data {
+            RData::A(a) => Some((IpAddr::V4(a.0), record.ttl)),
+            RData::AAAA(aaaa) => Some((IpAddr::V6(aaaa.0), record.ttl)),
+            _ => None,
+        });
     let (addresses, ttls): (Vec<IpAddr>, Vec<u32>) = records.unzip();
     let ttl = Duration::from_secs(u64::from(ttls.into_iter().min()?));
     Some(Answer { addresses, ttl })
@@ -134,13 +155,20 @@ async fn ask(server: SocketAddr, name: &Name, kind: RecordType) -> std::io::Resu
     let mut buffer = vec![0; MAX_UDP];
     loop {
         let length = socket.recv(&mut buffer).await?;
-        let Ok(answer) = Message::from_vec(buffer.get(..length).unwrap_or_default()) else { continue };
+        let Ok(answer) = Message::from_vec(buffer.get(..length).unwrap_or_default()) else {
+            continue;
+        };
         // Someone else's answer: a stray or forged datagram must not end the wait.
-        let ours = answer.metadata.id == id && answer.queries.first().map(Query::name) == Some(name);
+        let ours =
+            answer.metadata.id == id && answer.queries.first().map(Query::name) == Some(name);
         if !ours {
             continue;
         }
-        return if answer.metadata.truncation { ask_tcp(server, &bytes, id).await } else { Ok(answer) };
+        return if answer.metadata.truncation {
+            ask_tcp(server, &bytes, id).await
+        } else {
+            Ok(answer)
+        };
     }
 }
 
@@ -153,7 +181,11 @@ async fn ask_tcp(server: SocketAddr, query: &[u8], id: u16) -> std::io::Result<M
     let mut buffer = vec![0; length];
     stream.read_exact(&mut buffer).await?;
     let answer = Message::from_vec(&buffer).map_err(std::io::Error::other)?;
-    if answer.metadata.id == id { Ok(answer) } else { Err(std::io::ErrorKind::InvalidData.into()) }
+    if answer.metadata.id == id {
+        Ok(answer)
+    } else {
+        Err(std::io::ErrorKind::InvalidData.into())
+    }
 }
 
 #[cfg(test)]
@@ -170,18 +202,30 @@ mod tests {
     use super::{Name, addresses, ask};
 
     fn answer(query: &Message) -> Message {
-        let mut reply = Message::new(query.metadata.id, MessageType::Response, query.metadata.op_code);
+        let mut reply = Message::new(
+            query.metadata.id,
+            MessageType::Response,
+            query.metadata.op_code,
+        );
         let question = query.queries[0].clone();
         let name = question.name().clone();
         let known = name.to_string() == "web.test.";
         match question.query_type() {
             RecordType::A if known => {
                 for (ip, ttl) in [([10, 0, 0, 1], 20), ([10, 0, 0, 2], 7)] {
-                    reply.add_answer(Record::from_rdata(name.clone(), ttl, RData::A(A(ip.into()))));
+                    reply.add_answer(Record::from_rdata(
+                        name.clone(),
+                        ttl,
+                        RData::A(A(ip.into())),
+                    ));
                 }
             }
             RecordType::AAAA if known => {
-                reply.add_answer(Record::from_rdata(name, 9, RData::AAAA(AAAA("fd00::1".parse().unwrap()))));
+                reply.add_answer(Record::from_rdata(
+                    name,
+                    9,
+                    RData::AAAA(AAAA("fd00::1".parse().unwrap())),
+                ));
             }
             _ => reply.metadata.response_code = ResponseCode::NXDomain,
         }
@@ -199,13 +243,22 @@ mod tests {
                 let (length, peer) = server.recv_from(&mut buffer).await.unwrap();
                 let query = Message::from_vec(&buffer[..length]).unwrap();
                 server.send_to(b"noise", peer).await.unwrap();
-                server.send_to(&answer(&query).to_vec().unwrap(), peer).await.unwrap();
+                server
+                    .send_to(&answer(&query).to_vec().unwrap(), peer)
+                    .await
+                    .unwrap();
             }
         };
         let ask = async {
             let name = Name::from_utf8("web.test.").unwrap();
             let v4 = addresses(&ask(address, &name, RecordType::A).await.unwrap()).unwrap();
-            assert_eq!(v4.addresses, ["10.0.0.1".parse::<IpAddr>().unwrap(), "10.0.0.2".parse().unwrap()]);
+            assert_eq!(
+                v4.addresses,
+                [
+                    "10.0.0.1".parse::<IpAddr>().unwrap(),
+                    "10.0.0.2".parse().unwrap()
+                ]
+            );
             assert_eq!(v4.ttl, Duration::from_secs(7));
             let unknown = Name::from_utf8("other.test.").unwrap();
             let none = super::ask(address, &unknown, RecordType::A).await.unwrap();
@@ -217,7 +270,10 @@ mod tests {
     #[tokio::test]
     async fn addresses_resolve_to_themselves() {
         let resolver = super::Resolver::new(super::SystemFiles::default());
-        let answer = resolver.resolve("192.0.2.1", DnsFamily::Auto).await.unwrap();
+        let answer = resolver
+            .resolve("192.0.2.1", DnsFamily::Auto)
+            .await
+            .unwrap();
         assert_eq!(answer.addresses, ["192.0.2.1".parse::<IpAddr>().unwrap()]);
     }
 }

@@ -31,23 +31,35 @@ impl ResolvConf {
             let mut words = line.split_whitespace();
             match words.next() {
                 Some("nameserver") if conf.servers.len() < MAX_SERVERS => {
-                    let address = words.next().and_then(|word| word.split('%').next()?.parse::<IpAddr>().ok());
-                    conf.servers.extend(address.map(|ip| SocketAddr::new(ip, DNS_PORT)));
+                    let address = words
+                        .next()
+                        .and_then(|word| word.split('%').next()?.parse::<IpAddr>().ok());
+                    conf.servers
+                        .extend(address.map(|ip| SocketAddr::new(ip, DNS_PORT)));
                 }
-                Some("search" | "domain") => conf.search = words.map(|word| word.trim_end_matches('.').to_owned()).collect(),
+                Some("search" | "domain") => {
+                    conf.search = words
+                        .map(|word| word.trim_end_matches('.').to_owned())
+                        .collect()
+                }
                 Some("options") => words.for_each(|word| conf.option(word)),
                 _ => {}
             }
         }
         if conf.servers.is_empty() {
-            conf.servers.push(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), DNS_PORT));
+            conf.servers
+                .push(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), DNS_PORT));
         }
         conf
     }
 
     fn option(&mut self, word: &str) {
-        let Some((name, value)) = word.split_once(':') else { return };
-        let Ok(value) = value.parse::<u32>() else { return };
+        let Some((name, value)) = word.split_once(':') else {
+            return;
+        };
+        let Ok(value) = value.parse::<u32>() else {
+            return;
+        };
         match name {
             "ndots" => self.ndots = value.min(15) as usize,
             "timeout" => self.timeout = Duration::from_secs(u64::from(value.clamp(1, 30))),
@@ -76,9 +88,15 @@ pub(super) fn hosts(text: &str, name: &str) -> Vec<IpAddr> {
     let name = name.trim_end_matches('.');
     text.lines()
         .filter_map(|line| {
-            let mut words = line.split('#').next().unwrap_or_default().split_whitespace();
+            let mut words = line
+                .split('#')
+                .next()
+                .unwrap_or_default()
+                .split_whitespace();
             let address = words.next()?.parse().ok()?;
-            words.any(|word| word.eq_ignore_ascii_case(name)).then_some(address)
+            words
+                .any(|word| word.eq_ignore_ascii_case(name))
+                .then_some(address)
         })
         .collect()
 }
@@ -94,19 +112,36 @@ mod tests {
     fn a_pods_settings_are_read() {
         let conf = ResolvConf::parse(POD);
         assert_eq!(conf.servers, ["10.96.0.10:53".parse().unwrap()]);
-        assert_eq!((conf.ndots, conf.timeout, conf.attempts), (5, Duration::from_secs(2), 2));
+        assert_eq!(
+            (conf.ndots, conf.timeout, conf.attempts),
+            (5, Duration::from_secs(2), 2)
+        );
         assert_eq!(
             conf.candidates("cart.shop"),
-            ["cart.shop.shop.svc.cluster.local", "cart.shop.svc.cluster.local", "cart.shop.cluster.local", "cart.shop"]
+            [
+                "cart.shop.shop.svc.cluster.local",
+                "cart.shop.svc.cluster.local",
+                "cart.shop.cluster.local",
+                "cart.shop"
+            ]
         );
         assert_eq!(conf.candidates("example.com."), ["example.com"]);
-        assert_eq!(ResolvConf::parse("").candidates("example.com"), ["example.com"]);
+        assert_eq!(
+            ResolvConf::parse("").candidates("example.com"),
+            ["example.com"]
+        );
     }
 
     #[test]
     fn hosts_lines_name_several_names() {
         let text = "127.0.0.1 localhost\n10.0.0.1 web web.local # the web\nnonsense web\n::1 WEB\n";
-        assert_eq!(hosts(text, "web."), ["10.0.0.1".parse::<std::net::IpAddr>().unwrap(), "::1".parse().unwrap()]);
+        assert_eq!(
+            hosts(text, "web."),
+            [
+                "10.0.0.1".parse::<std::net::IpAddr>().unwrap(),
+                "::1".parse().unwrap()
+            ]
+        );
         assert!(hosts(text, "the").is_empty());
     }
 }

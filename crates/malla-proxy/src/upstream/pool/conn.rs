@@ -41,11 +41,19 @@ pub(in crate::upstream) struct ConnGuard {
 }
 
 impl ConnGuard {
-    pub(in crate::upstream) fn new(permit: Permit, host: Arc<HostState>, stats: Arc<ClusterStats>) -> Self {
+    pub(in crate::upstream) fn new(
+        permit: Permit,
+        host: Arc<HostState>,
+        stats: Arc<ClusterStats>,
+    ) -> Self {
         host.cx_active.fetch_add(1, Ordering::Relaxed);
         host.cx_total.fetch_add(1, Ordering::Relaxed);
         stats.upstream_cx_active.inc();
-        Self { _permit: permit, host, stats }
+        Self {
+            _permit: permit,
+            host,
+            stats,
+        }
     }
 }
 
@@ -109,7 +117,8 @@ impl H2 {
 
     /// It has served all the requests it may.
     pub(super) fn is_spent(&self) -> bool {
-        self.max_requests.is_some_and(|max| self.served.get() >= max)
+        self.max_requests
+            .is_some_and(|max| self.served.get() >= max)
     }
 
     pub(super) fn has_room(&self) -> bool {
@@ -134,12 +143,20 @@ enum Conn {
 
 impl Lease {
     pub(super) fn h1(conn: H1, pool: Weak<Pool>) -> Self {
-        Self { conn: Some(Conn::H1(conn)), pool, used: false }
+        Self {
+            conn: Some(Conn::H1(conn)),
+            pool,
+            used: false,
+        }
     }
 
     pub(super) fn h2(conn: Rc<H2>, pool: Weak<Pool>) -> Self {
         conn.active.set(conn.active.get() + 1);
-        Self { conn: Some(Conn::H2(conn)), pool, used: false }
+        Self {
+            conn: Some(Conn::H2(conn)),
+            pool,
+            used: false,
+        }
     }
 
     pub(in crate::upstream) fn info(&self) -> Option<&Rc<ConnInfo>> {
@@ -238,13 +255,23 @@ pub(super) async fn start_h1(
         .preserve_header_case(config.http.http1.preserve_case)
         .title_case_headers(config.http.http1.proper_case);
     let io = TokioIo::new(Counted::new(io, Arc::clone(&around.stats)));
-    let (mut sender, connection) = builder.handshake(io).await.map_err(|error| handshake_failure(&error))?;
+    let (mut sender, connection) = builder
+        .handshake(io)
+        .await
+        .map_err(|error| handshake_failure(&error))?;
     drive(&around.tasks, kill, hold, async move {
         let _ = connection.with_upgrades().await;
     });
     // The first poll of the connection makes it ask for a request; without it the pool would think it busy.
-    poll_fn(|cx| sender.poll_ready(cx)).await.map_err(|error| handshake_failure(&error))?;
-    Ok(H1 { sender, info, served: 0, idle_since: Instant::now() })
+    poll_fn(|cx| sender.poll_ready(cx))
+        .await
+        .map_err(|error| handshake_failure(&error))?;
+    Ok(H1 {
+        sender,
+        info,
+        served: 0,
+        idle_since: Instant::now(),
+    })
 }
 
 pub(super) async fn start_h2(
@@ -260,17 +287,27 @@ pub(super) async fn start_h2(
     builder
         .timer(TokioTimer::new())
         .initial_stream_window_size(options.initial_stream_window_size.unwrap_or(STREAM_WINDOW))
-        .initial_connection_window_size(options.initial_connection_window_size.unwrap_or(CONNECTION_WINDOW))
+        .initial_connection_window_size(
+            options
+                .initial_connection_window_size
+                .unwrap_or(CONNECTION_WINDOW),
+        )
         .max_frame_size(MAX_FRAME)
         .max_header_list_size(u32::try_from(header_limit(config)).unwrap_or(u32::MAX));
     if let Some(size) = options.hpack_table_size {
         builder.header_table_size(size);
     }
     if let Some((interval, wait)) = options.keepalive {
-        builder.keep_alive_interval(interval).keep_alive_timeout(wait).keep_alive_while_idle(true);
+        builder
+            .keep_alive_interval(interval)
+            .keep_alive_timeout(wait)
+            .keep_alive_while_idle(true);
     }
     let io = TokioIo::new(Counted::new(io, Arc::clone(&around.stats)));
-    let (sender, mut connection) = builder.handshake(io).await.map_err(|error| handshake_failure(&error))?;
+    let (sender, mut connection) = builder
+        .handshake(io)
+        .await
+        .map_err(|error| handshake_failure(&error))?;
     let peer_streams = Rc::new(Cell::new(connection.current_max_send_streams()));
     let seen = Rc::clone(&peer_streams);
     let drained = poll_fn(move |cx| {
@@ -285,18 +322,28 @@ pub(super) async fn start_h2(
         active: Cell::new(0),
         served: Cell::new(0),
         idle_since: Cell::new(Instant::now()),
-        max_streams: options.max_concurrent_streams.map_or(usize::MAX, |limit| limit as usize),
+        max_streams: options
+            .max_concurrent_streams
+            .map_or(usize::MAX, |limit| limit as usize),
         peer_streams,
         max_requests: config.http.max_requests_per_connection,
     }))
 }
 
 fn handshake_failure(error: &hyper::Error) -> Failure {
-    Failure { reason: format!("delayed connect error: {error}").into(), kind: FailureKind::Refused }
+    Failure {
+        reason: format!("delayed connect error: {error}").into(),
+        kind: FailureKind::Refused,
+    }
 }
 
 /// Drives a connection on this worker until it ends, or the pool says so.
-fn drive(tasks: &DrainWatch, kill: CancellationToken, hold: Holder, connection: impl Future<Output = ()> + 'static) {
+fn drive(
+    tasks: &DrainWatch,
+    kill: CancellationToken,
+    hold: Holder,
+    connection: impl Future<Output = ()> + 'static,
+) {
     tasks.spawn_local(Span::none(), async move {
         let _hold = hold;
         tokio::select! {

@@ -44,7 +44,9 @@ impl WorkerCluster {
         let shared = &self.around.shared;
         if let Discovery::OriginalDst(settings) = &self.config().discovery {
             let address = original_destination(settings, choice.connection, headers);
-            return address.map(|address| self.dynamic_host(address)).ok_or(SendError::NoHealthyHost);
+            return address
+                .map(|address| self.dynamic_host(address))
+                .ok_or(SendError::NoHealthyHost);
         }
         if !shared.is_resolved() {
             // The first look-up is under way: waiting for it beats failing the first requests.
@@ -52,11 +54,17 @@ impl WorkerCluster {
         }
         let hosts = shared.hosts();
         if let Some(source) = &hosts.source
-            && source.drop_overloads.iter().any(|(_, share)| share.hit(self.rng.borrow_mut().next()))
+            && source
+                .drop_overloads
+                .iter()
+                .any(|(_, share)| share.hit(self.rng.borrow_mut().next()))
         {
             return Err(SendError::DropOverload);
         }
-        let hash = Request { hash: choice.hash, reselections: reselections(choice) };
+        let hash = Request {
+            hash: choice.hash,
+            reselections: reselections(choice),
+        };
         let refuse = |host: &Host| choice.avoid_tried && is_tried(choice.tried, host);
         if let Some(host) = self.untried_priority(&hosts, choice, hash, &refuse) {
             return Ok(host);
@@ -94,14 +102,29 @@ impl WorkerCluster {
     ) -> Option<Arc<Host>> {
         let every = choice.avoid_priorities? as usize;
         let counted = choice.tried.len().checked_div(every)? * every;
-        let tried = choice.tried.get(..counted).filter(|tried| !tried.is_empty())?;
-        let priorities: Vec<u32> =
-            hosts.hosts.iter().filter(|host| is_tried(tried, host)).map(|host| host.priority).collect();
-        let (mut balancer, members) =
-            hosts.balancer(self.config(), |host| !priorities.contains(&host.priority), Instant::now());
+        let tried = choice
+            .tried
+            .get(..counted)
+            .filter(|tried| !tried.is_empty())?;
+        let priorities: Vec<u32> = hosts
+            .hosts
+            .iter()
+            .filter(|host| is_tried(tried, host))
+            .map(|host| host.priority)
+            .collect();
+        let (mut balancer, members) = hosts.balancer(
+            self.config(),
+            |host| !priorities.contains(&host.priority),
+            Instant::now(),
+        );
         let mut rng = self.rng.borrow_mut();
         let at = |member: usize| &hosts.hosts[members[member] as usize];
-        let picked = balancer.pick(hash, &mut rng, &|m| at(m).state.active.load(Ordering::Relaxed), &|m| refuse(at(m)));
+        let picked = balancer.pick(
+            hash,
+            &mut rng,
+            &|m| at(m).state.active.load(Ordering::Relaxed),
+            &|m| refuse(at(m)),
+        );
         picked.map(|member| Arc::clone(at(member)))
     }
 }
@@ -133,26 +156,43 @@ impl Picker {
 }
 
 impl Current {
-    fn pick(&mut self, request: Request, rng: &mut Rng64, refuse: &dyn Fn(&Host) -> bool) -> Option<Arc<Host>> {
+    fn pick(
+        &mut self,
+        request: Request,
+        rng: &mut Rng64,
+        refuse: &dyn Fn(&Host) -> bool,
+    ) -> Option<Arc<Host>> {
         let (hosts, members) = (&self.hosts.hosts, &self.members);
         let at = |member: usize| &hosts[members[member] as usize];
         let active = |member: usize| at(member).state.active.load(Ordering::Relaxed);
-        let picked = self.balancer.pick(request, rng, &active, &|member| refuse(at(member)));
+        let picked = self
+            .balancer
+            .pick(request, rng, &active, &|member| refuse(at(member)));
         picked.map(|member| Arc::clone(at(member)))
     }
 }
 
 /// How often another host may be drawn after the first.
 fn reselections(choice: &Choice<'_>) -> u32 {
-    if choice.avoid_tried && !choice.tried.is_empty() { choice.host_selection_attempts.max(1) } else { 0 }
+    if choice.avoid_tried && !choice.tried.is_empty() {
+        choice.host_selection_attempts.max(1)
+    } else {
+        0
+    }
 }
 
 fn is_tried(tried: &[Arc<Endpoint>], host: &Host) -> bool {
-    tried.iter().any(|tried| tried.address == host.endpoint.address)
+    tried
+        .iter()
+        .any(|tried| tried.address == host.endpoint.address)
 }
 
 /// Where an ORIGINAL_DST cluster sends a connection: the header if configured and sent, else where the client meant to go.
-fn original_destination(settings: &OriginalDst, connection: &Connection, headers: &http::HeaderMap) -> Option<Address> {
+fn original_destination(
+    settings: &OriginalDst,
+    connection: &Connection,
+    headers: &http::HeaderMap,
+) -> Option<Address> {
     let from_header = settings.header.as_ref().and_then(|name| headers.get(name));
     let mut address = match from_header {
         Some(value) => value.to_str().ok()?.parse().ok()?,

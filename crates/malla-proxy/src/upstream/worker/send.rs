@@ -3,9 +3,9 @@ use std::sync::Arc;
 
 use http::header::{CONNECTION, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderValue, Method, Request, Response, Uri, Version};
+use malla_proxy_config::address::Address;
 use malla_proxy_config::cluster::Cluster;
 use malla_proxy_config::endpoints::Endpoint;
-use malla_proxy_config::address::Address;
 use tokio::time::Instant;
 
 use super::{Handle, request_name};
@@ -67,9 +67,15 @@ impl ClusterHandle for Handle {
             };
             let slots = self.slots(host, choice.high_priority)?;
             note_connection(attempt, &lease);
-            match self.exchange(lease, slots, request, choice.https, attempt).await {
+            match self
+                .exchange(lease, slots, request, choice.https, attempt)
+                .await
+            {
                 Ok(response) => {
-                    self.cluster.around.shared.record(host, outcome_of(&response));
+                    self.cluster
+                        .around
+                        .shared
+                        .record(host, outcome_of(&response));
                     return Ok(response);
                 }
                 // The connection closed under it before a byte was sent: any method may try the next.
@@ -82,13 +88,22 @@ impl ClusterHandle for Handle {
                 }
             }
         }
-        Err(SendError::Reset(StreamError { kind: ResetKind::ConnectionTermination, before_request: true }))
+        Err(SendError::Reset(StreamError {
+            kind: ResetKind::ConnectionTermination,
+            before_request: true,
+        }))
     }
 
     fn report_timeout(&self, attempt: &Attempt, _global: bool) {
-        let Some(endpoint) = &attempt.endpoint else { return };
+        let Some(endpoint) = &attempt.endpoint else {
+            return;
+        };
         let hosts = self.cluster.around.shared.hosts();
-        if let Some(host) = hosts.hosts.iter().find(|host| host.endpoint.address == endpoint.address) {
+        if let Some(host) = hosts
+            .hosts
+            .iter()
+            .find(|host| host.endpoint.address == endpoint.address)
+        {
             self.cluster.around.shared.record(host, Outcome::TimedOut);
         }
     }
@@ -111,13 +126,19 @@ pub struct TcpSlots {
 
 impl Handle {
     /// Opens a connection of its own to one host, for bytes without HTTP.
-    pub async fn connect_tcp(&self, choice: &Choice<'_>, attempt: &mut Attempt) -> Result<TcpUpstream, SendError> {
+    pub async fn connect_tcp(
+        &self,
+        choice: &Choice<'_>,
+        attempt: &mut Attempt,
+    ) -> Result<TcpUpstream, SendError> {
         let cluster = &self.cluster;
         let shared = &cluster.around.shared;
         let stats = &cluster.around.stats;
         let host = cluster.choose(choice, &http::HeaderMap::new()).await?;
         note_host(attempt, &host);
-        let Some(permit) = shared.breakers[usize::from(choice.high_priority)].acquire(Kind::Connection) else {
+        let Some(permit) =
+            shared.breakers[usize::from(choice.high_priority)].acquire(Kind::Connection)
+        else {
             stats.upstream_cx_overflow.inc();
             return Err(SendError::Overflow);
         };
@@ -147,8 +168,15 @@ impl Handle {
                 let id = cluster.around.next_id.get();
                 cluster.around.next_id.set(id + 1);
                 attempt.connection_id = Some(id);
-                let slots = TcpSlots { _conn: conn, _active: host.state.begin() };
-                Ok(TcpUpstream { connected, id, slots })
+                let slots = TcpSlots {
+                    _conn: conn,
+                    _active: host.state.begin(),
+                };
+                Ok(TcpUpstream {
+                    connected,
+                    id,
+                    slots,
+                })
             }
             Err(failure) => {
                 self.count_failure(&host, &failure);
@@ -182,7 +210,9 @@ impl Handle {
 
     fn slots(&self, host: &Arc<Host>, high_priority: bool) -> Result<Slots, SendError> {
         let around = &self.cluster.around;
-        let Some(permit) = around.shared.breakers[usize::from(high_priority)].acquire(Kind::Request) else {
+        let Some(permit) =
+            around.shared.breakers[usize::from(high_priority)].acquire(Kind::Request)
+        else {
             around.stats.upstream_rq_pending_overflow.inc();
             return Err(SendError::Overflow);
         };
@@ -221,7 +251,10 @@ impl Handle {
             }
             Err((error, unsent)) => {
                 tracing::debug!(%error, source = ?std::error::Error::source(&error), "exchange with an endpoint failed");
-                Err((stream_error(&error), unsent.map(|request| request.map(Outgoing::into_inner))))
+                Err((
+                    stream_error(&error),
+                    unsent.map(|request| request.map(Outgoing::into_inner)),
+                ))
             }
         }
     }
@@ -238,6 +271,7 @@ fn note_host(attempt: &mut Attempt, host: &Host) {
 fn note_connection(attempt: &mut Attempt, lease: &Lease) {
     attempt.connected = Some(Instant::now());
     attempt.reused = lease.is_reused();
+    attempt.protocol = Some(if lease.is_h2() { Version::HTTP_2 } else { Version::HTTP_11 });
     if let Some(info) = lease.info() {
         attempt.local = info.local;
         attempt.remote = info.remote.or(attempt.remote);
@@ -256,7 +290,10 @@ fn note_failure(attempt: &mut Attempt, error: &SendError) {
 
 /// What passive health learns from a response head: the status, or what a gRPC status maps to.
 fn outcome_of<B>(response: &Response<B>) -> Outcome {
-    let grpc = response.headers().get("grpc-status").and_then(|value| value.to_str().ok());
+    let grpc = response
+        .headers()
+        .get("grpc-status")
+        .and_then(|value| value.to_str().ok());
     let status = match grpc.and_then(|text| text.parse::<u32>().ok()) {
         Some(code) => grpc_to_http(code),
         None => response.status().as_u16(),
@@ -309,15 +346,33 @@ fn for_h2(parts: &mut http::request::Parts, https: bool) {
     if parts.uri.authority().is_some() && parts.uri.scheme().is_some() {
         return;
     }
-    let from_uri = parts.uri.authority().map(|authority| authority.as_str().to_owned());
-    let authority = from_uri.or_else(|| host.and_then(|host| host.to_str().ok().map(str::to_owned)));
-    let scheme = parts.uri.scheme_str().unwrap_or(if https { "https" } else { "http" }).to_owned();
-    let path = parts.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str).to_owned();
+    let from_uri = parts
+        .uri
+        .authority()
+        .map(|authority| authority.as_str().to_owned());
+    let authority =
+        from_uri.or_else(|| host.and_then(|host| host.to_str().ok().map(str::to_owned)));
+    let scheme = parts
+        .uri
+        .scheme_str()
+        .unwrap_or(if https { "https" } else { "http" })
+        .to_owned();
+    let path = parts
+        .uri
+        .path_and_query()
+        .map_or("/", http::uri::PathAndQuery::as_str)
+        .to_owned();
     let Some(authority) = authority else { return };
-    let uri = if parts.method == Method::CONNECT && parts.extensions.get::<hyper::ext::Protocol>().is_none() {
+    let uri = if parts.method == Method::CONNECT
+        && parts.extensions.get::<hyper::ext::Protocol>().is_none()
+    {
         Uri::builder().authority(authority).build()
     } else {
-        Uri::builder().scheme(scheme.as_str()).authority(authority).path_and_query(path).build()
+        Uri::builder()
+            .scheme(scheme.as_str())
+            .authority(authority)
+            .path_and_query(path)
+            .build()
     };
     if let Ok(uri) = uri {
         parts.uri = uri;

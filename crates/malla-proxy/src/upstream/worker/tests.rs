@@ -1,3 +1,4 @@
+//! Pools, breakers and passive health over real sockets.
 use std::cell::RefCell;
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -50,14 +51,20 @@ impl Backend {
         let status = Arc::new(std::sync::atomic::AtomicU16::new(200));
         let close = Arc::new(Notify::new());
         let mut tasks = JoinSet::new();
-        let shared = (Arc::clone(&connections), Arc::clone(&gate), Arc::clone(&status), Arc::clone(&close));
+        let shared = (
+            Arc::clone(&connections),
+            Arc::clone(&gate),
+            Arc::clone(&status),
+            Arc::clone(&close),
+        );
         tasks.spawn(async move {
             let (connections, gate, status, close) = shared;
             let mut open = JoinSet::new();
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
                 connections.fetch_add(1, Ordering::SeqCst);
-                let (gate, status, close) = (Arc::clone(&gate), Arc::clone(&status), Arc::clone(&close));
+                let (gate, status, close) =
+                    (Arc::clone(&gate), Arc::clone(&status), Arc::clone(&close));
                 open.spawn(async move {
                     let service = service_fn(move |request: Request<Incoming>| {
                         let (gate, status) = (Arc::clone(&gate), Arc::clone(&status));
@@ -65,25 +72,38 @@ impl Backend {
                             let version = request.version();
                             let body = request.into_body().collect().await.unwrap().to_bytes();
                             gate.acquire().await.unwrap().forget();
-                            let status = StatusCode::from_u16(status.load(Ordering::SeqCst)).unwrap();
+                            let status =
+                                StatusCode::from_u16(status.load(Ordering::SeqCst)).unwrap();
                             let text = format!("{version:?} {}", body.len());
-                            let response = Response::builder().status(status).body(Full::new(Bytes::from(text)));
+                            let response = Response::builder()
+                                .status(status)
+                                .body(Full::new(Bytes::from(text)));
                             Ok::<_, Infallible>(response.unwrap())
                         }
                     });
                     let io = TokioIo::new(stream);
                     let closed = close.notified();
                     if h2 {
-                        let serving = hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(io, service);
+                        let serving =
+                            hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                                .serve_connection(io, service);
                         tokio::select! { _ = serving => {}, () = closed => {} }
                     } else {
-                        let serving = hyper::server::conn::http1::Builder::new().serve_connection(io, service);
+                        let serving = hyper::server::conn::http1::Builder::new()
+                            .serve_connection(io, service);
                         tokio::select! { _ = serving => {}, () = closed => {} }
                     }
                 });
             }
         });
-        Self { address, connections, gate, status, close, _tasks: tasks }
+        Self {
+            address,
+            connections,
+            gate,
+            status,
+            close,
+            _tasks: tasks,
+        }
     }
 
     fn connections(&self) -> usize {
@@ -108,16 +128,31 @@ impl Bench {
     fn new() -> Self {
         let live = Live::default();
         let provider = malla_identity::default_provider();
-        let setup = TlsSetup { provider, env: Arc::new(|_| None) };
+        let setup = TlsSetup {
+            provider,
+            env: Arc::new(|_| None),
+        };
         let clusters = Clusters::new(tokio::runtime::Handle::current(), setup);
         let drain = Drain::new();
-        let clusters = WorkerClusters::new(clusters, live.clone(), Registry::default().worker(0), drain.watch(), 0);
-        Self { live, clusters, connection: connection(), _drain: drain }
+        let clusters = WorkerClusters::new(
+            clusters,
+            live.clone(),
+            Registry::default().worker(0),
+            drain.watch(),
+            0,
+        );
+        Self {
+            live,
+            clusters,
+            connection: connection(),
+            _drain: drain,
+        }
     }
 
     fn put(&self, yaml: &str) {
         let cluster = Cluster::from_proto(from_yaml(yaml).unwrap()).unwrap();
-        self.live.update_now(|draft| draft.put_cluster(cluster.value));
+        self.live
+            .update_now(|draft| draft.put_cluster(cluster.value));
     }
 
     fn put_endpoints(&self, addresses: &[SocketAddr]) {
@@ -126,7 +161,9 @@ impl Bench {
     }
 
     fn handle(&self) -> Handle {
-        self.clusters.cluster(&self.live.load_full(), "web").unwrap()
+        self.clusters
+            .cluster(&self.live.load_full(), "web")
+            .unwrap()
     }
 
     fn choice(&self) -> Choice<'_> {
@@ -145,9 +182,15 @@ impl Bench {
     }
 
     async fn get(&self) -> Result<(StatusCode, String, Attempt), SendError> {
-        let request = Request::get("/x").header("host", "web.test").body(RequestBody::empty()).unwrap();
+        let request = Request::get("/x")
+            .header("host", "web.test")
+            .body(RequestBody::empty())
+            .unwrap();
         let mut attempt = Attempt::default();
-        let response = self.handle().send(request, &self.choice(), &mut attempt).await?;
+        let response = self
+            .handle()
+            .send(request, &self.choice(), &mut attempt)
+            .await?;
         let status = response.status();
         let body = response.into_body().collect().await.unwrap().to_bytes();
         Ok((status, String::from_utf8(body.to_vec()).unwrap(), attempt))
@@ -159,7 +202,11 @@ fn connection() -> Connection {
         name: in
         address: { socket_address: { address: 127.0.0.1, port_value: 1 } }
         filter_chains: [ { filters: [] } ]"#;
-    let listener = Arc::new(Listener::from_proto(from_yaml(listener).unwrap()).unwrap().value);
+    let listener = Arc::new(
+        Listener::from_proto(from_yaml(listener).unwrap())
+            .unwrap()
+            .value,
+    );
     let own: SocketAddr = "127.0.0.1:1".parse().unwrap();
     Connection {
         id: 0,
@@ -182,20 +229,31 @@ fn assignment(addresses: &[SocketAddr]) -> String {
         .iter()
         .map(|a| format!("{{ endpoint: {{ address: {{ socket_address: {{ address: {}, port_value: {} }} }} }} }}", a.ip(), a.port()))
         .collect();
-    format!("{{ cluster_name: web, endpoints: [ {{ lb_endpoints: [ {} ] }} ] }}", endpoints.join(", "))
+    format!(
+        "{{ cluster_name: web, endpoints: [ {{ lb_endpoints: [ {} ] }} ] }}",
+        endpoints.join(", ")
+    )
 }
 
 fn cluster(addresses: &[SocketAddr], more: &str) -> String {
-    format!("{{ name: web, type: STATIC, connect_timeout: 5s, load_assignment: {}{more} }}", assignment(addresses))
+    format!(
+        "{{ name: web, type: STATIC, connect_timeout: 5s, load_assignment: {}{more} }}",
+        assignment(addresses)
+    )
 }
 
 const H2: &str = r#", typed_extension_protocol_options: { envoy.extensions.upstreams.http.v3.HttpProtocolOptions: { "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, explicit_http_config: { http2_protocol_options: {} } } }"#;
 
 /// Runs a test on a worker's kind of runtime.
 fn on_worker(test: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     LocalSet::new().block_on(&runtime, async {
-        timeout(Duration::from_secs(30), test).await.expect("the test took too long");
+        timeout(Duration::from_secs(30), test)
+            .await
+            .expect("the test took too long");
     });
 }
 
@@ -242,12 +300,22 @@ fn http2_requests_share_a_connection() {
 #[test]
 fn a_refused_connection_is_told_in_envoys_words() {
     on_worker(async {
-        let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let free = TcpListener::bind("127.0.0.1:0")
+            .await
+            .unwrap()
+            .local_addr()
+            .unwrap();
         let bench = Bench::new();
         bench.put(&cluster(&[free], ""));
         let error = bench.get().await.unwrap_err();
         let reason = "delayed connect error: Connection refused".to_owned();
-        assert_eq!(error, SendError::Connect { reason, timeout: false });
+        assert_eq!(
+            error,
+            SendError::Connect {
+                reason,
+                timeout: false
+            }
+        );
         let handle = bench.handle();
         assert_eq!(handle.stats().upstream_cx_connect_fail.get(), 1);
         assert_eq!(handle.stats().upstream_cx_active.get(), 0);
@@ -270,12 +338,16 @@ fn requests_beyond_the_breakers_overflow() {
         let handle = bench.handle();
         let second = async {
             // Until its connection stands, the first counts as pending itself.
-            until("the first is under way", || handle.stats().upstream_rq_active.get() == 1).await;
+            until("the first is under way", || {
+                handle.stats().upstream_rq_active.get() == 1
+            })
+            .await;
             one("second").await
         };
         let third = async {
             until("the first is under way, the second waits", || {
-                handle.stats().upstream_rq_active.get() == 1 && handle.stats().upstream_rq_pending_active.get() == 1
+                handle.stats().upstream_rq_active.get() == 1
+                    && handle.stats().upstream_rq_pending_active.get() == 1
             })
             .await;
             assert_eq!(one("third").await, Err(SendError::Overflow));
@@ -283,7 +355,10 @@ fn requests_beyond_the_breakers_overflow() {
         };
         let (first, second, ()) = tokio::join!(one("first"), second, third);
         assert_eq!((first, second), (Ok(()), Ok(())));
-        assert_eq!(*done.borrow(), [("third", false), ("first", true), ("second", true)]);
+        assert_eq!(
+            *done.borrow(),
+            [("third", false), ("first", true), ("second", true)]
+        );
         assert_eq!(backend.connections(), 1);
         assert_eq!(handle.stats().upstream_rq_pending_overflow.get(), 1);
     });
@@ -297,7 +372,10 @@ fn a_connection_that_died_idle_is_not_used() {
         bench.get().await.unwrap();
         backend.close.notify_waiters();
         let handle = bench.handle();
-        until("the close is seen", || handle.stats().upstream_cx_active.get() == 0).await;
+        until("the close is seen", || {
+            handle.stats().upstream_cx_active.get() == 0
+        })
+        .await;
         let (status, _, attempt) = bench.get().await.unwrap();
         assert_eq!((status.as_u16(), attempt.reused), (200, false));
         assert_eq!(backend.connections(), 2);
@@ -312,14 +390,29 @@ fn a_connection_that_breaks_during_a_request_is_a_reset() {
         bench.put(&cluster(&[backend.address], ""));
         let handle = bench.handle();
         let cut = async {
-            until("the request is under way", || handle.stats().upstream_rq_active.get() == 1).await;
-            until("the server has it", || handle.stats().upstream_cx_tx_bytes_total.get() > 0).await;
+            until("the request is under way", || {
+                handle.stats().upstream_rq_active.get() == 1
+            })
+            .await;
+            until("the server has it", || {
+                handle.stats().upstream_cx_tx_bytes_total.get() > 0
+            })
+            .await;
             backend.close.notify_waiters();
         };
         let (answer, ()) = tokio::join!(bench.get(), cut);
-        let Err(SendError::Reset(error)) = answer else { panic!("{answer:?}") };
-        assert_eq!((error.kind, error.before_request), (ResetKind::ConnectionTermination, false));
-        assert_eq!(handle.stats().upstream_rq_active.get(), 0, "the slot is free again");
+        let Err(SendError::Reset(error)) = answer else {
+            panic!("{answer:?}")
+        };
+        assert_eq!(
+            (error.kind, error.before_request),
+            (ResetKind::ConnectionTermination, false)
+        );
+        assert_eq!(
+            handle.stats().upstream_rq_active.get(),
+            0,
+            "the slot is free again"
+        );
     });
 }
 
@@ -333,7 +426,10 @@ fn a_dropped_request_frees_what_it_held() {
             let handle = bench.handle();
             let waiting = timeout(Duration::from_millis(300), bench.get()).await;
             assert!(waiting.is_err());
-            until("the slots are free", || handle.stats().upstream_rq_active.get() == 0).await;
+            until("the slots are free", || {
+                handle.stats().upstream_rq_active.get() == 0
+            })
+            .await;
             // The abandoned request may still be in the server and take an answer.
             backend.answer_only(2);
             assert_eq!(bench.get().await.unwrap().0, 200);
@@ -346,7 +442,11 @@ fn a_dropped_request_frees_what_it_held() {
 #[test]
 fn endpoints_change_without_a_new_cluster() {
     on_worker(async {
-        let (first, second, bench) = (Backend::start(false).await, Backend::start(false).await, Bench::new());
+        let (first, second, bench) = (
+            Backend::start(false).await,
+            Backend::start(false).await,
+            Bench::new(),
+        );
         bench.put("{ name: web, type: EDS, connect_timeout: 5s, eds_cluster_config: { eds_config: { ads: {} } } }");
         assert_eq!(bench.get().await.unwrap_err(), SendError::NoHealthyHost);
         bench.put_endpoints(&[first.address]);
@@ -355,14 +455,21 @@ fn endpoints_change_without_a_new_cluster() {
         assert_eq!(bench.get().await.unwrap().2.remote, Some(second.address));
         bench.clusters.sweep_once();
         let handle = bench.handle();
-        until("the old connection is closed", || handle.stats().upstream_cx_active.get() == 1).await;
+        until("the old connection is closed", || {
+            handle.stats().upstream_cx_active.get() == 1
+        })
+        .await;
     });
 }
 
 #[test]
 fn a_failing_host_is_ejected_and_the_other_serves() {
     on_worker(async {
-        let (good, bad, bench) = (Backend::start(false).await, Backend::start(false).await, Bench::new());
+        let (good, bad, bench) = (
+            Backend::start(false).await,
+            Backend::start(false).await,
+            Bench::new(),
+        );
         bad.status.store(500, Ordering::SeqCst);
         let outlier = ", lb_policy: ROUND_ROBIN, outlier_detection: { consecutive_5xx: 3, max_ejection_percent: 50, interval: 3600s }";
         bench.put(&cluster(&[good.address, bad.address], outlier));
@@ -396,10 +503,19 @@ fn hop_by_hop_fields_do_not_reach_http2() {
     on_worker(async {
         let (backend, bench) = (Backend::start(true).await, Bench::new());
         bench.put(&cluster(&[backend.address], H2));
-        let request = Request::get("/x").version(Version::HTTP_10).header("host", "a").header("connection", "close");
+        let request = Request::get("/x")
+            .version(Version::HTTP_10)
+            .header("host", "a")
+            .header("connection", "close");
         let mut attempt = Attempt::default();
         let (handle, choice) = (bench.handle(), bench.choice());
-        let response = handle.send(request.body(RequestBody::empty()).unwrap(), &choice, &mut attempt).await;
+        let response = handle
+            .send(
+                request.body(RequestBody::empty()).unwrap(),
+                &choice,
+                &mut attempt,
+            )
+            .await;
         assert_eq!(response.unwrap().version(), Version::HTTP_2);
         assert!(attempt.request_sent.is_some() && attempt.first_byte >= attempt.request_sent);
     });
@@ -413,6 +529,10 @@ fn a_send_stays_within_its_size() {
         let (handle, choice, mut attempt) = (bench.handle(), bench.choice(), Attempt::default());
         let request = Request::get("/").body(RequestBody::empty()).unwrap();
         let future = handle.send(request, &choice, &mut attempt);
-        assert!(size_of_val(&future) < 3 * 1024, "{} bytes", size_of_val(&future));
+        assert!(
+            size_of_val(&future) < 3 * 1024,
+            "{} bytes",
+            size_of_val(&future)
+        );
     });
 }
