@@ -24,6 +24,7 @@ pub mod ca_client;
 pub mod ca_server;
 pub mod credential;
 pub mod csr;
+pub mod distinguished_name;
 pub mod key;
 pub mod pem;
 pub mod rotate;

@@ -20,6 +20,7 @@ use malla_model::{SpiffeId, TrustDomain};
 
 use crate::bundle::TrustBundle;
 use crate::credential;
+use crate::distinguished_name;
 
 /// Certificates a peer may send. Envoy's own default (`max_verify_depth`) is 100; meshes use 2 to 4.
 pub const MAX_CHAIN_LENGTH: usize = 10;
@@ -137,7 +138,7 @@ impl PeerNames {
 
     pub(crate) fn of(certificate: &X509Certificate<'_>) -> Self {
         let mut names = Self {
-            subject: certificate.subject().to_string().into(),
+            subject: distinguished_name::text(certificate.subject()).into(),
             ..Self::default()
         };
         // A duplicate extension is an error, and then there are no names to trust.

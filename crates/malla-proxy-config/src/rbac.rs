@@ -78,7 +78,7 @@ pub enum Principal {
     Or(Vec<Principal>),
     /// Not it.
     Not(Box<Principal>),
-    /// A validated client certificate; with a matcher on its URI SANs, else DNS SANs, else subject.
+    /// A validated client certificate with such a URI SAN, DNS SAN or subject; without a matcher any TLS connection.
     Authenticated(Option<StringMatcher>),
     /// The remote address of the connection (after PROXY protocol).
     SourceIp(IpNet),

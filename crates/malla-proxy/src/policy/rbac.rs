@@ -109,20 +109,15 @@ fn path_matches(matcher: &StringMatcher, subject: &Subject<'_>) -> bool {
         .is_some_and(|request| !request.path.is_empty() && matcher.is_match(request.path_only()))
 }
 
-/// URI SANs, then DNS SANs, then the subject where there is no SAN; only of a certificate that was checked.
+/// Any URI SAN, DNS SAN or the subject of a certificate that was checked; without a name anyone who may speak TLS here.
 fn is_authenticated(name: Option<&StringMatcher>, connection: &Connection) -> bool {
     let Some(tls) = &connection.tls else {
         return false;
     };
+    let Some(name) = name else { return true };
     let Some(peer) = tls.peer.as_ref().filter(|_| tls.peer_validated) else {
         return false;
     };
-    let Some(name) = name else { return true };
-    if peer.uri_sans.is_empty() && peer.dns_sans.is_empty() {
-        return name.is_match(&peer.subject);
-    }
-    peer.uri_sans
-        .iter()
-        .chain(&peer.dns_sans)
-        .any(|san| name.is_match(san))
+    let mut sans = peer.uri_sans.iter().chain(&peer.dns_sans);
+    sans.any(|san| name.is_match(san)) || name.is_match(&peer.subject)
 }

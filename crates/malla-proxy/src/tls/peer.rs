@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use malla_identity::credential::Credential;
+use malla_identity::distinguished_name;
 use malla_identity::pem;
 use malla_identity::verify::Usage;
 use rustls::{CommonState, ProtocolVersion, ServerConnection};
@@ -12,7 +13,6 @@ use rustls_pki_types::CertificateDer;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
-use x509_parser::x509::X509Name;
 
 use super::material::cipher_name;
 use super::verify::PeerCheck;
@@ -87,8 +87,8 @@ pub fn certificate(chain: &[CertificateDer<'_>]) -> Option<PeerCertificate> {
     let leaf = chain.first()?;
     let (_, parsed) = X509Certificate::from_der(leaf).ok()?;
     let mut out = PeerCertificate {
-        subject: rfc2253(parsed.subject()).into(),
-        issuer: rfc2253(parsed.issuer()).into(),
+        subject: distinguished_name::text(parsed.subject()).into(),
+        issuer: distinguished_name::text(parsed.issuer()).into(),
         serial: hex(parsed
             .raw_serial()
             .strip_prefix(&[0])
@@ -111,41 +111,6 @@ pub fn certificate(chain: &[CertificateDer<'_>]) -> Option<PeerCertificate> {
         }
     }
     Some(out)
-}
-
-/// `CN=a,O=b`: last attribute first, with RFC 2253's escapes, as OpenSSL's `XN_FLAG_RFC2253` and Envoy print it.
-fn rfc2253(name: &X509Name<'_>) -> String {
-    let mut parts: Vec<String> = Vec::new();
-    for rdn in name.iter_rdn() {
-        let attributes: Vec<String> = rdn
-            .iter()
-            .map(|attribute| {
-                let oid = attribute.attr_type();
-                let label =
-                    x509_parser::objects::oid2abbrev(oid, x509_parser::objects::oid_registry())
-                        .map_or_else(|_| oid.to_id_string(), str::to_owned);
-                format!("{label}={}", escape(attribute.as_str().unwrap_or_default()))
-            })
-            .collect();
-        parts.push(attributes.join("+"));
-    }
-    parts.reverse();
-    parts.join(",")
-}
-
-fn escape(value: &str) -> String {
-    let mut out = String::with_capacity(value.len());
-    let last = value.chars().count().saturating_sub(1);
-    for (index, c) in value.chars().enumerate() {
-        let special = matches!(c, ',' | '+' | '"' | '\\' | '<' | '>' | ';')
-            || (c == '#' && index == 0)
-            || (c == ' ' && (index == 0 || index == last));
-        if special {
-            out.push('\\');
-        }
-        out.push(c);
-    }
-    out
 }
 
 fn hex(bytes: &[u8]) -> String {

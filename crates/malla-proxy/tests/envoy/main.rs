@@ -6,6 +6,7 @@ mod backend;
 mod cases;
 mod h2;
 mod lab;
+mod mtls;
 mod requests;
 mod smuggling;
 mod tunnels;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -25,12 +26,36 @@ pub(crate) fn exchange(address: SocketAddr, request: &str) -> Answer {
     read_answer(&mut stream, no_body)
 }
 
-/// Reads one answer.
+/// Reads one answer, and sees whether the connection ends with it.
 pub(crate) fn read_answer(stream: &mut TcpStream, no_body: bool) -> Answer {
-    read_from(stream, &mut Vec::new(), no_body)
+    let mut answer = read_from(stream, &mut Vec::new(), no_body);
+    stream
+        .set_read_timeout(Some(Duration::from_millis(100)))
+        .unwrap();
+    answer.closed |= matches!(stream.read(&mut [0; 1]), Ok(0));
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    answer
 }
 
-fn read_from(stream: &mut TcpStream, bytes: &mut Vec<u8>, no_body: bool) -> Answer {
+/// The same under TLS.
+pub(crate) fn exchange_tls(
+    address: SocketAddr,
+    config: &Arc<rustls::ClientConfig>,
+    name: &str,
+    request: &str,
+) -> Answer {
+    let socket = TcpStream::connect_timeout(&address, LIMIT).expect("the proxy accepts");
+    socket.set_read_timeout(Some(LIMIT)).unwrap();
+    let name = rustls::pki_types::ServerName::try_from(name.to_owned()).unwrap();
+    let session = rustls::ClientConnection::new(Arc::clone(config), name).unwrap();
+    let mut stream = rustls::StreamOwned::new(session, socket);
+    if stream.write_all(request.as_bytes()).is_err() {
+        return read_from(&mut std::io::empty(), &mut Vec::new(), false);
+    }
+    read_from(&mut stream, &mut Vec::new(), false)
+}
+
+fn read_from(stream: &mut impl Read, bytes: &mut Vec<u8>, no_body: bool) -> Answer {
     let head_end = loop {
         if let Some(at) = find(bytes, b"\r\n\r\n") {
             break at;
@@ -95,20 +120,15 @@ fn read_from(stream: &mut TcpStream, bytes: &mut Vec<u8>, no_body: bool) -> Answ
         while fill(stream, &mut rest) > 0 {}
         rest
     };
-    stream
-        .set_read_timeout(Some(Duration::from_millis(100)))
-        .unwrap();
-    let closed = matches!(stream.read(&mut [0; 1]), Ok(0));
-    stream.set_read_timeout(Some(LIMIT)).unwrap();
     Answer {
         status,
         headers,
         body: String::from_utf8_lossy(&body).into_owned(),
-        closed,
+        closed: false,
     }
 }
 
-fn fill(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> usize {
+fn fill(stream: &mut impl Read, bytes: &mut Vec<u8>) -> usize {
     let mut buffer = [0; 8192];
     let read = stream.read(&mut buffer).unwrap_or(0);
     bytes.extend_from_slice(&buffer[..read]);
