@@ -281,7 +281,7 @@ impl Cluster {
         self.node.shut_down().await;
         // The server must not hold what holds the server, or its store would stay open.
         self.server.attach_dial(Arc::new(HostDial));
-        drop(self.server);
+        drop((self.node, self.server));
         wait_until_closed(&self.directory.store()).await;
         let directory = &self.directory;
         let memory = directory.path().join(MEMORY);

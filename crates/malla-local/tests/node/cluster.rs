@@ -257,6 +257,7 @@ impl World {
     }
 
     async fn stop(self) -> Result<()> {
+        drop(self.client);
         Ok(self.cluster.stop(Duration::from_secs(1)).await?)
     }
 }
