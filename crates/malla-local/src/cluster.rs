@@ -17,7 +17,6 @@ use arc_swap::ArcSwap;
 use ipnet::Ipv4Net;
 use malla_apiserver::outside::HostDial;
 use malla_apiserver::{ApiError, Client, Config, NodeRuntime, OpenError, Server};
-use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use tokio::sync::oneshot;
 use tokio_util::task::AbortOnDropHandle;
@@ -26,7 +25,10 @@ use crate::controllers::{Controllers, Feeds, Settings};
 use crate::directory::{DirectoryError, RunDirectory};
 use crate::dns::{DnsServer, Zone};
 use crate::events::Recorder;
-use crate::net::{AddressPool, ClusterDial, LinkError, NodeNetwork, RulesError, ServiceRules};
+use crate::net::rules::Addresses;
+use crate::net::{
+    AddressPool, ClusterDial, EGRESS_PORT, Egress, LinkError, NodeNetwork, RulesError, ServiceRules,
+};
 use crate::node::{Image, Images, Node, NodeSettings};
 use crate::process::Spawner;
 use crate::sandbox::Inside;
@@ -55,6 +57,8 @@ pub struct ClusterConfig {
     pub node: NodeConfig,
     /// Addresses of pods; the first is the node's own.
     pub pods: Ipv4Net,
+    /// Pod ranges of clusters this one will be linked with.
+    pub peers: Vec<Ipv4Net>,
     /// Addresses of Services; the first is the API server's, the tenth the DNS server's.
     pub services: Ipv4Net,
     /// DNS domain.
@@ -88,6 +92,7 @@ impl ClusterConfig {
                 zone: None,
             },
             pods: Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 0), 24),
+            peers: Vec::new(),
             services: Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16),
             domain: "cluster.local".to_owned(),
             api_port: 6443,
@@ -131,12 +136,14 @@ pub struct Cluster {
     url: String,
     node: Node,
     network: Arc<NodeNetwork>,
+    pods: Ipv4Net,
     directory: RunDirectory,
     stop_serving: Option<oneshot::Sender<()>>,
     serving: AbortOnDropHandle<()>,
     controllers: Controllers,
     tasks: Vec<AbortOnDropHandle<()>>,
     _dns: DnsServer,
+    _egress: Egress,
 }
 
 impl Cluster {
@@ -154,8 +161,15 @@ impl Cluster {
         );
         let (server, network) = (server?, Arc::new(network?));
         let namespace = network.namespace().clone();
+        let mut pods = vec![config.pods];
+        pods.extend(&config.peers);
+        let addresses = Addresses {
+            services: config.services,
+            node: node_address,
+            pods,
+        };
         let (rules, node_listener) = tokio::join!(
-            ServiceRules::load(namespace.clone(), config.services, node_address),
+            ServiceRules::load(namespace.clone(), addresses),
             namespace.listen(network.socket_address(NODE_API_PORT)),
         );
         let node_listener = node_listener.map_err(doing("listen for pods"))?;
@@ -165,6 +179,8 @@ impl Cluster {
         let dns_at = network.socket_address(NODE_DNS_PORT);
         let dns = DnsServer::start(&namespace, dns_at, Arc::clone(&zone)).await;
         let dns = dns.map_err(doing("start the DNS server"))?;
+        let egress = Egress::start(&namespace, network.socket_address(EGRESS_PORT)).await;
+        let egress = egress.map_err(doing("start the relay out of the cluster"))?;
 
         let client = server.client("malla-local");
         server.attach_dial(Arc::new(ClusterDial::new(
@@ -219,6 +235,7 @@ impl Cluster {
         Ok(Self {
             url: format!("https://{host_address}"),
             name: config.name,
+            pods: config.pods,
             server,
             node,
             network,
@@ -228,6 +245,7 @@ impl Cluster {
             controllers,
             tasks,
             _dns: dns,
+            _egress: egress,
         })
     }
 
@@ -259,6 +277,15 @@ impl Cluster {
     /// The node's network: connects to pods and Services from inside.
     pub fn network(&self) -> &NodeNetwork {
         &self.network
+    }
+
+    /// Joins the networks of two clusters of one sandbox: pods of both reach each other by their
+    /// addresses. Their pod ranges must not overlap.
+    pub async fn link(&self, other: &Self) -> Result<(), ClusterError> {
+        Ok(self
+            .network
+            .link(self.pods, &other.network, other.pods)
+            .await?)
     }
 
     /// Pids of all containers' commands as processes outside of the sandbox see them, by
@@ -301,7 +328,7 @@ async fn wait_until_closed(store: &Path) {
         let Ok(file) = fs::File::open(store) else {
             return;
         };
-        if Flock::lock(file, FlockArg::LockExclusiveNonblock).is_ok() {
+        if file.try_lock().is_ok() {
             return;
         }
         tokio::time::sleep(Duration::from_millis(5)).await;

@@ -10,8 +10,6 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{Flock, FlockArg};
-
 const LOCK: &str = "lock";
 /// Temporary directories have names that start like this.
 const PREFIX: &str = "malla-";
@@ -30,7 +28,9 @@ pub enum DirectoryError {
 pub struct RunDirectory {
     path: PathBuf,
     temporary: bool,
-    _lock: Flock<File>,
+    /// Unlocked by the kernel when the last process that has it open closes it: dropping one copy
+    /// must not, since the launcher and the cluster share it.
+    _lock: File,
 }
 
 impl RunDirectory {
@@ -55,7 +55,7 @@ impl RunDirectory {
         fs::set_permissions(path, Permissions::from_mode(0o711)).map_err(failed)?;
         let path = fs::canonicalize(path).map_err(failed)?;
         let lock = open_lock(&path).map_err(failed)?;
-        let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock)
+        lock.try_lock()
             .map_err(|_| DirectoryError::InUse(path.clone()))?;
         Ok(Self {
             path,
@@ -112,8 +112,8 @@ fn remove_if_stale(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
     };
-    match Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
-        Ok(_held) => remove_locked(path),
+    match lock.try_lock() {
+        Ok(()) => remove_locked(path),
         Err(_) => Ok(()),
     }
 }

@@ -6,6 +6,7 @@
 //!  default via 169.254.1.1        lo 10.244.0.1/32 (the node's address: DNS, API server)
 //!                                 nftables: Service VIPs -> endpoints
 //! ```
+//! TCP to anywhere else is relayed by the node, see `egress`.
 //! There is no bridge, so every packet between pods passes the node's rules and NAT is symmetric.
 //! Neighbours are permanent entries: nothing asks by ARP.
 //!
@@ -14,6 +15,7 @@
 
 mod addresses;
 mod dial;
+mod egress;
 mod links;
 mod namespace;
 pub mod rules;
@@ -21,6 +23,7 @@ mod ruleset;
 
 pub use addresses::{AddressPool, PoolExhausted};
 pub use dial::ClusterDial;
+pub use egress::{EGRESS_PORT, Egress};
 pub use links::{LinkError, NodeNetwork, PodNetwork};
 pub use namespace::{Namespace, NamespaceThread};
 pub use ruleset::{RulesError, ServiceRules};

@@ -21,6 +21,7 @@ mod probe;
 mod runtime;
 mod status;
 mod stop;
+mod unsupported;
 mod volumes;
 
 use std::collections::BTreeMap;
@@ -83,7 +84,7 @@ struct Settings {
 pub(crate) struct NodeParts {
     pub(crate) client: Client,
     pub(crate) events: Recorder,
-    pub(crate) spawner: Spawner,
+    pub(crate) spawner: Arc<Spawner>,
     pub(crate) network: Arc<NodeNetwork>,
     pub(crate) pool: AddressPool,
     pub(crate) images: Arc<Images>,
@@ -95,7 +96,7 @@ pub(crate) struct NodeParts {
 struct NodeShared {
     client: Client,
     events: Recorder,
-    spawner: Spawner,
+    spawner: Arc<Spawner>,
     network: Arc<NodeNetwork>,
     pool: Mutex<AddressPool>,
     images: Arc<Images>,

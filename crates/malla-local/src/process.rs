@@ -19,7 +19,7 @@ mod spec;
 mod terminal;
 
 pub use capabilities::Capabilities;
-pub(crate) use client::host_pid;
+pub(crate) use client::{Connection, host_pid};
 pub use client::{Process, RunError, Spawner, Stdio};
 pub(crate) use message::packet_pair;
 pub use spec::{CommandSpec, ContainerSpec, Credentials, ExitStatus, Mount, MountKind, RootSpec};

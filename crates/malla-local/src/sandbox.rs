@@ -18,6 +18,7 @@ mod refusal;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Mutex;
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -26,7 +27,7 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Gid, Pid, Uid, getppid, setgroups, setresgid, setresuid, setsid};
 
-use crate::process::server;
+use crate::process::{Connection, server};
 use crate::sys;
 
 use self::identity::IdentityMaps;
@@ -37,7 +38,7 @@ pub use self::refusal::SandboxError;
 pub struct Inside {
     /// A stream to the launcher's [`Sandbox::control`]; it ends when the launcher does.
     pub control: UnixStream,
-    pub(crate) spawner: OwnedFd,
+    pub(crate) spawner: Mutex<Connection>,
     /// Whether the sandbox is a user namespace of an ordinary user.
     pub rootless: bool,
 }
@@ -259,7 +260,7 @@ fn first_process(
             .map_err(SandboxError::Io)?;
         let inside = Inside {
             control,
-            spawner,
+            spawner: Mutex::new(Connection::Fresh(spawner)),
             rootless,
         };
         sys::exit_now(cluster(inside))

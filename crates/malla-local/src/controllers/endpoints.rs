@@ -4,6 +4,7 @@
 //! selector is its owner's business; an Endpoints object made for one is mirrored to a slice.
 
 mod backends;
+mod mirror;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -37,13 +38,19 @@ pub(super) fn start(context: Context, feeds: &mut Feeds) -> AbortOnDropHandle<()
             pods.add(key);
         }
     });
+    let endpoints = Arc::clone(&queue);
+    feeds
+        .endpoints
+        .listen(move |change| endpoints.add(change.key.clone()));
     // A slice that somebody took away comes back.
     let slices = Arc::clone(&queue);
     feeds.endpoint_slices.listen(move |change| {
         if let (Some(old), None) = (&change.old, &change.new) {
             let labels = old.pointer("/metadata/labels");
             let label = |name: &str| labels.and_then(|all| all.get(name)).and_then(Value::as_str);
-            if let (Some(service), Some(MANAGER)) = (label(SERVICE_LABEL), label(MANAGED_LABEL)) {
+            if let (Some(service), Some(MANAGER | mirror::MIRROR)) =
+                (label(SERVICE_LABEL), label(MANAGED_LABEL))
+            {
                 slices.add(Key::new(&change.key.namespace, service));
             }
         }
@@ -73,6 +80,7 @@ fn services_of(client: &Client, namespace: &str, states: &[Option<&Value>]) -> V
 
 async fn reconcile(context: Context, key: Key) -> Result<Next, ApiError> {
     let service = object::find::<Service>(&context.client, &kinds::SERVICES, &key)?;
+    mirror::sync(&context, &key, service.as_ref()).await?;
     let spec = service.as_ref().and_then(|service| service.spec.clone());
     let selector = spec
         .as_ref()
@@ -82,7 +90,7 @@ async fn reconcile(context: Context, key: Key) -> Result<Next, ApiError> {
     let (Some(service), Some(spec), false) = (service, spec, external || selector.is_empty())
     else {
         // Nothing to select by, or nothing to select for: owned slices would be stale.
-        let stale = owned_slices(&context, &key)?;
+        let stale = slices_of(&context, &key, MANAGER)?;
         return replace(&context, &key, &BTreeMap::new(), stale)
             .await
             .map(|()| Next::Done);
@@ -106,15 +114,16 @@ async fn reconcile(context: Context, key: Key) -> Result<Next, ApiError> {
         settings.zone.as_deref(),
     );
     let slices = backends.slices(&service);
-    let stored = owned_slices(&context, &key)?;
+    let stored = slices_of(&context, &key, MANAGER)?;
     replace(&context, &key, &slices, stored).await?;
     write_endpoints(&context, &key, &service, &backends).await?;
     Ok(Next::Done)
 }
 
-fn owned_slices(context: &Context, key: &Key) -> Result<Vec<Arc<Value>>, ApiError> {
+/// A Service's slices that `manager` made.
+fn slices_of(context: &Context, key: &Key, manager: &str) -> Result<Vec<Arc<Value>>, ApiError> {
     let params = ListParams {
-        label_selector: format!("{SERVICE_LABEL}={},{MANAGED_LABEL}={MANAGER}", key.name),
+        label_selector: format!("{SERVICE_LABEL}={},{MANAGED_LABEL}={manager}", key.name),
         ..ListParams::default()
     };
     Ok(context

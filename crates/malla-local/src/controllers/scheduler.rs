@@ -48,6 +48,13 @@ async fn schedule(context: Context, key: Key) -> Result<Next, ApiError> {
         return Ok(Next::Done);
     };
     let spec = pod.spec.clone().unwrap_or_default();
+    if spec
+        .scheduling_gates
+        .as_ref()
+        .is_some_and(|gates| !gates.is_empty())
+    {
+        return Ok(Next::Done); // Lifting the last gate is a change of the pod.
+    }
     let ours = OWN_NAMES.contains(&spec.scheduler_name.as_deref().unwrap_or_default());
     if !ours || spec.node_name.is_some() || pod.metadata.deletion_timestamp.is_some() {
         return Ok(Next::Done);

@@ -119,6 +119,60 @@ impl NodeNetwork {
         }
     }
 
+    /// Joins this node's namespace with another's, so that the pods of both reach each other by
+    /// their addresses (Services stay each node's own).
+    pub async fn link(
+        &self,
+        own_pods: Ipv4Net,
+        other: &Self,
+        other_pods: Ipv4Net,
+    ) -> Result<(), LinkError> {
+        let name = interface_name(other.address);
+        let peer_name = interface_name(self.address);
+        let peer = LinkMessageBuilder::<LinkUnspec>::new()
+            .name(&peer_name)
+            .address(pod_mac(other.address).to_vec())
+            .setns_by_fd(other.namespace.fd().as_raw_fd())
+            .build();
+        let link = LinkVeth::new(&name, &peer_name)
+            .address(pod_mac(self.address).to_vec())
+            .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
+            .up()
+            .build();
+        self.netlink.add_link(link).await?;
+        self.route_to(&name, other.address, other_pods).await?;
+        other
+            .netlink
+            .up(other.netlink.index_of(&peer_name).await?)
+            .await?;
+        other.route_to(&peer_name, self.address, own_pods).await
+    }
+
+    async fn route_to(&self, name: &str, node: Ipv4Addr, pods: Ipv4Net) -> Result<(), LinkError> {
+        let index = self.netlink.index_of(name).await?;
+        self.netlink
+            .add_neighbour(index, node, pod_mac(node))
+            .await?;
+        let direct = RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(node, 32)
+            .output_interface(index)
+            .pref_source(self.address)
+            .scope(RouteScope::Link)
+            .build();
+        self.netlink
+            .add_route("route the other node", direct)
+            .await?;
+        let through = RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(pods.network(), pods.prefix_len())
+            .gateway(node)
+            .output_interface(index)
+            .pref_source(self.address)
+            .build();
+        self.netlink
+            .add_route("route the other node's pods", through)
+            .await
+    }
+
     async fn join(&self, pod: &Namespace, address: Ipv4Addr) -> Result<u32, LinkError> {
         let name = interface_name(address);
         let peer = LinkMessageBuilder::<LinkUnspec>::new()

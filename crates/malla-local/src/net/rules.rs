@@ -13,6 +13,8 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use ipnet::Ipv4Net;
 
+use super::egress::EGRESS_PORT;
+
 /// Name of the table in the node's namespace.
 pub const TABLE: &str = "malla-services";
 
@@ -52,15 +54,37 @@ pub struct Backends {
 /// All Services at one moment.
 pub type Services = BTreeMap<Frontend, Backends>;
 
-/// The part that never changes: hooks, and the refusal of unserved Service addresses.
-pub fn base(services: Ipv4Net, node: Ipv4Addr) -> String {
+/// The addresses of a cluster.
+#[derive(Debug, Clone)]
+pub struct Addresses {
+    pub services: Ipv4Net,
+    /// The node's own.
+    pub node: Ipv4Addr,
+    /// Ranges of pods: the node's own, and those of clusters it is linked with.
+    pub pods: Vec<Ipv4Net>,
+}
+
+/// The part that never changes: hooks, the way out, and the refusal of unserved Service addresses.
+pub fn base(addresses: &Addresses) -> String {
+    let Addresses { services, node, .. } = addresses;
+    let pods: Vec<String> = addresses
+        .pods
+        .iter()
+        .map(|range| format!("{range}, "))
+        .collect();
+    let pods = pods.concat();
     format!(
         "table ip {TABLE} {{
   map frontends {{ type ipv4_addr . inet_proto . inet_service : verdict; }}
+  set inside {{
+    type ipv4_addr; flags interval; auto-merge
+    elements = {{ {pods}{services}, {node}/32, 127.0.0.0/8, 169.254.0.0/16, 224.0.0.0/3 }}
+  }}
   set hairpins {{ type ipv4_addr . ipv4_addr; }}
   chain prerouting {{
     type nat hook prerouting priority -100;
     ip daddr . meta l4proto . th dport vmap @frontends
+    ip daddr != @inside meta l4proto tcp dnat to {node}:{EGRESS_PORT}
   }}
   chain output {{
     type nat hook output priority -100;

@@ -4,15 +4,13 @@
 //! `applied` cannot drift apart.
 
 use std::io;
-use std::net::Ipv4Addr;
 use std::process::Stdio;
 
-use ipnet::Ipv4Net;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
 use super::namespace::Namespace;
-use super::rules::{self, Services, TABLE};
+use super::rules::{self, Addresses, Services, TABLE};
 
 /// Why rules could not be set.
 #[derive(Debug, thiserror::Error)]
@@ -29,23 +27,17 @@ pub enum RulesError {
 #[derive(Debug)]
 pub struct ServiceRules {
     namespace: Namespace,
-    range: Ipv4Net,
-    node: Ipv4Addr,
+    addresses: Addresses,
     applied: Services,
 }
 
 impl ServiceRules {
     /// Loads the hooks into the node's namespace.
-    pub async fn load(
-        namespace: Namespace,
-        range: Ipv4Net,
-        node: Ipv4Addr,
-    ) -> Result<Self, RulesError> {
-        run_nft(&namespace, rules::base(range, node)).await?;
+    pub async fn load(namespace: Namespace, addresses: Addresses) -> Result<Self, RulesError> {
+        run_nft(&namespace, rules::base(&addresses)).await?;
         Ok(Self {
             namespace,
-            range,
-            node,
+            addresses,
             applied: Services::new(),
         })
     }
@@ -65,7 +57,7 @@ impl ServiceRules {
     }
 
     async fn reload(&mut self, services: &Services) -> Result<(), RulesError> {
-        let base = rules::base(self.range, self.node);
+        let base = rules::base(&self.addresses);
         let all = rules::change(&Services::new(), services);
         let script = format!("add table ip {TABLE}\ndelete table ip {TABLE}\n{base}{all}");
         run_nft(&self.namespace, script).await

@@ -29,7 +29,7 @@ use super::container::{Role, Supervisor};
 use super::status::is_sidecar;
 use super::stop::Stop;
 use super::volumes::{Inputs, VolumeSet};
-use super::{NodeShared, files};
+use super::{NodeShared, files, unsupported};
 use crate::events::Severity;
 use crate::net::AddressPool;
 
@@ -52,6 +52,7 @@ pub(super) async fn run(node: Arc<NodeShared>, pod: Arc<PodShared>, finished: bo
         Arc::clone(&node),
         Arc::clone(&pod),
     )));
+    tell_unsupported(&node, &pod);
     let ready = tokio::select! {
         biased;
         () = pod.stop.requested() => false,
@@ -75,6 +76,25 @@ pub(super) async fn run(node: Arc<NodeShared>, pod: Arc<PodShared>, finished: bo
     drop(writer);
     clear(&node, &pod);
     remove(&node, &pod).await;
+}
+
+/// Names what the pod asks for and does not get here.
+fn tell_unsupported(node: &NodeShared, pod: &PodShared) {
+    let fields = unsupported::fields(&pod.current());
+    if !fields.is_empty() {
+        let message = format!(
+            "This node does not honour {}: see docs/local-node.md",
+            fields.join(", ")
+        );
+        let (events, subject) = (&node.events, pod.subject.clone());
+        events.record(
+            "kubelet",
+            Severity::Warning,
+            subject,
+            "NotHonoured",
+            message,
+        );
+    }
 }
 
 /// Makes network, files and volumes, trying until it works.

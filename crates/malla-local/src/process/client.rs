@@ -40,6 +40,13 @@ pub struct Stdio {
     pub stderr: OwnedFd,
 }
 
+/// The cluster process's end of the socket to pid 1.
+#[derive(Debug)]
+pub(crate) enum Connection {
+    Fresh(OwnedFd),
+    Open(Arc<Spawner>),
+}
+
 /// Starts processes through pid 1.
 #[derive(Debug)]
 pub struct Spawner {
@@ -83,9 +90,19 @@ impl Drop for Outer {
 }
 
 impl Spawner {
-    /// Talks to the pid 1 of this sandbox. Needs a tokio runtime.
-    pub fn of(inside: &Inside) -> io::Result<Self> {
-        Self::connect(inside.spawner.try_clone()?)
+    /// Talks to the pid 1 of this sandbox; one connection for all who ask. Needs a tokio runtime,
+    /// always the same.
+    pub fn of(inside: &Inside) -> io::Result<Arc<Self>> {
+        let mut shared = inside
+            .spawner
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let spawner = match &*shared {
+            Connection::Open(spawner) => return Ok(Arc::clone(spawner)),
+            Connection::Fresh(socket) => Arc::new(Self::connect(socket.try_clone()?)?),
+        };
+        *shared = Connection::Open(Arc::clone(&spawner));
+        Ok(spawner)
     }
 
     /// Takes the cluster process's end of the socket to pid 1. Needs a tokio runtime.

@@ -32,6 +32,10 @@ pub(crate) fn all(tests: &mut Tests) {
     tests.run("owners_take_their_dependents_along", garbage);
     tests.run("a_stopped_cluster_leaves_nothing", leaves_nothing);
     tests.run("a_cluster_comes_back_with_its_objects", comes_back);
+    tests.run("pods_reach_the_world_outside", egress);
+    tests.run("endpoints_of_users_are_served", own_endpoints);
+    tests.run("two_clusters_live_side_by_side", two_clusters);
+    tests.run("what_is_not_honoured_is_named", not_honoured);
 }
 
 /// Answers HTTP on port 8080 with its host name; `/ready` with 200 once `/tmp/ready` exists.
@@ -58,10 +62,14 @@ struct World {
 
 impl World {
     async fn new(inside: &Inside) -> Result<Self> {
+        Self::with(inside, |config| config.api_port = 0).await
+    }
+
+    async fn with(inside: &Inside, change: impl FnOnce(&mut ClusterConfig)) -> Result<Self> {
         let parent = tempfile::tempdir()?;
         let directory = RunDirectory::temporary(parent.path())?;
         let mut config = ClusterConfig::new("test", directory);
-        config.api_port = 0;
+        change(&mut config);
         config.images = vec![
             Image::new("shell", &["sh"]),
             Image::new("web", &["python3", "-c", WEB]),
@@ -928,4 +936,156 @@ async fn comes_back(inside: Inside) -> Result<()> {
     ensure!(before["metadata"]["uid"] == after["metadata"]["uid"]);
     ensure!(main_of(&after)["restartCount"] == 1, "{after:#}");
     Ok(second.stop(Duration::from_secs(1)).await?)
+}
+
+async fn egress(inside: Inside) -> Result<()> {
+    let world = World::new(&inside).await?;
+    world.shell("client", "exec sleep 1000").await?;
+    world.ready("client").await?;
+    // "Outside" is the host's network namespace; its loopback stands for the world at 127.0.0.2,
+    // which a pod cannot name, so an address of the host is needed: any that is not loopback.
+    let probe = std::net::UdpSocket::bind("0.0.0.0:0")?;
+    let outside = match probe.connect("192.0.2.1:9") {
+        Ok(()) => probe.local_addr()?.ip(),
+        Err(error) => bail!("this machine has no address besides its loopback: {error}"),
+    };
+    let listener = tokio::net::TcpListener::bind((outside, 0)).await?;
+    let at = listener.local_addr()?;
+    let serving = tokio::spawn(async move {
+        let (mut stream, peer) = listener.accept().await?;
+        stream
+            .write_all(format!("hello {}", peer.ip()).as_bytes())
+            .await?;
+        anyhow::Ok(())
+    });
+    let script = format!("curl -s --max-time 5 --http0.9 http://{at}/");
+    let (_, output) = world.exec("client", "main", &script).await?;
+    ensure!(output == format!("hello {outside}"), "{output}");
+    serving.await??;
+    // Nobody listens there any more: reset, at once.
+    let (code, output) = world.exec("client", "main", &script).await?;
+    ensure!([7, 52, 56].contains(&code), "{code} {output}");
+    world.stop().await
+}
+
+async fn own_endpoints(inside: Inside) -> Result<()> {
+    let world = World::new(&inside).await?;
+    world.web(1, json!({})).await?;
+    world
+        .until(&kinds::DEPLOYMENTS, "web", |one| {
+            one["status"]["availableReplicas"] == 1
+        })
+        .await?;
+    let pods = world
+        .client
+        .list(&kinds::PODS, Some("default"), &Default::default());
+    let pods = pods.map_err(|error| anyhow!("{}", error.message()))?;
+    let ip = pods.items[0]["status"]["podIP"]
+        .as_str()
+        .context("no address")?
+        .to_owned();
+    let spec = json!({"ports": [{"port": 80, "targetPort": 8080}]});
+    world
+        .create(
+            &kinds::SERVICES,
+            json!({"metadata": {"name": "mine"}, "spec": spec}),
+        )
+        .await?;
+    let subsets = json!([{"addresses": [{"ip": ip}], "ports": [{"port": 8080}]}]);
+    world
+        .create(
+            &kinds::ENDPOINTS,
+            json!({"metadata": {"name": "mine"}, "subsets": subsets}),
+        )
+        .await?;
+    world.shell("client", "exec sleep 1000").await?;
+    world.ready("client").await?;
+    let (_, output) = world
+        .exec(
+            "client",
+            "main",
+            "curl -s --retry 9 --retry-connrefused --retry-delay 1 http://mine/",
+        )
+        .await?;
+    ensure!(output.starts_with("web-"), "{output}");
+    world.stop().await
+}
+
+async fn two_clusters(inside: Inside) -> Result<()> {
+    let ranges = ["10.244.0.0/24".parse()?, "10.244.1.0/24".parse()?];
+    let [first, second] = ranges;
+    let a = World::with(&inside, |config| {
+        (config.pods, config.peers) = (first, vec![second])
+    })
+    .await?;
+    let b = World::with(&inside, |config| {
+        (config.pods, config.peers) = (second, vec![first])
+    })
+    .await?;
+    ensure!(a.cluster.url() != b.cluster.url());
+    a.cluster.link(&b.cluster).await?;
+    let mut published = Vec::new();
+    for world in [&a, &b] {
+        world.service("LoadBalancer").await?;
+        world.web(1, json!({})).await?;
+        let annotation =
+            |one: &Value| one["metadata"]["annotations"][PUBLISHED_ANNOTATION].is_string();
+        let service = world.until(&kinds::SERVICES, "web", annotation).await?;
+        published.push(service["metadata"]["annotations"][PUBLISHED_ANNOTATION].to_string());
+    }
+    ensure!(published[0] != published[1], "{published:?}");
+    let pods = b
+        .client
+        .list(&kinds::PODS, Some("default"), &Default::default());
+    let pods = pods.map_err(|error| anyhow!("{}", error.message()))?;
+    let ip = pods.items[0]["status"]["podIP"]
+        .as_str()
+        .context("no address")?;
+    ensure!(ip.starts_with("10.244.1."), "{ip}");
+    a.shell("client", "exec sleep 1000").await?;
+    a.ready("client").await?;
+    let (_, output) = a
+        .exec(
+            "client",
+            "main",
+            &format!("curl -s --max-time 5 http://{ip}:8080/; curl -s --max-time 5 http://web/"),
+        )
+        .await?;
+    let names: Vec<&str> = output.lines().collect();
+    ensure!(names.len() == 2 && names[0] != names[1], "{output}");
+    ensure!(
+        Some(names[0]) == pods.items[0]["metadata"]["name"].as_str(),
+        "{output}"
+    );
+    a.stop().await?;
+    b.stop().await
+}
+
+async fn not_honoured(inside: Inside) -> Result<()> {
+    let world = World::new(&inside).await?;
+    let container = json!({"name": "main", "image": "shell", "args": ["-c", "exec sleep 1000"]});
+    world
+        .pod(
+            "odd",
+            json!({"hostPID": true, "containers": [container], "terminationGracePeriodSeconds": 0}),
+        )
+        .await?;
+    world.ready("odd").await?;
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        let events = world
+            .client
+            .list(&kinds::EVENTS, Some("default"), &Default::default());
+        let events = events.map(|listed| listed.items).unwrap_or_default();
+        let named = |event: &Value| {
+            event["message"]
+                .as_str()
+                .is_some_and(|text| text.contains("spec.hostPID"))
+        };
+        if events.iter().any(|event| named(event)) {
+            return world.stop().await;
+        }
+        ensure!(Instant::now() < deadline, "no event names the field");
+        sleep(Duration::from_millis(10)).await;
+    }
 }

@@ -4,6 +4,7 @@
 //! fails the test. `cargo test -p malla-local --test node -- FILTER` runs some of them.
 
 mod cluster;
+mod launcher;
 mod network;
 mod processes;
 mod support;
@@ -11,9 +12,19 @@ mod support;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().collect();
+    if let [_, argument, state] = arguments.as_slice()
+        && argument == launcher::ARGUMENT
+    {
+        if let Err(error) = launcher::launch(state.as_ref()) {
+            eprintln!("{error:?}");
+        }
+        return ExitCode::FAILURE;
+    }
     let mut tests = support::Tests::from_arguments(std::env::args().skip(1));
     processes::all(&mut tests);
     network::all(&mut tests);
     cluster::all(&mut tests);
+    launcher::all(&mut tests);
     tests.finish()
 }

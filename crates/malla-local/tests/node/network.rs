@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
 use malla_local::net::ServiceRules;
-use malla_local::net::rules::{Backends, Frontend, Services, Transport};
+use malla_local::net::rules::{Addresses, Backends, Frontend, Services, Transport};
 use malla_local::sandbox::Inside;
 use tokio::io::AsyncReadExt;
 
@@ -58,7 +58,12 @@ for _ in range({times}):
 
 async fn rules(bench: &Bench) -> Result<ServiceRules> {
     let namespace = bench.network.namespace().clone();
-    Ok(ServiceRules::load(namespace, "10.96.0.0/16".parse()?, "10.244.0.1".parse()?).await?)
+    let addresses = Addresses {
+        services: "10.96.0.0/16".parse()?,
+        node: "10.244.0.1".parse()?,
+        pods: vec!["10.244.0.0/24".parse()?],
+    };
+    Ok(ServiceRules::load(namespace, addresses).await?)
 }
 
 async fn pods_talk(inside: Inside) -> Result<()> {
