@@ -3,6 +3,11 @@
 //! `cargo run -p malla-local --example cluster [DIRECTORY]` prints the path of a kubeconfig.
 //! Images: `shell/NAME` runs `sh`, `web` a small web server; `malla local image add` is not here,
 //! but the ConfigMap `kube-system/malla-images` is.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "an example for a terminal"
+)]
 
 use std::io::{Read, Write};
 use std::path::PathBuf;

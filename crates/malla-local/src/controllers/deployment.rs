@@ -38,10 +38,10 @@ pub(super) fn start(context: Context, feeds: &mut Feeds) -> AbortOnDropHandle<()
     let sets = Arc::clone(&queue);
     feeds.replica_sets.listen(move |change| {
         for set in change.old.iter().chain(&change.new) {
-            if let Some(owner) = controller_of(set) {
-                if text(owner, "/kind") == "Deployment" {
-                    sets.add(Key::new(&change.key.namespace, text(owner, "/name")));
-                }
+            if let Some(owner) = controller_of(set)
+                && text(owner, "/kind") == "Deployment"
+            {
+                sets.add(Key::new(&change.key.namespace, text(owner, "/name")));
             }
         }
     });
@@ -55,10 +55,10 @@ pub(super) fn start(context: Context, feeds: &mut Feeds) -> AbortOnDropHandle<()
             return;
         };
         let scope = Some(change.key.namespace.as_str());
-        if let Ok(set) = client.get(&kinds::REPLICA_SETS, scope, text(set, "/name")) {
-            if let Some(owner) = controller_of(&set) {
-                gone.add(Key::new(&change.key.namespace, text(owner, "/name")));
-            }
+        if let Ok(set) = client.get(&kinds::REPLICA_SETS, scope, text(set, "/name"))
+            && let Some(owner) = controller_of(&set)
+        {
+            gone.add(Key::new(&change.key.namespace, text(owner, "/name")));
         }
     });
     queue.run("deployment", WORKERS, move |key| {

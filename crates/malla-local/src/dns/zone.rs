@@ -257,11 +257,12 @@ impl Zone {
             let data = RData::TXT(TXT::new(vec![text.clone()]));
             reply.add_answer(record(owner.clone(), data));
         }
-        if owner.num_labels() > 0 && plain(owner) == self.domain && (any || kind == RecordType::SOA)
+        let asks_soa = any || kind == RecordType::SOA;
+        if asks_soa
+            && plain(owner) == self.domain
+            && let Some(soa) = self.soa()
         {
-            if let Some(soa) = self.soa() {
-                reply.add_answer(soa);
-            }
+            reply.add_answer(soa);
         }
     }
 

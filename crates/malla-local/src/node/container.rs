@@ -124,7 +124,7 @@ impl Supervisor {
     /// Starts the container and stays with it to its end.
     async fn attempt(&self, run: i32, launched: &mut Option<oneshot::Sender<()>>) -> Attempt {
         let begun = Instant::now();
-        let started = start::start(&self.node, &self.pod, &self.container, run).await;
+        let started = Box::pin(start::start(&self.node, &self.pod, &self.container, run)).await;
         let running = match started {
             Ok(running) => Arc::new(running),
             // The image is there, the command is not: that is a run that failed.

@@ -18,13 +18,19 @@ pub(super) async fn run(
 ) -> Result<(), String> {
     if let Some(exec) = &handler.exec {
         let argv = exec.command.as_deref().unwrap_or_default();
-        return commands::run(&node.spawner, running, argv).await;
+        return Box::pin(commands::run(&node.spawner, running, argv)).await;
     }
     if let Some(get) = &handler.http_get {
         let Some(network) = pod.network() else {
             return Err("the pod has no network".to_owned());
         };
-        let status = http::get(node.network.namespace(), network.socket(0), container, get).await;
+        let status = Box::pin(http::get(
+            node.network.namespace(),
+            network.socket(0),
+            container,
+            get,
+        ))
+        .await;
         let status = status.map_err(|error| error.to_string())?;
         // The kubelet takes any answer for a done hook but those that say it is not.
         return if status.is_client_error() || status.is_server_error() {

@@ -195,14 +195,14 @@ impl<T: Fn(String)> Asker<'_, T> {
     async fn ask_once(&self, probe: &Probe) -> Result<(), String> {
         if let Some(exec) = &probe.exec {
             let argv = exec.command.as_deref().unwrap_or_default();
-            return commands::run(&self.node.spawner, self.running, argv).await;
+            return Box::pin(commands::run(&self.node.spawner, self.running, argv)).await;
         }
         let Some(network) = self.pod.network() else {
             return Err("the pod has no network".to_owned());
         };
         let node = self.node.network.namespace();
         if let Some(get) = &probe.http_get {
-            let status = http::get(node, network.socket(0), self.container, get).await;
+            let status = Box::pin(http::get(node, network.socket(0), self.container, get)).await;
             return match status {
                 Ok(status) if status.is_success() || status.is_redirection() => Ok(()),
                 Ok(status) => Err(format!(
@@ -226,7 +226,7 @@ impl<T: Fn(String)> Asker<'_, T> {
         if let Some(check) = &probe.grpc {
             let to = to(None, &IntOrString::Int(check.port))?;
             let service = check.service.as_deref().unwrap_or_default();
-            return grpc::check(node, to, service).await;
+            return Box::pin(grpc::check(node, to, service)).await;
         }
         Ok(())
     }

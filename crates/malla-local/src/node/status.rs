@@ -88,7 +88,7 @@ fn phase(view: &View<'_>, spec: &PodSpec) -> &'static str {
     let mains: Vec<&Record> = spec.containers.iter().filter_map(record).collect();
     let never_ran =
         |record: &&Record| record.last.is_none() && matches!(record.state, State::Waiting { .. });
-    if !view.initialized || mains.iter().any(|record| never_ran(&record)) {
+    if !view.initialized || mains.iter().any(never_ran) {
         return "Pending";
     }
     if mains.iter().all(|record| record.settled) {
@@ -277,7 +277,9 @@ mod tests {
     use crate::node::board::{Board, Ended, Record, State};
     use crate::process::ExitStatus;
 
-    fn records(changes: &[(&str, fn(&mut Record))]) -> BTreeMap<String, Record> {
+    type Change = (&'static str, fn(&mut Record));
+
+    fn records(changes: &[Change]) -> BTreeMap<String, Record> {
         let board = Board::new(
             changes
                 .iter()
@@ -315,7 +317,7 @@ mod tests {
     }
 
     /// Phase and the Ready condition of a pod with containers `app` and, if named, `side`.
-    fn check(changes: &[(&str, fn(&mut Record))], initialized: bool) -> (String, String) {
+    fn check(changes: &[Change], initialized: bool) -> (String, String) {
         let spec = json!({"containers": [{"name": "app"}],
             "initContainers": changes.iter().filter(|(n, _)| *n != "app")
                 .map(|(n, _)| json!({"name": n, "restartPolicy": "Always"})).collect::<Vec<_>>()});

@@ -159,10 +159,10 @@ impl Publisher {
             .get(key)
             .copied()
             .or_else(|| published_before(view, key.1));
-        if let Some(at) = before {
-            if let Ok(bound) = bind(at).await {
-                return Ok(bound);
-            }
+        if let Some(at) = before
+            && let Ok(bound) = bind(at).await
+        {
+            return Ok(bound);
         }
         let wished = wished(key.1);
         let mut last = String::new();

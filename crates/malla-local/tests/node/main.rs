@@ -2,12 +2,20 @@
 //!
 //! Each test runs in a sandbox of its own, as root or as an ordinary user; one that cannot be made
 //! fails the test. `cargo test -p malla-local --test node -- FILTER` runs some of them.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test program of its own"
+)]
 
-mod cluster;
+mod controllers;
 mod launcher;
 mod network;
+mod pods;
 mod processes;
+mod services;
 mod support;
+mod world;
 
 use std::process::ExitCode;
 
@@ -24,7 +32,9 @@ fn main() -> ExitCode {
     let mut tests = support::Tests::from_arguments(std::env::args().skip(1));
     processes::all(&mut tests);
     network::all(&mut tests);
-    cluster::all(&mut tests);
+    services::all(&mut tests);
+    pods::all(&mut tests);
+    controllers::all(&mut tests);
     launcher::all(&mut tests);
     tests.finish()
 }

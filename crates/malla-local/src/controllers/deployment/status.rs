@@ -173,9 +173,7 @@ fn progressing(
             "Deployment is paused".to_owned(),
         );
     }
-    let Some(set) = view.new_set() else {
-        return None;
-    };
+    let set = view.new_set()?;
     let name = text(set, "/metadata/name");
     if counts.complete(view) {
         let message = format!("ReplicaSet \"{name}\" has successfully progressed.");
