@@ -11,6 +11,8 @@ use crate::checked::{Cx, Invalid, ignorable, refuse, type_name};
 use crate::matcher::{Fraction, StringMatcher};
 use crate::pb::extensions::filters::common::fault::v3 as common_fault;
 use crate::pb::extensions::filters::http as ext;
+use crate::pb::extensions::filters::http::grpc_stats::v3::filter_config::PerMethodStatSpecifier;
+use crate::pb::google::BoolValue;
 use crate::pb::{Any, hcm, route as pb};
 use crate::rbac::Rbac;
 use crate::request::HeaderMatcher;
@@ -327,9 +329,12 @@ impl HttpFilterKind {
                     replace_dots_in_grpc_service_name,
                     per_method_stat_specifier,
                 } = cx.unpack("", any)?;
-                // Statistics by method are left out; totals of the cluster are kept.
-                ignorable!(cx; emit_filter_state, enable_upstream_stats, replace_dots_in_grpc_service_name,
-                    per_method_stat_specifier);
+                // Totals of each cluster are kept, with this filter or without; those by method are left out.
+                ignorable!(cx; emit_filter_state, enable_upstream_stats, replace_dots_in_grpc_service_name);
+                let off = PerMethodStatSpecifier::StatsForAllMethods(BoolValue { value: false });
+                if per_method_stat_specifier.as_ref() != Some(&off) {
+                    ignorable!(cx; per_method_stat_specifier);
+                }
                 Ok(Self::GrpcStats)
             }
             other => Err(cx.invalid(

@@ -13,8 +13,9 @@
 //! - Circuit breakers count here: pending, connections, requests. Retries are admitted by [`ClusterHandle::admit_retry`].
 //! - Passive health learns from `send` (connect failures, resets, status) on its own; timeouts that the caller imposes
 //!   are reported through [`ClusterHandle::report_timeout`].
-//! - Cluster statistics of requests (`upstream_rq_*`) are counted by the caller, those of connections and pools
-//!   (`upstream_cx_*`, `upstream_rq_pending_*`, `upstream_rq_active`, `lb_*`, `outlier_detection.*`) by the implementation.
+//! - Cluster statistics of answers, retries and timeouts (`upstream_rq_*`) are counted by the caller, those of connections
+//!   and pools (`upstream_cx_*`, `upstream_rq_total`, `upstream_rq_pending_*`, `upstream_rq_active`, `lb_*`,
+//!   `outlier_detection.*`) by the implementation.
 
 pub mod body;
 pub mod breaker;

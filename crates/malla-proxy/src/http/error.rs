@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode};
 
 use crate::telemetry::flags::Flag;
+use crate::telemetry::stats::HttpStats;
 use crate::upstream::{ResetKind, SendError, StreamError};
 
 /// Why a request is answered here and not by an upstream.
@@ -260,6 +261,16 @@ impl ProxyError {
 }
 
 impl Timeout {
+    /// Counts it where it belongs to the client's side.
+    pub(super) fn count(self, stats: &HttpStats) {
+        match self {
+            Self::Idle { .. } => stats.downstream_rq_idle_timeout.inc(),
+            Self::Request => stats.downstream_rq_timeout.inc(),
+            Self::Stream => stats.downstream_rq_max_duration_reached.inc(),
+            Self::Response { .. } | Self::Try | Self::UpstreamStream => {}
+        }
+    }
+
     fn verdict(self) -> Verdict {
         match self {
             Self::Response { alternative } => {

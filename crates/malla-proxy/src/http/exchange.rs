@@ -21,6 +21,7 @@ use super::upgrade::Upgrade;
 use crate::telemetry::access_log::{self, Source};
 use crate::telemetry::flags::Flag;
 use crate::telemetry::record::{Captured, Record};
+use crate::telemetry::stats::HttpStats;
 use crate::upstream::Upstreams;
 
 /// One request while it is handled.
@@ -236,6 +237,11 @@ impl<U: Upstreams> Observer<U> {
         }
     }
 
+    /// The manager's counters.
+    pub(super) fn stats(&self) -> &HttpStats {
+        &self.cx.manager.stats
+    }
+
     /// What the manager's logs read.
     pub(super) fn needs(&self) -> &access_log::Needs {
         &self.cx.manager.needs
@@ -280,6 +286,13 @@ impl<U: Upstreams> Observer<U> {
             4 => stats.downstream_rq_4xx.inc(),
             5 => stats.downstream_rq_5xx.inc(),
             _ => {}
+        }
+        if let Some(stats) = &record.grpc_stats {
+            stats.grpc_total.inc();
+            match record.grpc_status {
+                Some(0) => stats.grpc_success.inc(),
+                Some(_) | None => stats.grpc_failure.inc(),
+            }
         }
         self.cx.stream_ended();
         let logs = &self.cx.manager.config.access_logs;

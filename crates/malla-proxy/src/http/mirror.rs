@@ -129,7 +129,6 @@ async fn send<U: Upstreams>(
         https,
     };
     let stats = Arc::clone(handle.stats());
-    stats.upstream_rq_total.inc();
     match handle.send(request, &choice, &mut Attempt::default()).await {
         Ok(response) => {
             super::send::count_response(&stats, response.status());

@@ -127,6 +127,11 @@ impl<U: Upstreams> ResponseBody<U> {
 
     fn fail(&mut self, flag: Flag, details: String) {
         if let Some(mut observer) = self.observer.take() {
+            let stats = observer.stats();
+            stats.downstream_rq_tx_reset.inc();
+            if flag == Flag::StreamIdleTimeout {
+                stats.downstream_rq_idle_timeout.inc();
+            }
             let record = observer.record_mut();
             record.flags.set(flag);
             record.details = Some(details.into());

@@ -165,11 +165,9 @@ impl<U: Upstreams> Tries<U> {
         loop {
             let may_retry = retries.may_retry() && self.is_repeatable();
             let request = self.request(x, selected, may_retry);
-            stats.upstream_rq_total.inc();
             let tried = self.one_try(x, forward, request).await;
             let (error, answer) = match tried {
                 Tried::Answer(Ok(response)) => {
-                    count_response(&stats, response.status());
                     match retries.after_response(response.status(), response.headers()) {
                         Answer::Yes if self.admits(x, forward, &stats) => {
                             drop(response);
@@ -177,6 +175,7 @@ impl<U: Upstreams> Tries<U> {
                             continue;
                         }
                         answer => {
+                            count_response(&stats, response.status());
                             self.note_end(
                                 x,
                                 retries,
@@ -205,7 +204,7 @@ impl<U: Upstreams> Tries<U> {
                     });
                 }
                 Tried::Answer(Err(error)) => {
-                    if matches!(error, SendError::Reset(_)) {
+                    if is_remote_reset(&error) {
                         stats.upstream_rq_rx_reset.inc();
                     }
                     let answer = retries.after_error(&error);
@@ -395,6 +394,14 @@ impl<U: Upstreams> Tries<U> {
             () = reached(self.until) => Tried::TooLong,
         }
     }
+}
+
+/// True if the endpoint itself ended the stream, not its connection.
+fn is_remote_reset(error: &SendError) -> bool {
+    let SendError::Reset(reset) = error else {
+        return false;
+    };
+    matches!(reset.kind, ResetKind::Remote | ResetKind::RemoteRefused)
 }
 
 /// Waits until `limit` has passed since the end of the request, or since `start` if that was later.

@@ -37,6 +37,9 @@ pub(super) async fn serve<U: Upstreams>(
         outcome = run(&mut x) => outcome,
         timeout = watch.passed(&flow) => Err(ProxyError::Timeout(timeout)),
     };
+    if let Err(ProxyError::Timeout(timeout)) = &outcome {
+        timeout.count(&x.cx.manager.stats);
+    }
     match outcome {
         Ok(response) => response,
         Err(error) => answer(x, error),
@@ -139,7 +142,11 @@ fn find_cluster<U: Upstreams>(x: &mut Exchange<U>) {
     };
     x.handle = name.and_then(|name| x.cx.worker.upstreams.cluster(&x.snapshot, &name));
     let config = x.handle.as_ref().map(|handle| Arc::clone(handle.config()));
-    x.record().cluster = config;
+    let calls = x.handle.as_ref().filter(|_| x.grpc);
+    let calls = calls.map(|handle| Arc::clone(handle.stats()));
+    let record = x.record();
+    record.cluster = config;
+    record.grpc_stats = calls;
 }
 
 /// The limits of a request that are not the route's.

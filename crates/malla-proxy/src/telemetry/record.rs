@@ -16,6 +16,7 @@ use malla_proxy_config::route::Route;
 use tokio::time::Instant;
 
 use super::flags::Flags;
+use super::stats::ClusterStats;
 use crate::connection::Connection;
 use crate::upstream::Attempt;
 
@@ -60,6 +61,8 @@ pub struct Record {
     pub route: Option<Arc<Route>>,
     /// The cluster, once selected.
     pub cluster: Option<Arc<Cluster>>,
+    /// Its counters, while a gRPC call is under way.
+    pub grpc_stats: Option<Arc<ClusterStats>>,
     /// Its name where there is no such cluster.
     pub cluster_name: Option<Arc<str>>,
     /// The last try.
@@ -171,6 +174,7 @@ impl Record {
             flags: Flags::default(),
             route: None,
             cluster: None,
+            grpc_stats: None,
             cluster_name: None,
             attempt: Attempt::default(),
             attempts: 0,

@@ -57,6 +57,17 @@ fn serve(mut stream: &TcpStream, counters: &Mutex<HashMap<String, u32>>) -> bool
             std::thread::sleep(Duration::from_millis(millis));
             "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nslow\n".into()
         }
+        "drip" => {
+            let drops = parts.next().and_then(|text| text.parse().ok()).unwrap_or(3);
+            let _ = stream.write_all(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", drops * 4).as_bytes());
+            for _ in 0..drops {
+                if stream.write_all(b"drip").is_err() {
+                    return false;
+                }
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            return true;
+        }
         "flaky" => {
             // Fails so many times for each key, with this status.
             let code = parts.next().unwrap_or("503").to_owned();

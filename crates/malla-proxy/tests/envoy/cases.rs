@@ -1,9 +1,12 @@
 //! What is compared.
 
+use std::collections::BTreeMap;
+
 use crate::backend;
 use crate::h2::{self, Ask};
 use crate::lab::{Lab, Side, free_port};
 use crate::requests;
+use crate::wire::exchange;
 
 const CONFIG: &str = include_str!("config.yaml");
 
@@ -41,6 +44,7 @@ fn both_proxies_answer_alike() {
     let wanted = requests.len() + asks.len();
     failures.extend(log_differences(&lab, wanted, Side::lines));
     failures.extend(log_differences(&lab, wanted, Side::json_lines));
+    failures.extend(count_differences(&lab));
     assert!(
         failures.is_empty(),
         "{} differences\n{}",
@@ -142,6 +146,46 @@ fn asks() -> Vec<(&'static str, Ask)> {
         },
     ));
     out
+}
+
+/// Every counter of requests that both have.
+fn count_differences(lab: &Lab) -> Vec<String> {
+    let (envoy, malla) = (counters(&lab.envoy), counters(&lab.malla));
+    let differ = |(name, have): (&String, &u64)| {
+        let want = envoy.get(name)?;
+        (want != have).then(|| format!("{name}: Envoy counted {want}, Malla {have}"))
+    };
+    malla.iter().filter_map(differ).collect()
+}
+
+fn counters(side: &Side) -> BTreeMap<String, u64> {
+    let request = "GET /stats HTTP/1.1\r\nhost: admin\r\n\r\n";
+    let answer = exchange(side.address("admin"), request);
+    let counts = |name: &str| {
+        let of_requests = ["_rq_", "rbac", ".grpc."]
+            .iter()
+            .any(|part| name.contains(part));
+        // Envoy counts an early answer to a request still being read among resets, and 100 Continue as an answer.
+        let of_codecs = [
+            "rx_reset",
+            "tx_reset",
+            "1xx",
+            "rq_completed",
+            "before_rq_complete",
+        ];
+        let of_codecs =
+            name.starts_with("http.") && of_codecs.iter().any(|end| name.ends_with(end));
+        of_requests
+            && !of_codecs
+            && (name.starts_with("http.plain.")
+                || name.starts_with("http.edge.")
+                || name.starts_with("cluster."))
+    };
+    let lines = answer.body.lines().filter_map(|line| line.split_once(": "));
+    let lines = lines.filter(|(name, _)| counts(name));
+    lines
+        .filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?)))
+        .collect()
 }
 
 /// Envoy's codec refuses before it knows what was asked for; here the request is known by then.

@@ -218,3 +218,29 @@ fn reason(error: &hyper::Error) -> String {
     h2.and_then(h2::Error::reason)
         .map_or_else(|| error.to_string(), |reason| format!("{reason:?}"))
 }
+
+/// Sends a request and resets its stream a moment later.
+pub(crate) fn give_up(address: SocketAddr, path: &str) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let (mut sender, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+                .await
+                .unwrap();
+        tokio::spawn(connection);
+        let request = Request::get(format!("http://test.example{path}")).version(Version::HTTP_2);
+        let body = http_body_util::Empty::<Bytes>::new();
+        let asking = sender.send_request(request.body(body).unwrap());
+        assert!(
+            tokio::time::timeout(Duration::from_millis(200), asking)
+                .await
+                .is_err()
+        );
+        // The reset goes out before the connection does.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    });
+}

@@ -4,6 +4,7 @@
 
 mod backend;
 mod cases;
+mod endings;
 mod h2;
 mod lab;
 mod mtls;

@@ -18,18 +18,28 @@ const CONFIG: &str = include_str!("mtls.yaml");
 fn write_certificates(folder: &Path) {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.distinguished_name.push(DnType::CommonName, "test mesh");
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "test mesh");
     let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
     std::fs::write(folder.join("ca.pem"), issuer.pem()).unwrap();
     for (name, names) in [
-        ("server", vec![uri("server"), dns("server.test"), dns("x.bad.test")]),
-        ("client", vec![uri("client"), dns("client.test"), dns("other.test")]),
+        (
+            "server",
+            vec![uri("server"), dns("server.test"), dns("x.bad.test")],
+        ),
+        (
+            "client",
+            vec![uri("client"), dns("client.test"), dns("other.test")],
+        ),
         ("bare", vec![]),
     ] {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
-        params.distinguished_name.push(DnType::OrganizationName, "Test, \"Inc\"");
+        params
+            .distinguished_name
+            .push(DnType::OrganizationName, "Test, \"Inc\"");
         params.subject_alt_names = names;
         let certificate = params.signed_by(&key, &issuer).unwrap();
         std::fs::write(folder.join(format!("{name}.pem")), certificate.pem()).unwrap();
@@ -38,7 +48,11 @@ fn write_certificates(folder: &Path) {
 }
 
 fn uri(account: &str) -> SanType {
-    SanType::URI(format!("spiffe://cluster.local/ns/base/sa/{account}").try_into().unwrap())
+    SanType::URI(
+        format!("spiffe://cluster.local/ns/base/sa/{account}")
+            .try_into()
+            .unwrap(),
+    )
 }
 
 fn dns(name: &str) -> SanType {
@@ -60,7 +74,9 @@ fn client(folder: &Path, name: Option<&str>) -> Arc<ClientConfig> {
         Some(name) => {
             let chain = CertificateDer::pem_file_iter(folder.join(format!("{name}.pem"))).unwrap();
             let key = PrivateKeyDer::from_pem_file(folder.join(format!("{name}.key"))).unwrap();
-            builder.with_client_auth_cert(chain.map(Result::unwrap).collect(), key).unwrap()
+            builder
+                .with_client_auth_cert(chain.map(Result::unwrap).collect(), key)
+                .unwrap()
         }
     })
 }
@@ -76,7 +92,16 @@ fn check(mode: &str) {
             ("mode", mode.to_owned()),
         ],
     );
-    let paths = ["/echo", "/secret", "/somebody", "/client", "/dns", "/subject", "/local", "/nothing"];
+    let paths = [
+        "/echo",
+        "/secret",
+        "/somebody",
+        "/client",
+        "/dns",
+        "/subject",
+        "/local",
+        "/nothing",
+    ];
     let mut count = 0;
     let mut failures = Vec::new();
     for (identity, name) in [
@@ -90,29 +115,49 @@ fn check(mode: &str) {
             let request = format!(
                 "GET {path} HTTP/1.1\r\nhost: a\r\nx-forwarded-for: 10.1.2.3\r\nx-forwarded-client-cert: By=forged\r\n\r\n"
             );
-            let [envoy, malla] = [&lab.envoy, &lab.malla]
-                .map(|side| show(&comparable(exchange_tls(side.address("append"), &config, name, &request))));
+            let [envoy, malla] = [&lab.envoy, &lab.malla].map(|side| {
+                show(&comparable(exchange_tls(
+                    side.address("append"),
+                    &config,
+                    name,
+                    &request,
+                )))
+            });
             count += 1;
             if envoy != malla {
-                failures.push(format!("{mode} {identity:?} {name} {path}\n--- Envoy\n{envoy}--- Malla\n{malla}"));
+                failures.push(format!(
+                    "{mode} {identity:?} {name} {path}\n--- Envoy\n{envoy}--- Malla\n{malla}"
+                ));
             }
         }
     }
     for path in paths {
-        let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\nx-forwarded-client-cert: By=forged\r\n\r\n");
+        let request =
+            format!("GET {path} HTTP/1.1\r\nhost: a\r\nx-forwarded-client-cert: By=forged\r\n\r\n");
         let [envoy, malla] = [&lab.envoy, &lab.malla]
             .map(|side| show(&comparable(exchange(side.address("append"), &request))));
         count += 1;
         if envoy != malla {
-            failures.push(format!("{mode} in plain text {path}\n--- Envoy\n{envoy}--- Malla\n{malla}"));
+            failures.push(format!(
+                "{mode} in plain text {path}\n--- Envoy\n{envoy}--- Malla\n{malla}"
+            ));
         }
     }
     let (envoy, malla) = (lab.envoy.lines(count), lab.malla.lines(count));
-    for (left, right) in envoy.iter().zip(&malla).filter(|(left, right)| mask(left) != mask(right)) {
+    for (left, right) in envoy
+        .iter()
+        .zip(&malla)
+        .filter(|(left, right)| mask(left) != mask(right))
+    {
         failures.push(format!("envoy {left}\nmalla {right}"));
     }
     assert_eq!((envoy.len(), malla.len()), (count, count));
-    assert!(failures.is_empty(), "{} differences\n{}", failures.len(), failures.join("\n=========\n"));
+    assert!(
+        failures.is_empty(),
+        "{} differences\n{}",
+        failures.len(),
+        failures.join("\n=========\n")
+    );
 }
 
 #[test]

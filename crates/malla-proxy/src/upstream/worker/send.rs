@@ -62,9 +62,13 @@ impl ClusterHandle for Handle {
                 Ok(lease) => lease,
                 Err(error) => {
                     note_failure(attempt, &error);
+                    if matches!(error, SendError::Connect { .. }) {
+                        self.stats().upstream_rq_pending_failure_eject.inc();
+                    }
                     return Err(error);
                 }
             };
+            self.stats().upstream_rq_total.inc();
             let slots = self.slots(host, choice.high_priority)?;
             note_connection(attempt, &lease);
             match self
