@@ -55,11 +55,11 @@ async fn serve(inside: Inside, directory: RunDirectory, begun: Instant) -> Resul
     let web = "import http.server as h, os\nclass H(h.BaseHTTPRequestHandler):\n \
                def do_GET(s):\n  s.send_response(200); s.end_headers(); s.wfile.write((os.environ['HOSTNAME'] + '\\n').encode())\n\
                h.ThreadingHTTPServer(('', 80), H).serve_forever()";
-    config.images = vec![
+    config.images = Image::everyday();
+    config.images.extend([
         Image::new("shell/*", &["sh"]),
-        Image::new("busybox", &["sh"]),
         Image::new("web", &["python3", "-c", web]),
-    ];
+    ]);
     let cluster = Cluster::start(config, &inside).await?;
     let path = std::env::temp_dir().join(format!(
         "malla-example-{}.kubeconfig",

@@ -45,4 +45,4 @@ mod sys;
 pub use cluster::{Cluster, ClusterConfig, ClusterError, NodeConfig};
 pub use directory::{DirectoryError, RunDirectory};
 pub use node::{CONFIG_MAP as IMAGES_CONFIG_MAP, Image};
-pub use services::PUBLISHED as PUBLISHED_ANNOTATION;
+pub use services::{PUBLISHED as PUBLISHED_ANNOTATION, published};

@@ -23,6 +23,7 @@ use std::sync::Mutex;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Gid, Pid, Uid, getppid, setgroups, setresgid, setresuid, setsid};
@@ -251,6 +252,7 @@ fn first_process(
     let mut go = [0_u8];
     alive.read_exact(&mut go).map_err(SandboxError::Io)?;
     prctl::set_name(c"malla-init")?;
+    allow_many_files()?;
     let (ours, spawner) = crate::process::packet_pair().map_err(SandboxError::Io)?;
     let Some(process) = sys::fork().map_err(SandboxError::Io)? else {
         drop(ours);
@@ -267,6 +269,13 @@ fn first_process(
     };
     drop((spawner, control));
     server::serve(ours, process).map_err(SandboxError::Io)
+}
+
+/// A node holds some ten descriptors for each pod, and containers inherit the limit.
+fn allow_many_files() -> Result<(), SandboxError> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
+    Ok(())
 }
 
 /// The cluster process, from outside: the only child of pid 1, the only child of the helper.

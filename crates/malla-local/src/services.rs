@@ -27,7 +27,7 @@ use view::ServiceView;
 /// Pause before the picture is drawn again after something could not be done.
 const RETRY: Duration = Duration::from_secs(1);
 
-pub use published::PUBLISHED;
+pub use published::{PUBLISHED, published};
 
 /// What the synchronizer keeps up to date.
 pub(crate) struct Outlets {

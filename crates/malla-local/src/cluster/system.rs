@@ -116,7 +116,7 @@ impl System<'_> {
         let resources = json!({"cpu": cpu, "memory": memory, "pods": "250"});
         let now = seconds(jiff::Timestamp::now());
         let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-        let version = concat!("v1.37.0+malla", env!("CARGO_PKG_VERSION"));
+        let version = concat!("v1.32.0+malla-", env!("CARGO_PKG_VERSION"));
         json!({
             "capacity": resources,
             "allocatable": resources,

@@ -20,7 +20,9 @@ pub struct Image {
     /// An image reference, a repository without registry and tag (`malla`, `tcm-demo/cart`), or
     /// either with `*` for any run of characters.
     pub image: String,
-    /// The image's entry point: what `command` of a container replaces.
+    /// The image's entry point: what `command` of a container replaces. May be empty if there
+    /// are `args`.
+    #[serde(default)]
     pub command: Vec<String>,
     /// The image's default arguments: what `command` or `args` of a container replace.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -28,6 +30,21 @@ pub struct Image {
 }
 
 impl Image {
+    /// Images of everyday tools that most machines have: `kubectl run -it --image=busybox` works.
+    pub fn everyday() -> Vec<Self> {
+        let shell = |name: &str| Self {
+            image: name.to_owned(),
+            command: Vec::new(),
+            args: vec!["sh".to_owned()],
+        };
+        let mut images: Vec<Self> = ["busybox", "alpine", "debian", "ubuntu"]
+            .map(shell)
+            .to_vec();
+        images.push(Self::new("curlimages/curl", &["curl"]));
+        images.push(Self::new("pause", &["sleep", "infinity"]));
+        images
+    }
+
     pub fn new(image: impl Into<String>, command: &[&str]) -> Self {
         Self {
             image: image.into(),
@@ -64,8 +81,10 @@ impl Images {
         for (key, value) in data.into_iter().flatten() {
             let parsed = serde_json::from_str::<Image>(value.as_str().unwrap_or_default());
             match parsed {
-                Ok(image) if !image.command.is_empty() => images.push(image),
-                Ok(_) => complaints.push(format!("data.{key}: command is empty")),
+                Ok(image) if image.command.is_empty() && image.args.is_empty() => {
+                    complaints.push(format!("data.{key}: command is empty"));
+                }
+                Ok(image) => images.push(image),
                 Err(error) => complaints.push(format!(
                     "data.{key}: {error}; expected {{\"image\": PATTERN, \"command\": [PROGRAM, …]}}"
                 )),

@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -57,6 +58,7 @@ pub(super) struct RunLog {
     path: PathBuf,
     file: Mutex<File>,
     progress: watch::Sender<Progress>,
+    complained: AtomicBool,
     live: broadcast::Sender<(Stream, Bytes)>,
 }
 
@@ -113,6 +115,7 @@ impl RunLog {
                 size: 0,
                 closed: false,
             }),
+            complained: AtomicBool::new(false),
             live,
         })
     }
@@ -169,7 +172,9 @@ impl RunLog {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = file.write_all(entries) {
             // A full disk must not stop the container; its news is lost, and that is said once a run.
-            tracing::warn!(path = %self.path.display(), %error, "a container's log could not be written");
+            if !self.complained.swap(true, Ordering::Relaxed) {
+                tracing::warn!(path = %self.path.display(), %error, "a container's log is not written");
+            }
             return;
         }
         let added = u64::try_from(entries.len()).unwrap_or(u64::MAX);

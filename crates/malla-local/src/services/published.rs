@@ -31,6 +31,22 @@ const FIRST_FREE_FOR_ALL: u16 = 1024;
 /// How many ports after the wished one are tried.
 const TRIES: u16 = 200;
 
+/// Where the ports of a LoadBalancer Service are reached on the host, by Service port.
+pub fn published(service: &Value) -> BTreeMap<u16, SocketAddr> {
+    let annotations = service.pointer("/metadata/annotations");
+    let text = annotations
+        .and_then(|all| all.get(PUBLISHED))
+        .and_then(Value::as_str);
+    entries(text.unwrap_or_default()).collect()
+}
+
+fn entries(annotation: &str) -> impl Iterator<Item = (u16, SocketAddr)> {
+    let entries = annotation
+        .split(',')
+        .filter_map(|entry| entry.split_once('='));
+    entries.filter_map(|(port, at)| Some((port.parse().ok()?, at.parse().ok()?)))
+}
+
 /// A Service's port, whichever way it is published.
 type PortKey = (Key, u16, Way);
 
@@ -269,11 +285,8 @@ fn annotation_of(metadata: &ObjectMeta) -> Option<&str> {
 /// The number an earlier start of the cluster gave to `port`.
 fn published_before(view: &ServiceView, port: u16) -> Option<u16> {
     let annotation = annotation_of(&view.service.metadata)?;
-    let mut entries = annotation
-        .split(',')
-        .filter_map(|entry| entry.split_once('='));
-    let (_, at) = entries.find(|(from, _)| from.parse() == Ok(port))?;
-    at.parse::<SocketAddr>().ok().map(|at| at.port())
+    let (_, at) = entries(annotation).find(|(from, _)| *from == port)?;
+    Some(at.port())
 }
 
 fn forgive_gone<T>(result: Result<T, ApiError>) -> Result<(), ApiError> {
@@ -330,7 +343,21 @@ async fn relay(mut client: TcpStream, node: &Namespace, to: SocketAddr) {
 
 #[cfg(test)]
 mod tests {
-    use super::wished;
+    use serde_json::json;
+
+    use super::{published, wished};
+
+    #[test]
+    fn the_annotation_says_where_ports_are() {
+        let annotation = "80=127.0.0.1:8080,443=127.0.0.1:8443,x=y";
+        let service =
+            json!({"metadata": {"annotations": {"local.malla.dev/published": annotation}}});
+        let ports: Vec<String> = published(&service)
+            .iter()
+            .map(|(p, at)| format!("{p} {at}"))
+            .collect();
+        assert_eq!(ports, ["80 127.0.0.1:8080", "443 127.0.0.1:8443"]);
+    }
 
     #[test]
     fn ports_that_need_rights_are_shifted() {

@@ -223,6 +223,9 @@ fn command(
     };
     let mut argv = command.unwrap_or_else(|| image.command.clone());
     argv.extend(args.unwrap_or(own_args));
+    if argv.is_empty() {
+        return Err(config("no command specified".to_owned()));
+    }
     let directory = container
         .working_dir
         .as_deref()
