@@ -205,12 +205,17 @@ impl RouteConfig {
 
     /// The virtual host for an authority: exact name, then longest `*.suffix`, then longest `prefix.*`, then `*`.
     pub fn vhost(&self, authority: &str) -> Option<&Arc<VirtualHost>> {
+        self.vhosts.get(self.vhost_index(authority)?)
+    }
+
+    /// The same as an index into `vhosts`.
+    pub fn vhost_index(&self, authority: &str) -> Option<usize> {
         let host = if self.ignore_port {
             without_port(authority)
         } else {
             authority
         };
-        self.vhosts.get(self.hosts.find(host)?)
+        self.hosts.find(host)
     }
 }
 
@@ -312,8 +317,8 @@ impl VirtualHost {
         })
     }
 
-    /// The first route that fits; `random` decides runtime fractions.
-    pub fn route(&self, request: &RequestView<'_>, random: u64) -> Option<&Arc<Route>> {
+    /// The first route that fits, as an index into `routes`; `random` decides runtime fractions.
+    pub fn route_index(&self, request: &RequestView<'_>, random: u64) -> Option<usize> {
         self.index.find(&self.routes, request, random)
     }
 }

@@ -19,6 +19,7 @@ mod path;
 mod response;
 mod retry;
 mod rewrite;
+pub(crate) mod selected;
 mod send;
 mod serve;
 pub mod state;

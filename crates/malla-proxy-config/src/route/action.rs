@@ -107,16 +107,18 @@ pub struct WeightedCluster {
 }
 
 impl Weighted {
-    /// The cluster a number falls to.
-    pub fn pick(&self, random: u64) -> Option<&WeightedCluster> {
+    /// The cluster a number falls to, by its index.
+    pub fn pick_index(&self, random: u64) -> Option<usize> {
         let mut point = random % self.total.max(1);
-        for cluster in &self.clusters {
-            match point.checked_sub(cluster.weight) {
-                None => return Some(cluster),
-                Some(rest) => point = rest,
-            }
-        }
-        None
+        self.clusters
+            .iter()
+            .position(|cluster| match point.checked_sub(cluster.weight) {
+                None => true,
+                Some(rest) => {
+                    point = rest;
+                    false
+                }
+            })
     }
 }
 

@@ -64,7 +64,7 @@ pub(super) fn rewrite_response<U: Upstreams>(
         .and_then(|status| text(status).parse().ok());
     let attempts = record.attempts;
     if let Some(selected) = &x.selected {
-        if selected.vhost.attempt_count_in_response {
+        if selected.vhost().attempt_count_in_response {
             parts
                 .headers
                 .insert(ATTEMPT_COUNT, HeaderValue::from(attempts));
@@ -185,7 +185,7 @@ pub(super) fn answer<U: Upstreams>(
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
     }
     headers.extend(more.into_iter().map(|(name, value)| (Some(name), value)));
-    if let Some(selected) = x.selected.as_ref().filter(|_| from_route) {
+    if let Some(selected) = x.selected.as_deref().filter(|_| from_route) {
         if status == StatusCode::CREATED
             && let Ok(here) = HeaderValue::from_str(&url(&x))
         {
@@ -197,7 +197,7 @@ pub(super) fn answer<U: Upstreams>(
     if attempts > 0
         && x.selected
             .as_ref()
-            .is_some_and(|selected| selected.vhost.attempt_count_in_response)
+            .is_some_and(|selected| selected.vhost().attempt_count_in_response)
     {
         headers.insert(ATTEMPT_COUNT, HeaderValue::from(attempts));
     }

@@ -10,8 +10,9 @@ use malla_proxy_config::http_filter::{
 use malla_proxy_config::route::action::Target;
 
 use super::error::ProxyError;
-use super::exchange::{Exchange, Selected};
+use super::exchange::Exchange;
 use super::rewrite::answer_of_route;
+use super::selected::Selected;
 use super::state::Manager;
 use crate::filter::{cors, fault};
 use crate::policy::rbac::{self, Subject};
@@ -56,14 +57,14 @@ async fn inject<U: Upstreams>(x: &mut Exchange<U>, config: &Fault) -> Result<(),
     if config.delay.is_none() && config.abort.is_none() {
         return Ok(());
     }
-    let cluster =
-        x.selected
-            .as_ref()
-            .and_then(Selected::forward)
-            .and_then(|forward| match &forward.target {
-                Target::Cluster(name) => Some(&**name),
-                Target::Header(_) | Target::Weighted(_) => None,
-            });
+    let cluster = x
+        .selected
+        .as_deref()
+        .and_then(Selected::forward)
+        .and_then(|forward| match &forward.target {
+            Target::Cluster(name) => Some(&**name),
+            Target::Header(_) | Target::Weighted(_) => None,
+        });
     if !fault::applies(config, &x.view(), cluster) {
         return Ok(());
     }

@@ -8,15 +8,14 @@ use http::header::{CONNECTION, HeaderValue, SET_COOKIE};
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, StatusCode, Version};
 use hyper::body::Incoming;
-use malla_proxy_config::Snapshot;
-use malla_proxy_config::http_filter::{CorsPolicy, FilterOverride};
+use malla_proxy_config::http_filter::CorsPolicy;
 use malla_proxy_config::request::RequestView;
-use malla_proxy_config::route::action::{Action, Forward, Target, WeightedCluster};
-use malla_proxy_config::route::{Route, RouteConfig, VirtualHost};
 use tokio::time::Instant;
 
 use super::body::Flow;
 use super::connection::Context;
+use super::selected::Selected;
+use super::state::LocalSnapshot;
 use super::upgrade::Upgrade;
 use crate::telemetry::access_log::{self, Source};
 use crate::telemetry::flags::Flag;
@@ -27,12 +26,12 @@ use crate::upstream::Upstreams;
 /// One request while it is handled.
 pub(super) struct Exchange<U: Upstreams> {
     pub(super) cx: Rc<Context<U>>,
-    pub(super) snapshot: Arc<Snapshot>,
+    pub(super) snapshot: LocalSnapshot,
     pub(super) head: Parts,
     pub(super) body: Option<Incoming>,
     pub(super) flow: Rc<Flow>,
     pub(super) observer: Observer<U>,
-    pub(super) selected: Option<Selected>,
+    pub(super) selected: Option<Rc<Selected>>,
     /// The route's cluster, where there is one.
     pub(super) handle: Option<U::Handle>,
     /// The origin this is a CORS request from, and the policy that allows it.
@@ -46,45 +45,6 @@ pub(super) struct Exchange<U: Upstreams> {
     pub(super) internal: bool,
     /// An HTTP/1.0 client that did not ask for more.
     pub(super) closes: bool,
-}
-
-/// Where routing led.
-#[derive(Debug, Clone)]
-pub(super) struct Selected {
-    pub(super) config: Arc<RouteConfig>,
-    pub(super) vhost: Arc<VirtualHost>,
-    pub(super) route: Arc<Route>,
-    /// Index of the weighted cluster, where there are several.
-    pub(super) weighted: Option<usize>,
-}
-
-impl Selected {
-    /// The forwarding action, if it is one.
-    pub(super) fn forward(&self) -> Option<&Forward> {
-        match &self.route.action {
-            Action::Forward(forward) => Some(forward),
-            Action::Redirect(_) | Action::Direct(_) | Action::NonForwarding => None,
-        }
-    }
-
-    /// The weighted cluster drawn for this request.
-    pub(super) fn weighted(&self) -> Option<&WeightedCluster> {
-        match &self.forward()?.target {
-            Target::Weighted(weighted) => weighted.clusters.get(self.weighted?),
-            Target::Cluster(_) | Target::Header(_) => None,
-        }
-    }
-
-    /// What the most specific level says about a filter.
-    pub(super) fn per_filter(&self, name: &str) -> Option<&FilterOverride> {
-        let weighted = self
-            .weighted()
-            .and_then(|cluster| cluster.per_filter.get(name));
-        weighted
-            .or_else(|| self.route.per_filter.get(name))
-            .or_else(|| self.vhost.per_filter.get(name))
-            .or_else(|| self.config.per_filter.get(name))
-    }
 }
 
 impl<U: Upstreams> Exchange<U> {
@@ -118,7 +78,7 @@ impl<U: Upstreams> Exchange<U> {
         let grpc = record.grpc;
         let random = cx.worker.random();
         Self {
-            snapshot: cx.worker.live.load_full(),
+            snapshot: cx.worker.snapshot(),
             observer: Observer {
                 record: Some(Box::new(record)),
                 cx: Rc::clone(&cx),
@@ -171,7 +131,7 @@ impl<U: Upstreams> Exchange<U> {
     pub(super) fn capture_request(&mut self) {
         let wants_all = self
             .selected
-            .as_ref()
+            .as_deref()
             .is_some_and(response_formats_read_request);
         let needs = &self.cx.manager.needs.request;
         let captured = if wants_all {
@@ -215,9 +175,9 @@ fn response_formats_read_request(selected: &Selected) -> bool {
             .iter()
             .any(|add| matches!(add.value, HeaderText::Format(_)))
     };
-    reads(&selected.config.response_headers)
-        || reads(&selected.vhost.response_headers)
-        || reads(&selected.route.response_headers)
+    reads(&selected.config().response_headers)
+        || reads(&selected.vhost().response_headers)
+        || reads(&selected.route().response_headers)
         || selected
             .weighted()
             .is_some_and(|cluster| reads(&cluster.response_headers))

@@ -7,7 +7,6 @@ use http::header::{self, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Uri, Version};
 use http_body_util::BodyExt;
-use malla_proxy_config::Snapshot;
 use malla_proxy_config::route::action::Mirror;
 use tracing::Span;
 
@@ -15,6 +14,7 @@ use super::body::{Flow, Inflow, RequestBody};
 use super::connection::Context;
 use super::exchange::Exchange;
 use super::hash;
+use super::state::LocalSnapshot;
 use crate::upstream::{Attempt, Choice, ClusterHandle, Upstreams};
 
 /// The head of a copy.
@@ -46,7 +46,7 @@ pub(super) fn start<U: Upstreams>(
         let copy = copy_of(&x.head, mirror);
         let one = send(
             Rc::clone(&x.cx),
-            Arc::clone(&x.snapshot),
+            Rc::clone(&x.snapshot),
             cluster,
             copy,
             inflow.cloned(),
@@ -91,7 +91,7 @@ fn shadow(host: &str) -> String {
 
 async fn send<U: Upstreams>(
     cx: Rc<Context<U>>,
-    snapshot: Arc<Snapshot>,
+    snapshot: LocalSnapshot,
     cluster: Arc<str>,
     copy: Copy,
     inflow: Option<Rc<Inflow>>,

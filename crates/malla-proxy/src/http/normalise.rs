@@ -56,19 +56,12 @@ fn check_version<U: Upstreams>(
     Ok(())
 }
 
-/// Bytes and fields of the head; HTTP/1 heads were limited while they were read.
+/// Fields of the head; its bytes were limited by the codec.
 fn limit_headers<U: Upstreams>(
     x: &mut Exchange<U>,
     config: &HttpManager,
 ) -> Result<(), ProxyError> {
-    let too_many = x.head.headers.len() > config.common.max_headers as usize;
-    let bytes: usize = x
-        .head
-        .headers
-        .iter()
-        .map(|(name, value)| name.as_str().len() + value.len())
-        .sum();
-    if too_many || bytes > config.max_request_headers_kb as usize * 1024 {
+    if x.head.headers.len() > config.common.max_headers as usize {
         x.cx.manager.stats.downstream_rq_too_large.inc();
         return Err(ProxyError::HeadersTooLarge);
     }
@@ -272,6 +265,10 @@ fn normalise_host<U: Upstreams>(x: &mut Exchange<U>, config: &HttpManager) {
 
 /// Removes what concerns one connection only (RFC 9110 §7.6.1): the listed fields and those `Connection` names.
 pub(super) fn hop_by_hop(headers: &mut HeaderMap, upgrade: bool) {
+    // One look at the names there are beats a look-up of each there could be.
+    if !headers.keys().any(concerns_one_hop) {
+        return;
+    }
     if headers.contains_key(header::CONNECTION) {
         let named: Vec<HeaderName> = headers
             .get_all(header::CONNECTION)
@@ -306,6 +303,16 @@ pub(super) fn hop_by_hop(headers: &mut HeaderMap, upgrade: bool) {
             headers.remove(header::TE);
         }
     }
+}
+
+fn concerns_one_hop(name: &HeaderName) -> bool {
+    matches!(
+        *name,
+        header::CONNECTION | header::TE | header::TRANSFER_ENCODING | header::UPGRADE
+    ) || matches!(
+        name.as_str(),
+        "keep-alive" | "proxy-connection" | "http2-settings"
+    )
 }
 
 /// `Connection` must not take away what routing and identity rest on.

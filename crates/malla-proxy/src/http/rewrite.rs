@@ -13,8 +13,9 @@ use malla_proxy_config::route::action::{Action, HostRewrite, PathRewrite};
 use malla_proxy_config::route::redirect::{Redirect, RedirectPath};
 
 use super::error::ProxyError;
-use super::exchange::{Exchange, Selected};
+use super::exchange::Exchange;
 use super::forwarded::REQUEST_ID;
+use super::selected::Selected;
 use crate::telemetry::access_log::{self, Source};
 use crate::upstream::Upstreams;
 
@@ -28,7 +29,7 @@ pub(super) fn answer_of_route<U: Upstreams>(
     selected: &Selected,
 ) -> Result<(), ProxyError> {
     let plain = x.observer.record().scheme == "http";
-    let must_be_tls = match selected.vhost.require_tls {
+    let must_be_tls = match selected.vhost().require_tls {
         RequireTls::None => false,
         RequireTls::ExternalOnly => !x.internal,
         RequireTls::All => true,
@@ -42,7 +43,7 @@ pub(super) fn answer_of_route<U: Upstreams>(
             location,
         });
     }
-    match &selected.route.action {
+    match &selected.route().action {
         Action::Forward(_) => Ok(()),
         Action::Direct(direct) => {
             x.cx.manager.stats.rq_direct_response.inc();
@@ -148,7 +149,7 @@ pub(super) fn rewrite_request<U: Upstreams>(x: &mut Exchange<U>, selected: &Sele
         }
     }
     rewrite_path(x, &forward.path, insert_original);
-    if let Some((operation, true)) = &selected.route.decorator {
+    if let Some((operation, true)) = &selected.route().decorator {
         // Tracing is not on: the operation still names the request for the next hop.
         x.head.headers.insert(
             HeaderName::from_static("x-envoy-decorator-operation"),
@@ -189,7 +190,7 @@ fn levels<'s>(
         pick(Level::Vhost(selected)),
         pick(Level::Route(selected)),
     ];
-    if !selected.config.most_specific_wins {
+    if !selected.config().most_specific_wins {
         out.reverse();
     }
     if let Some(cluster) = selected.weighted() {
@@ -209,18 +210,18 @@ enum Level<'s> {
 impl<'s> Level<'s> {
     fn request(self) -> &'s HeaderEdits {
         match self {
-            Self::Config(selected) => &selected.config.request_headers,
-            Self::Vhost(selected) => &selected.vhost.request_headers,
-            Self::Route(selected) => &selected.route.request_headers,
+            Self::Config(selected) => &selected.config().request_headers,
+            Self::Vhost(selected) => &selected.vhost().request_headers,
+            Self::Route(selected) => &selected.route().request_headers,
             Self::Weighted(cluster) => &cluster.request_headers,
         }
     }
 
     fn response(self) -> &'s HeaderEdits {
         match self {
-            Self::Config(selected) => &selected.config.response_headers,
-            Self::Vhost(selected) => &selected.vhost.response_headers,
-            Self::Route(selected) => &selected.route.response_headers,
+            Self::Config(selected) => &selected.config().response_headers,
+            Self::Vhost(selected) => &selected.vhost().response_headers,
+            Self::Route(selected) => &selected.route().response_headers,
             Self::Weighted(cluster) => &cluster.response_headers,
         }
     }

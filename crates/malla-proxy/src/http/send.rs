@@ -18,9 +18,10 @@ use tokio::time::Instant;
 
 use super::body::{Flow, Inflow, RequestBody};
 use super::error::{ProxyError, Timeout};
-use super::exchange::{Exchange, Selected};
+use super::exchange::Exchange;
 use super::response::BodyOf;
 use super::retry::{Answer, Retries};
+use super::selected::Selected;
 use super::{hash, mirror, rewrite};
 use crate::telemetry::flags::Flag;
 use crate::telemetry::stats::ClusterStats;
@@ -98,8 +99,11 @@ pub(super) async fn send<U: Upstreams>(x: &mut Exchange<U>) -> Result<Sent<BodyO
     x.cookie = hashed.cookie;
     let timeouts = Timeouts::of(x, forward);
     let mut retries = Retries::new(forward.retry.clone(), &x.view());
-    for name in RETRY_HEADERS {
-        x.head.headers.remove(name);
+    if x.internal {
+        // Nobody else's got this far.
+        for name in RETRY_HEADERS {
+            x.head.headers.remove(name);
+        }
     }
     rewrite::rewrite_request(x, &selected);
     x.capture_request();
@@ -129,9 +133,9 @@ fn keep_body<U: Upstreams>(
         return None;
     }
     let limit = selected
-        .route
+        .route()
         .retry_buffer
-        .or(selected.vhost.retry_buffer)
+        .or(selected.vhost().retry_buffer)
         .unwrap_or_else(|| {
             u64::from(x.cx.connection.listener.buffer_limit).min(DEFAULT_RETRY_BUFFER)
         });
@@ -314,7 +318,7 @@ impl<U: Upstreams> Tries<U> {
         let record = x.observer.record_mut();
         record.attempts += 1;
         let attempts = record.attempts;
-        if selected.vhost.attempt_count_in_request {
+        if selected.vhost().attempt_count_in_request {
             x.head
                 .headers
                 .insert(ATTEMPT_COUNT, HeaderValue::from(attempts));
@@ -360,7 +364,8 @@ impl<U: Upstreams> Tries<U> {
         let policy = forward.retry.as_deref();
         let cx = Rc::clone(&x.cx);
         let flow = Rc::clone(&x.flow);
-        let weighted = x.selected.as_ref().and_then(Selected::weighted);
+        let selected = x.selected.clone();
+        let weighted = selected.as_deref().and_then(Selected::weighted);
         let metadata = weighted
             .and_then(|cluster| cluster.metadata_match.as_ref())
             .or(forward.metadata_match.as_ref());
@@ -459,23 +464,26 @@ impl Timeouts {
             .retry
             .as_ref()
             .and_then(|retry| retry.per_try_timeout);
-        let expected = if router.respect_expected_timeout {
-            take_millis(headers, EXPECTED_TIMEOUT.as_str())
-        } else {
-            None
-        };
-        if let Some(asked) = expected.or_else(|| take_millis(headers, TIMEOUT_MS)) {
-            global = (!asked.is_zero()).then_some(asked);
-        }
-        if let Some(asked) = take_millis(headers, PER_TRY_TIMEOUT_MS) {
-            per_try = (!asked.is_zero()).then_some(asked);
+        let mut alternative = false;
+        if x.internal {
+            // Only trusted clients' wishes have got this far.
+            let expected = router
+                .respect_expected_timeout
+                .then(|| take_millis(headers, EXPECTED_TIMEOUT.as_str()))
+                .flatten();
+            if let Some(asked) = expected.or_else(|| take_millis(headers, TIMEOUT_MS)) {
+                global = (!asked.is_zero()).then_some(asked);
+            }
+            if let Some(asked) = take_millis(headers, PER_TRY_TIMEOUT_MS) {
+                per_try = (!asked.is_zero()).then_some(asked);
+            }
+            alternative = headers.remove(ALTERNATIVE).is_some();
         }
         if let (Some(limit), Some(whole)) = (per_try, global)
             && limit >= whole
         {
             per_try = None;
         }
-        let alternative = headers.remove(ALTERNATIVE).is_some();
         if !router.suppress_envoy_headers
             && let Some(expected) = per_try.or(global)
         {

@@ -7,8 +7,6 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
-use malla_proxy_config::http_manager::RouteSource;
-use malla_proxy_config::request::text;
 use malla_proxy_config::route::action::Target;
 use tokio::time::Instant;
 
@@ -17,10 +15,11 @@ use super::authorise::authorise;
 use super::body::Flow;
 use super::connection::Context;
 use super::error::{ProxyError, Timeout};
-use super::exchange::{Exchange, Selected};
+use super::exchange::Exchange;
 use super::hash::cluster_name;
 use super::normalise::normalise;
 use super::response::ResponseBody;
+use super::selected::Selected;
 use super::send::send;
 use crate::upstream::{ClusterHandle, Upstreams};
 
@@ -57,67 +56,28 @@ async fn run<U: Upstreams>(x: &mut Exchange<U>) -> Result<Response<ResponseBody<
 
 /// Phase 2: virtual host, route, weighted cluster; upgrades must be allowed there.
 fn select_route<U: Upstreams>(x: &mut Exchange<U>) -> Result<(), ProxyError> {
-    let config = match &x.cx.manager.config.routes {
-        RouteSource::Inline(config) => Some(Arc::clone(config)),
-        RouteSource::Rds(name) => x.snapshot.route(name).cloned(),
-    };
-    x.selected = config.and_then(|config| {
-        let view = x.view();
-        let vhost = Arc::clone(config.vhost(view.authority())?);
-        let route = Arc::clone(vhost.route(&view, x.random)?);
-        let selected = Selected {
-            config,
-            vhost,
-            route,
-            weighted: None,
-        };
-        let weighted = match &selected.forward().map(|forward| &forward.target) {
-            Some(Target::Weighted(weighted)) => {
-                let from_header = weighted
-                    .random_header
-                    .as_ref()
-                    .and_then(|name| view.headers.get(name));
-                let random = from_header
-                    .and_then(|value| text(value).parse().ok())
-                    .unwrap_or(x.random);
-                let drawn = weighted.pick(random);
-                drawn.and_then(|drawn| {
-                    weighted
-                        .clusters
-                        .iter()
-                        .position(|cluster| std::ptr::eq(cluster, drawn))
-                })
-            }
-            _ => None,
-        };
-        Some(Selected {
-            weighted,
-            ..selected
-        })
-    });
+    let routes = x.cx.manager.routes(&x.snapshot);
+    let selected = routes.and_then(|routes| Selected::find(routes, &x.view(), x.random));
+    x.selected = selected.map(Rc::new);
     if !x.internal
         && let Some(selected) = &x.selected
     {
-        for name in &selected.config.internal_only {
+        for name in &selected.config().internal_only {
             x.head.headers.remove(name);
         }
     }
     find_cluster(x);
-    let route = x
-        .selected
-        .as_ref()
-        .map(|selected| Arc::clone(&selected.route));
-    x.record().route = route;
+    x.observer.record_mut().selected = x.selected.clone();
     let idle = x
         .selected
-        .as_ref()
+        .as_deref()
         .and_then(Selected::forward)
         .and_then(|forward| forward.idle_timeout);
     if let Some(idle) = idle {
         x.flow.idle.set(idle);
     }
     if let Some(upgrade) = &x.upgrade {
-        let forward = x.selected.as_ref().and_then(Selected::forward);
+        let forward = x.selected.as_deref().and_then(Selected::forward);
         if !upgrade.is_allowed(&x.cx.manager.config, forward) {
             x.cx.manager.stats.downstream_rq_ws_on_non_ws_route.inc();
             return Err(ProxyError::UpgradeRefused);

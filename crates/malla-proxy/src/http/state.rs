@@ -6,9 +6,11 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use malla_proxy_config::http_manager::HttpManager;
+use malla_proxy_config::Snapshot;
+use malla_proxy_config::http_manager::{HttpManager, RouteSource};
 use malla_runtime::drain::DrainWatch;
 
+use super::selected::LocalRoutes;
 use crate::balance::Rng64;
 use crate::live::Live;
 use crate::telemetry::access_log::{Environment, Needs};
@@ -57,8 +59,12 @@ pub struct HttpWorker<U> {
     pub(super) tasks: DrainWatch,
     pub(super) rng: RefCell<Rng64>,
     stats: WorkerStats,
+    snapshot: RefCell<LocalSnapshot>,
     managers: RefCell<HashMap<usize, Rc<Manager>>>,
 }
+
+/// A snapshot as one worker holds it: taken for each request, so not by a counter that all workers share.
+pub(super) type LocalSnapshot = Rc<Arc<Snapshot>>;
 
 /// One connection manager as this worker serves it.
 #[derive(Debug)]
@@ -67,8 +73,35 @@ pub struct Manager {
     pub(super) stats: Arc<HttpStats>,
     /// Headers its logs read.
     pub(super) needs: Needs,
+    /// Its routes, with the version of the snapshot they were looked up in.
+    routes: RefCell<(u64, Option<LocalRoutes>)>,
     /// Faults under way in this worker.
     pub(super) active_faults: Cell<u64>,
+}
+
+fn inline_routes(config: &HttpManager) -> Option<LocalRoutes> {
+    match &config.routes {
+        RouteSource::Inline(routes) => Some(Rc::new(Arc::clone(routes))),
+        RouteSource::Rds(_) => None,
+    }
+}
+
+impl Manager {
+    /// The routes as they are in `snapshot`; `None` if they are not there (yet).
+    pub(super) fn routes(&self, snapshot: &Snapshot) -> Option<LocalRoutes> {
+        let mut held = self.routes.borrow_mut();
+        if let RouteSource::Rds(name) = &self.config.routes
+            && held.0 != snapshot.version
+        {
+            *held = (
+                snapshot.version,
+                snapshot
+                    .route(name)
+                    .map(|routes| Rc::new(Arc::clone(routes))),
+            );
+        }
+        held.1.clone()
+    }
 }
 
 impl<U: Upstreams> HttpWorker<U> {
@@ -89,6 +122,7 @@ impl<U: Upstreams> HttpWorker<U> {
             tasks,
             rng: RefCell::new(Rng64::seeded(rand::random())),
             stats,
+            snapshot: RefCell::default(),
             managers: RefCell::default(),
         })
     }
@@ -107,11 +141,22 @@ impl<U: Upstreams> HttpWorker<U> {
         let manager = Rc::new(Manager {
             stats: self.stats.http(&config.stat_prefix),
             needs: Needs::of(config.access_logs.iter().map(|log| &**log)),
+            routes: RefCell::new((0, inline_routes(config))),
             active_faults: Cell::new(0),
             config: Arc::clone(config),
         });
         managers.insert(key, Rc::clone(&manager));
         manager
+    }
+
+    /// The current snapshot.
+    pub(super) fn snapshot(&self) -> LocalSnapshot {
+        let now = self.live.load();
+        let mut held = self.snapshot.borrow_mut();
+        if !Arc::ptr_eq(&held, &now) {
+            *held = Rc::new(Arc::clone(&now));
+        }
+        Rc::clone(&held)
     }
 
     pub(super) fn random(&self) -> u64 {

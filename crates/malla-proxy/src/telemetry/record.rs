@@ -12,12 +12,12 @@ use std::time::SystemTime;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use malla_proxy_config::cluster::Cluster;
-use malla_proxy_config::route::Route;
 use tokio::time::Instant;
 
 use super::flags::Flags;
 use super::stats::ClusterStats;
 use crate::connection::Connection;
+use crate::http::selected::Selected;
 use crate::upstream::Attempt;
 
 /// One request and its answer.
@@ -58,7 +58,7 @@ pub struct Record {
     /// What went wrong.
     pub flags: Flags,
     /// The route, once selected.
-    pub route: Option<Arc<Route>>,
+    pub(crate) selected: Option<Rc<Selected>>,
     /// The cluster, once selected.
     pub cluster: Option<Arc<Cluster>>,
     /// Its counters, while a gRPC call is under way.
@@ -172,7 +172,7 @@ impl Record {
             details: None,
             termination: None,
             flags: Flags::default(),
-            route: None,
+            selected: None,
             cluster: None,
             grpc_stats: None,
             cluster_name: None,
@@ -193,9 +193,7 @@ impl Record {
 
     /// Name of the route, if one was selected and has one.
     pub fn route_name(&self) -> Option<&str> {
-        self.route
-            .as_ref()
-            .map(|route| &*route.name)
-            .filter(|name| !name.is_empty())
+        let route = self.selected.as_ref()?.route();
+        (!route.name.is_empty()).then_some(&*route.name)
     }
 }

@@ -93,6 +93,29 @@ pub(crate) const PLAIN_HEADERS: &[(&str, &str)] = &[
     ("/", "user-agent: test/1.0\r\nx_under: 1"),
 ];
 
+/// GETs from an internal client, with what only such a one may ask for.
+pub(crate) const INTERNAL: &[(&str, &str)] = &[
+    ("/", "x-a: b"),
+    ("/slow/1000", "x-envoy-upstream-rq-timeout-ms: 200"),
+    (
+        "/slow/1000",
+        "x-envoy-upstream-rq-timeout-ms: 200\r\nx-envoy-upstream-rq-timeout-alt-response: 1",
+    ),
+    ("/flaky/503/1/i", "x-envoy-retry-on: 5xx"),
+    (
+        "/flaky/503/3/j",
+        "x-envoy-retry-on: gateway-error\r\nx-envoy-max-retries: 3",
+    ),
+    (
+        "/flaky/418/1/k",
+        "x-envoy-retry-on: retriable-status-codes\r\nx-envoy-retriable-status-codes: 418,419",
+    ),
+    (
+        "/slow/1000",
+        "x-envoy-retry-on: 5xx\r\nx-envoy-upstream-rq-per-try-timeout-ms: 200",
+    ),
+];
+
 /// Anything else.
 pub(crate) const PLAIN_RAW: &[&str] = &[
     "OPTIONS /cors HTTP/1.1\r\nhost: test.example\r\norigin: http://good.example\r\naccess-control-request-method: POST\r\n\r\n",
@@ -164,6 +187,14 @@ pub(crate) fn all() -> Vec<(&'static str, String)> {
                 .iter()
                 .map(|(path, lines)| (listener, get(path, &format!("{lines}\r\n")))),
         );
+        if listener == "plain" {
+            let from = "x-forwarded-for: 10.0.0.1\r\n";
+            out.extend(
+                INTERNAL
+                    .iter()
+                    .map(|(path, lines)| (listener, get(path, &format!("{from}{lines}\r\n")))),
+            );
+        }
         out.extend(raw.iter().map(|request| (listener, (*request).to_owned())));
     }
     out

@@ -488,7 +488,10 @@ impl<'a> Source<'a> {
             // No filter of this proxy writes dynamic metadata that formats read.
             MetadataSource::Dynamic => None,
             MetadataSource::Cluster => record.cluster.as_ref().map(|cluster| &cluster.metadata),
-            MetadataSource::Route => record.route.as_ref().map(|route| &route.metadata),
+            MetadataSource::Route => record
+                .selected
+                .as_ref()
+                .map(|selected| &selected.route().metadata),
             MetadataSource::UpstreamHost => record
                 .attempt
                 .endpoint
