@@ -369,10 +369,6 @@ pub struct Http1Options {
     pub proper_case: bool,
     /// Accept absolute-form targets.
     pub allow_absolute_url: bool,
-    /// Send absolute-form targets.
-    pub send_fully_qualified_url: bool,
-    /// Accept a message with both Transfer-Encoding and Content-Length by dropping the latter.
-    pub allow_chunked_length: bool,
 }
 
 /// `Http2ProtocolOptions`; `None` leaves the default.
@@ -390,8 +386,6 @@ pub struct Http2Options {
     pub allow_connect: bool,
     /// PING interval and how long to wait for the answer.
     pub keepalive: Option<(Duration, Duration)>,
-    /// A PING before a connection idle for so long is used again.
-    pub keepalive_idle: Option<Duration>,
 }
 
 /// How bytes travel to an endpoint.

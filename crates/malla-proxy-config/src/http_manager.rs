@@ -54,8 +54,8 @@ pub struct HttpManager {
     pub upgrades: Vec<(String, bool)>,
     /// Pass `expect: 100-continue` upstream instead of answering it.
     pub proxy_100_continue: bool,
-    /// `x-forwarded-proto` and `:scheme` are always this.
-    pub scheme_overwrite: Option<HeaderValue>,
+    /// `:scheme` is always this.
+    pub scheme_overwrite: Option<&'static str>,
     /// Add `x-forwarded-port`.
     pub append_forwarded_port: bool,
 }
@@ -89,10 +89,6 @@ pub struct Timeouts {
     pub request: Option<Duration>,
     /// Until the request's header is there.
     pub request_headers: Option<Duration>,
-    /// From the first GOAWAY to the last.
-    pub drain: Duration,
-    /// A lingering close after our last byte.
-    pub delayed_close: Duration,
 }
 
 /// `server_name` and `server_header_transformation`.
@@ -169,8 +165,6 @@ pub struct RequestId {
     pub preserve_external: bool,
     /// Send it back.
     pub in_response: bool,
-    /// Write the trace decision into the UUID.
-    pub pack_trace_reason: bool,
 }
 
 /// Path and host clean-up.

@@ -65,8 +65,6 @@ pub struct VirtualHost {
     pub attempt_count_in_request: bool,
     /// Write it into responses.
     pub attempt_count_in_response: bool,
-    /// Write `x-envoy-is-timeout-retry` into requests.
-    pub timeout_retry_header: bool,
     /// Most bytes of a request body kept for retries; `None` leaves the listener's limit.
     pub retry_buffer: Option<u64>,
 }
@@ -99,8 +97,6 @@ pub struct Route {
     pub per_filter: PerFilter,
     /// Metadata: `istio` names the rule behind it.
     pub metadata: Metadata,
-    /// `x-envoy-decorator-operation`, and whether to pass it upstream.
-    pub decorator: Option<(http::HeaderValue, bool)>,
     /// Most bytes of a request body kept for retries.
     pub retry_buffer: Option<u64>,
 }
@@ -265,7 +261,7 @@ impl VirtualHost {
             metadata,
             route_specifiers,
         } = wire;
-        refuse!(cx; matcher, rate_limits, retry_policy_typed_config, hedge_policy, route_specifiers);
+        refuse!(cx; include_is_timeout_retry_header, matcher, rate_limits, retry_policy_typed_config, hedge_policy, route_specifiers);
         ignorable!(cx; virtual_clusters, metadata);
         if name.is_empty() {
             return Err(cx.invalid("name", "is required"));
@@ -312,7 +308,6 @@ impl VirtualHost {
             per_filter,
             attempt_count_in_request: include_request_attempt_count,
             attempt_count_in_response: include_attempt_count_in_response,
-            timeout_retry_header: include_is_timeout_retry_header,
             retry_buffer: buffer_limit(request_body_buffer_limit, per_request_buffer_limit_bytes),
         })
     }
@@ -359,21 +354,8 @@ impl Route {
         if let pb::route::Action::Route(route) = &action {
             per_filter.add_legacy_cors(route.cors.clone(), cx)?;
         }
-        let decorator = match decorator {
-            None => None,
-            Some(pb::Decorator {
-                operation,
-                propagate,
-            }) => {
-                let value = http::HeaderValue::from_str(&operation).map_err(|_| {
-                    cx.invalid(
-                        "decorator.operation",
-                        "has characters that no header may have",
-                    )
-                })?;
-                Some((value, propagate.is_none_or(|propagate| propagate.value)))
-            }
-        };
+        // It names spans, and there is no tracing that could look at it.
+        let _ = decorator;
         Ok(Self {
             name: name.into(),
             action: Action::parse(action, &matches, inherited, cx)?,
@@ -392,7 +374,6 @@ impl Route {
             )?,
             per_filter,
             metadata: Metadata::parse(metadata, "metadata", cx),
-            decorator,
             retry_buffer: buffer_limit(request_body_buffer_limit, per_request_buffer_limit_bytes),
         })
     }

@@ -304,7 +304,8 @@ impl Http1Options {
             ignore_http_11_upgrade,
         } = wire;
         refuse!(cx; ignore_http_11_upgrade, send_fully_qualified_url);
-        ignorable!(cx; override_stream_error_on_invalid_http_message, use_balsa_parser, allow_custom_methods);
+        // A message with both framings is read by its chunks, as this asks, and its length never travels on.
+        ignorable!(cx; allow_chunked_length, override_stream_error_on_invalid_http_message, use_balsa_parser, allow_custom_methods);
         let (mut preserve_case, mut proper_case) = (false, false);
         match header_key_format.and_then(|format| format.header_format) {
             None => {}
@@ -334,8 +335,6 @@ impl Http1Options {
             preserve_case,
             proper_case,
             allow_absolute_url: allow_absolute_url.is_none_or(|value| value.value),
-            send_fully_qualified_url,
-            allow_chunked_length,
         })
     }
 }
@@ -374,7 +373,7 @@ impl Http2Options {
             override_stream_error_on_invalid_http_message, use_oghttp2_codec, max_metadata_size,
             enable_huffman_encoding, max_header_field_size_kb, disallow_obs_text, stream_reset_burst,
             stream_reset_rate);
-        let (mut keepalive, mut keepalive_idle) = (None, None);
+        let mut keepalive = None;
         if let Some(core::KeepaliveSettings {
             interval,
             timeout,
@@ -382,16 +381,12 @@ impl Http2Options {
             connection_idle_interval,
         }) = connection_keepalive
         {
-            ignorable!(cx; interval_jitter);
+            ignorable!(cx; interval_jitter, connection_idle_interval);
             let timeout = cx.duration("connection_keepalive.timeout", timeout)?;
             let timeout = cx.required("connection_keepalive.timeout", timeout)?;
             keepalive = cx
                 .duration("connection_keepalive.interval", interval)?
                 .map(|interval| (interval, timeout));
-            keepalive_idle = cx.duration(
-                "connection_keepalive.connection_idle_interval",
-                connection_idle_interval,
-            )?;
         }
         let value = |wire: Option<google::UInt32Value>| wire.map(|wire| wire.value);
         Ok(Self {
@@ -401,7 +396,6 @@ impl Http2Options {
             hpack_table_size: value(hpack_table_size),
             allow_connect,
             keepalive,
-            keepalive_idle,
         })
     }
 }

@@ -22,8 +22,6 @@ const DEFAULT_MAX_HEADERS_KB: u32 = 60;
 /// Envoy refuses more.
 const MAX_HEADERS_KB: u32 = 8192;
 const DEFAULT_STREAM_IDLE: Duration = Duration::from_secs(300);
-const DEFAULT_DRAIN: Duration = Duration::from_secs(5);
-const DEFAULT_DELAYED_CLOSE: Duration = Duration::from_secs(1);
 
 fn flag(wire: Option<google::BoolValue>, default: bool) -> bool {
     wire.map_or(default, |value| value.value)
@@ -32,6 +30,7 @@ fn flag(wire: Option<google::BoolValue>, default: bool) -> bool {
 impl HttpManager {
     pub(crate) fn parse(wire: pb::HttpConnectionManager, cx: &mut Cx) -> Result<Self, Invalid> {
         check_fields(&wire, cx)?;
+        check_request_id(wire.request_id_extension, cx)?;
         let (filters, router) = HttpFilter::parse_all(wire.http_filters, cx)?;
         let name = if wire.server_name.is_empty() {
             "envoy"
@@ -47,12 +46,6 @@ impl HttpManager {
             request_headers: off_at_zero(
                 cx.duration("request_headers_timeout", wire.request_headers_timeout)?,
             ),
-            drain: cx
-                .duration("drain_timeout", wire.drain_timeout)?
-                .unwrap_or(DEFAULT_DRAIN),
-            delayed_close: cx
-                .duration("delayed_close_timeout", wire.delayed_close_timeout)?
-                .unwrap_or(DEFAULT_DELAYED_CLOSE),
         };
         Ok(Self {
             stat_prefix: wire.stat_prefix.into(),
@@ -101,7 +94,6 @@ impl HttpManager {
                 generate: flag(wire.generate_request_id, true),
                 preserve_external: wire.preserve_external_request_id,
                 in_response: wire.always_set_request_id_in_response,
-                pack_trace_reason: pack_trace_reason(wire.request_id_extension, cx)?,
             },
             via: if wire.via.is_empty() {
                 None
@@ -150,9 +142,9 @@ fn check_fields(wire: &pb::HttpConnectionManager, cx: &mut Cx) -> Result<(), Inv
         stream_flush_timeout,
         request_timeout: _,
         request_headers_timeout: _,
-        drain_timeout: _,
+        drain_timeout,
         drain_timeout_jitter,
-        delayed_close_timeout: _,
+        delayed_close_timeout,
         access_log: _,
         access_log_flush_interval,
         flush_access_log_on_new_request,
@@ -196,7 +188,7 @@ fn check_fields(wire: &pb::HttpConnectionManager, cx: &mut Cx) -> Result<(), Inv
     forward_client_cert_matcher, represent_ipv4_remote_address_as_ipv4_mapped_ipv6, local_reply_config,
     path_normalization_options, proxy_status_config, typed_header_validation_config, forward_proto_config,
     add_user_agent);
-    ignorable_refs!(cx; tracing, http1_safe_max_connection_duration, stream_flush_timeout, drain_timeout_jitter,
+    ignorable_refs!(cx; drain_timeout, delayed_close_timeout, tracing, http1_safe_max_connection_duration, stream_flush_timeout, drain_timeout_jitter,
     stream_error_on_invalid_http_message, append_local_overload, add_proxy_protocol_connection_state);
     Ok(())
 }
@@ -307,9 +299,10 @@ fn client_cert(
     })
 }
 
-fn pack_trace_reason(wire: Option<pb::RequestIdExtension>, cx: &mut Cx) -> Result<bool, Invalid> {
+/// Only UUIDs; what else it says is about tracing.
+fn check_request_id(wire: Option<pb::RequestIdExtension>, cx: &mut Cx) -> Result<(), Invalid> {
     let Some(any) = wire.and_then(|wire| wire.typed_config) else {
-        return Ok(true);
+        return Ok(());
     };
     cx.field("request_id_extension.typed_config", |cx| {
         if type_name(&any) != "envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig" {
@@ -319,11 +312,10 @@ fn pack_trace_reason(wire: Option<pb::RequestIdExtension>, cx: &mut Cx) -> Resul
             ));
         }
         let UuidRequestIdConfig {
-            pack_trace_reason,
-            use_request_id_for_trace_sampling,
+            pack_trace_reason: _,
+            use_request_id_for_trace_sampling: _,
         } = cx.unpack("", &any)?;
-        ignorable!(cx; use_request_id_for_trace_sampling);
-        Ok(flag(pack_trace_reason, true))
+        Ok(())
     })
 }
 
@@ -358,7 +350,7 @@ fn upgrade(
 fn scheme(
     wire: Option<core::SchemeHeaderTransformation>,
     cx: &mut Cx,
-) -> Result<Option<HeaderValue>, Invalid> {
+) -> Result<Option<&'static str>, Invalid> {
     use core::scheme_header_transformation::Transformation;
     let Some(core::SchemeHeaderTransformation {
         match_upstream,
@@ -370,11 +362,8 @@ fn scheme(
     refuse!(cx; match_upstream);
     match transformation {
         None => Ok(None),
-        Some(Transformation::SchemeToOverwrite(scheme))
-            if scheme == "http" || scheme == "https" =>
-        {
-            header("scheme_header_transformation", &scheme, cx).map(Some)
-        }
+        Some(Transformation::SchemeToOverwrite(scheme)) if scheme == "http" => Ok(Some("http")),
+        Some(Transformation::SchemeToOverwrite(scheme)) if scheme == "https" => Ok(Some("https")),
         Some(Transformation::SchemeToOverwrite(_)) => Err(cx.invalid(
             "scheme_header_transformation.scheme_to_overwrite",
             "must be http or https",

@@ -155,13 +155,13 @@ fn check_access<U: Upstreams>(x: &mut Exchange<U>, config: &HttpRbac) -> Result<
         request: Some(&view),
         remote: x.observer.record().remote,
     };
-    let stats = &x.cx.manager.stats;
     if let Some(rules) = &config.shadow {
         let decision = rbac::decide(rules, &subject);
+        let stats = x.cx.manager.rbac_stats(&config.shadow_prefix);
         if decision.allowed {
-            stats.rbac_shadow_allowed.inc()
+            stats.shadow_allowed.inc();
         } else {
-            stats.rbac_shadow_denied.inc()
+            stats.shadow_denied.inc();
         }
         tracing::debug!(
             prefix = &*config.shadow_prefix,
@@ -174,11 +174,12 @@ fn check_access<U: Upstreams>(x: &mut Exchange<U>, config: &HttpRbac) -> Result<
         return Ok(());
     };
     let decision = rbac::decide(rules, &subject);
+    let stats = x.cx.manager.rbac_stats(&config.stat_prefix);
     if decision.allowed {
-        stats.rbac_allowed.inc();
+        stats.allowed.inc();
         return Ok(());
     }
-    stats.rbac_denied.inc();
+    stats.denied.inc();
     Err(ProxyError::Denied {
         policy: decision.policy.map(Arc::from),
     })

@@ -17,6 +17,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use malla_proxy_config::http_manager::{Codec, HttpManager};
 use malla_runtime::drain::DrainWatch;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::Span;
 
@@ -50,6 +51,8 @@ pub(super) struct Context<U: Upstreams> {
     idle_since: Cell<Instant>,
     draining: Cell<bool>,
     closing: Cell<bool>,
+    /// Told when the connection has had as many requests as it may.
+    spent: Notify,
 }
 
 impl<U: Upstreams> Context<U> {
@@ -67,6 +70,9 @@ impl<U: Upstreams> Context<U> {
     fn stream_started(&self) {
         self.active.set(self.active.get() + 1);
         self.served.set(self.served.get() + 1);
+        if self.manager.config.common.max_requests_per_connection == Some(self.served.get()) {
+            self.spent.notify_one();
+        }
     }
 
     /// One request is over.
@@ -101,6 +107,7 @@ pub async fn serve_connection<U, I>(
         idle_since: Cell::new(Instant::now()),
         draining: Cell::new(false),
         closing: Cell::new(false),
+        spent: Notify::new(),
     });
     let stats = Arc::clone(&cx.manager.stats);
     stats.downstream_cx_total.inc();
@@ -209,6 +216,11 @@ where
         tokio::select! {
             biased; // Draining is told before the next request is read; progress before idleness.
             () = drain.draining(), if !cx.draining.get() => {
+                cx.draining.set(true);
+                serving.as_mut().graceful_shutdown();
+            }
+            // HTTP/1 says it in the last answer.
+            () = cx.spent.notified(), if !cx.draining.get() => {
                 cx.draining.set(true);
                 serving.as_mut().graceful_shutdown();
             }

@@ -65,9 +65,6 @@ pub(super) fn mutate<U: Upstreams>(x: &mut Exchange<U>, config: &HttpManager) {
     if config.append_forwarded_port && (!trusted || !headers.contains_key(&FORWARDED_PORT)) {
         headers.insert(FORWARDED_PORT, HeaderValue::from(connection.local.port()));
     }
-    if let Some(scheme) = &config.scheme_overwrite {
-        headers.insert(FORWARDED_PROTO, scheme.clone());
-    }
     if x.head.version != Version::HTTP_2 {
         // HTTP/1 does not say; HTTP/2 did.
         x.observer.record_mut().scheme =
@@ -77,6 +74,9 @@ pub(super) fn mutate<U: Upstreams>(x: &mut Exchange<U>, config: &HttpManager) {
                 _ if tls => "https",
                 _ => "http",
             };
+    }
+    if let Some(scheme) = config.scheme_overwrite {
+        x.observer.record_mut().scheme = scheme;
     }
     x.internal = may_be_internal && is_internal(remote.ip(), &config.remote);
     let edge = !x.internal && config.remote.use_connection;

@@ -149,13 +149,6 @@ pub(super) fn rewrite_request<U: Upstreams>(x: &mut Exchange<U>, selected: &Sele
         }
     }
     rewrite_path(x, &forward.path, insert_original);
-    if let Some((operation, true)) = &selected.route().decorator {
-        // Tracing is not on: the operation still names the request for the next hop.
-        x.head.headers.insert(
-            HeaderName::from_static("x-envoy-decorator-operation"),
-            operation.clone(),
-        );
-    }
 }
 
 fn rewrite_path<U: Upstreams>(x: &mut Exchange<U>, rewrite: &PathRewrite, insert_original: bool) {

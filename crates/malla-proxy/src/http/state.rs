@@ -15,7 +15,7 @@ use crate::balance::Rng64;
 use crate::live::Live;
 use crate::telemetry::access_log::{Environment, Needs};
 use crate::telemetry::log_writer::WorkerLogs;
-use crate::telemetry::stats::{HttpStats, WorkerStats};
+use crate::telemetry::stats::{HttpStats, RbacStats, WorkerStats};
 use crate::upstream::Upstreams;
 
 /// The same for the whole process.
@@ -75,6 +75,9 @@ pub struct Manager {
     pub(super) needs: Needs,
     /// Its routes, with the version of the snapshot they were looked up in.
     routes: RefCell<(u64, Option<LocalRoutes>)>,
+    /// Counters of RBAC filters by the prefix their rules have; few.
+    rbac: RefCell<Vec<(Arc<str>, Arc<RbacStats>)>>,
+    worker_stats: WorkerStats,
     /// Faults under way in this worker.
     pub(super) active_faults: Cell<u64>,
 }
@@ -87,6 +90,18 @@ fn inline_routes(config: &HttpManager) -> Option<LocalRoutes> {
 }
 
 impl Manager {
+    /// The counters of RBAC rules with this prefix (`rules_stat_prefix`, `shadow_rules_stat_prefix`).
+    pub(super) fn rbac_stats(&self, prefix: &Arc<str>) -> Arc<RbacStats> {
+        let mut known = self.rbac.borrow_mut();
+        if let Some((_, stats)) = known.iter().find(|(name, _)| name == prefix) {
+            return Arc::clone(stats);
+        }
+        let name = format!("http.{}.rbac.{prefix}", self.config.stat_prefix);
+        let stats = self.worker_stats.rbac(name.trim_end_matches('.'));
+        known.push((Arc::clone(prefix), Arc::clone(&stats)));
+        stats
+    }
+
     /// The routes as they are in `snapshot`; `None` if they are not there (yet).
     pub(super) fn routes(&self, snapshot: &Snapshot) -> Option<LocalRoutes> {
         let mut held = self.routes.borrow_mut();
@@ -142,6 +157,8 @@ impl<U: Upstreams> HttpWorker<U> {
             stats: self.stats.http(&config.stat_prefix),
             needs: Needs::of(config.access_logs.iter().map(|log| &**log)),
             routes: RefCell::new((0, inline_routes(config))),
+            rbac: RefCell::default(),
+            worker_stats: self.stats.clone(),
             active_faults: Cell::new(0),
             config: Arc::clone(config),
         });

@@ -38,7 +38,7 @@ fn check(rbac: &NetworkRbac, connection: &Connection, stats: &WorkerStats) -> Ve
         request: None,
         remote: connection.remote,
     };
-    let stats = stats.network_rbac(&rbac.stat_prefix);
+    let stats = stats.rbac(&format!("{}rbac", dotted(&rbac.stat_prefix)));
     if let Some(rules) = &rbac.shadow {
         let decision = decide(rules, &subject);
         if decision.allowed {
@@ -64,5 +64,14 @@ fn check(rbac: &NetworkRbac, connection: &Connection, stats: &WorkerStats) -> Ve
     Verdict::Denied {
         delay: rbac.delay_deny,
         policy: decision.policy.map(str::to_owned),
+    }
+}
+
+/// A prefix with the dot that Envoy puts behind it, if it is not there.
+pub(crate) fn dotted(prefix: &str) -> String {
+    if prefix.is_empty() || prefix.ends_with('.') {
+        prefix.to_owned()
+    } else {
+        format!("{prefix}.")
     }
 }

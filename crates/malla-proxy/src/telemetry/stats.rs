@@ -199,10 +199,6 @@ counters! {
         rq_redirect = "rq_redirect",
         rq_reset_after_downstream_response_started = "rq_reset_after_downstream_response_started",
         rq_total = "rq_total",
-        rbac_allowed = "rbac.allowed",
-        rbac_denied = "rbac.denied",
-        rbac_shadow_allowed = "rbac.shadow_allowed",
-        rbac_shadow_denied = "rbac.shadow_denied",
         fault_delays_injected = "fault.delays_injected",
         fault_aborts_injected = "fault.aborts_injected",
         fault_faults_overflow = "fault.faults_overflow",
@@ -243,12 +239,12 @@ counters! {
 }
 
 counters! {
-    /// `<stat_prefix>.rbac.*` of the network filter.
-    NetworkRbacStats {
-        allowed = "rbac.allowed",
-        denied = "rbac.denied",
-        shadow_allowed = "rbac.shadow_allowed",
-        shadow_denied = "rbac.shadow_denied",
+    /// `<prefix>rbac.*` of a filter, network or HTTP.
+    RbacStats {
+        allowed = "allowed",
+        denied = "denied",
+        shadow_allowed = "shadow_allowed",
+        shadow_denied = "shadow_denied",
     }
 }
 
@@ -264,7 +260,7 @@ struct Inner {
     http: Mutex<Shards<HttpStats>>,
     tcp: Mutex<Shards<TcpStats>>,
     listeners: Mutex<Shards<ListenerStats>>,
-    network_rbac: Mutex<Shards<NetworkRbacStats>>,
+    rbac: Mutex<Shards<RbacStats>>,
 }
 
 /// Each name's counters, one for each worker.
@@ -293,7 +289,7 @@ impl Registry {
         sum("http.", &self.inner.http, &mut out);
         sum("tcp.", &self.inner.tcp, &mut out);
         sum("listener.", &self.inner.listeners, &mut out);
-        sum("", &self.inner.network_rbac, &mut out);
+        sum("", &self.inner.rbac, &mut out);
         out
     }
 
@@ -324,9 +320,9 @@ impl WorkerStats {
         get(&self.registry.inner.listeners, self.worker, name)
     }
 
-    /// Counters of a network RBAC filter by its stat prefix.
-    pub fn network_rbac(&self, prefix: &str) -> Arc<NetworkRbacStats> {
-        get(&self.registry.inner.network_rbac, self.worker, prefix)
+    /// Counters of an RBAC filter by all that stands before their names, `http.inbound.rbac` for one.
+    pub fn rbac(&self, prefix: &str) -> Arc<RbacStats> {
+        get(&self.registry.inner.rbac, self.worker, prefix)
     }
 }
 
