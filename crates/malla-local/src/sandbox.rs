@@ -58,7 +58,7 @@ pub struct Sandbox {
 /// Starts a sandbox and runs `cluster` in it; its result is the sandbox's exit code.
 ///
 /// Call this before the process has threads (so before tokio's runtime): it forks, and goes on in
-/// the children.
+/// the children. The sandbox ends with the calling thread, so call it from the main one.
 pub fn enter(cluster: impl FnOnce(Inside) -> i32) -> Result<Sandbox, SandboxError> {
     refuse_threads()?;
     let maps = if Uid::effective().is_root() {
@@ -99,7 +99,10 @@ pub fn enter(cluster: impl FnOnce(Inside) -> i32) -> Result<Sandbox, SandboxErro
             .map_err(SandboxError::Io)?;
     }
     expect_step(&mut sync, Step::Running)?;
-    sandbox.cluster_fd = find_cluster(helper).map_err(SandboxError::Io)?;
+    let mut pid = [0_u8; 4];
+    sync.read_exact(&mut pid).map_err(|_| SandboxError::Died)?;
+    let cluster = Pid::from_raw(i32::from_le_bytes(pid));
+    sandbox.cluster_fd = sys::pidfd_open(cluster).map_err(SandboxError::Io)?;
     Ok(sandbox)
 }
 
@@ -258,8 +261,7 @@ fn first_process(
         drop(ours);
         prctl::set_pdeathsig(Signal::SIGKILL)?;
         prctl::set_name(c"malla-cluster")?;
-        sync.write_all(&[Step::Running as u8])
-            .map_err(SandboxError::Io)?;
+        tell_running(sync).map_err(SandboxError::Io)?;
         let inside = Inside {
             control,
             spawner: Mutex::new(Connection::Fresh(spawner)),
@@ -278,20 +280,14 @@ fn allow_many_files() -> Result<(), SandboxError> {
     Ok(())
 }
 
-/// The cluster process, from outside: the only child of pid 1, the only child of the helper.
-fn find_cluster(helper: Pid) -> io::Result<OwnedFd> {
-    let only_child = |parent: Pid| -> io::Result<Pid> {
-        let path = format!("/proc/{parent}/task/{parent}/children");
-        let text = std::fs::read_to_string(path)?;
-        let first = text
-            .split_whitespace()
-            .next()
-            .and_then(|pid| pid.parse().ok());
-        first
-            .map(Pid::from_raw)
-            .ok_or_else(|| io::Error::other(format!("process {parent} has no child")))
-    };
-    sys::pidfd_open(only_child(only_child(helper)?)?)
+/// Tells the launcher the cluster process's pid, as the launcher sees it: the mounted `/proc` is
+/// still that of the launcher's PID namespace.
+fn tell_running(sync: &mut UnixStream) -> io::Result<()> {
+    let link = std::fs::read_link("/proc/self")?;
+    let pid = link.to_str().and_then(|name| name.parse::<i32>().ok());
+    let pid = pid.ok_or_else(|| io::Error::other("/proc/self does not name a process"))?;
+    sync.write_all(&[Step::Running as u8])?;
+    sync.write_all(&pid.to_le_bytes())
 }
 
 /// Forking goes on with one thread only; others would leave their locks held for ever.

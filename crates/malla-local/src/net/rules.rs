@@ -7,6 +7,9 @@
 //!
 //! Pure: values in, a script for `nft -f` out, which nft applies as one transaction.
 
+#[cfg(test)]
+mod model;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddrV4};
