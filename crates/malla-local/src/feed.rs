@@ -148,3 +148,41 @@ fn lock(known: &Known) -> std::sync::MutexGuard<'_, BTreeMap<Key, Arc<Value>>> {
 fn version(object: &Value) -> Option<&str> {
     object.pointer("/metadata/resourceVersion")?.as_str()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use malla_apiserver::kinds;
+    use serde_json::{Value, json};
+
+    use super::Feed;
+
+    fn object(name: &str, version: u32) -> Arc<Value> {
+        let metadata = json!({"name": name, "resourceVersion": version.to_string()});
+        Arc::new(json!({"metadata": metadata}))
+    }
+
+    #[test]
+    fn a_list_after_a_gap_is_told_as_changes() {
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let mut feed = Feed::of(kinds::PODS);
+        let listener = Arc::clone(&told);
+        feed.listen(move |change| {
+            let what = match (&change.old, &change.new) {
+                (None, Some(_)) => "+",
+                (Some(_), Some(_)) => "~",
+                _ => "-",
+            };
+            listener
+                .lock()
+                .unwrap()
+                .push(format!("{what}{}", change.key));
+        });
+        let known = Mutex::default();
+        feed.replace(vec![object("a", 1), object("b", 2)], &known);
+        feed.put(object("b", 2), &known);
+        feed.replace(vec![object("b", 5), object("c", 4)], &known);
+        assert_eq!(*told.lock().unwrap(), ["+a", "+b", "~b", "+c", "-a"]);
+    }
+}

@@ -20,7 +20,7 @@ use nix::unistd::{
 };
 
 use super::message::{self, Progress};
-use super::rootfs;
+use super::rootfs::{self, HOST};
 use super::server::RequestFds;
 use super::spec::{CommandSpec, ContainerSpec, Credentials};
 use crate::sys::{self, Cloned};
@@ -181,7 +181,7 @@ fn take_credentials(credentials: &Credentials) -> io::Result<()> {
 fn find_program(command: &CommandSpec) -> io::Result<PathBuf> {
     let name = command.argv.first().map_or("", String::as_str);
     if name.contains('/') {
-        return Ok(PathBuf::from(name));
+        return visible(Path::new(name));
     }
     let path = command
         .env
@@ -199,6 +199,19 @@ fn find_program(command: &CommandSpec) -> io::Result<PathBuf> {
                 format!("exec: {name:?}: executable file not found in PATH ({path})"),
             )
         })
+}
+
+/// Says so when a program of the machine is at a place that containers have for themselves.
+fn visible(program: &Path) -> io::Result<PathBuf> {
+    let on_host = Path::new(HOST).join(program.strip_prefix("/").unwrap_or(program));
+    if program.is_absolute() && !program.exists() && on_host.exists() {
+        let problem = format!(
+            "{} is not visible in containers, which have /tmp, /run and /var/tmp for themselves: put it elsewhere",
+            program.display()
+        );
+        return Err(io::Error::new(io::ErrorKind::NotFound, problem));
+    }
+    Ok(program.to_path_buf())
 }
 
 fn c_strings(

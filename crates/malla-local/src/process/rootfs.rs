@@ -28,7 +28,7 @@ use super::spec::{Mount, MountKind, RootSpec};
 use crate::sys;
 
 /// Where the host's tree is inside a container; groves' links point into it.
-const HOST: &str = "/.host";
+pub(super) const HOST: &str = "/.host";
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 const DEVICE_LINKS: [(&str, &str); 5] = [
     ("ptmx", "pts/ptmx"),

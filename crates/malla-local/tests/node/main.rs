@@ -9,6 +9,7 @@
 )]
 
 mod controllers;
+mod health;
 mod launcher;
 mod network;
 mod pods;
@@ -25,6 +26,15 @@ fn main() -> ExitCode {
         && argument == launcher::ARGUMENT
     {
         if let Err(error) = launcher::launch(state.as_ref()) {
+            eprintln!("{error:?}");
+        }
+        return ExitCode::FAILURE;
+    }
+    if arguments
+        .get(1)
+        .is_some_and(|argument| argument == health::ARGUMENT)
+    {
+        if let Err(error) = health::serve() {
             eprintln!("{error:?}");
         }
         return ExitCode::FAILURE;

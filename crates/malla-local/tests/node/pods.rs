@@ -4,15 +4,19 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use malla_apiserver::kinds;
+use malla_local::Image;
 use malla_local::sandbox::Inside;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
+use super::health;
 use super::support::Tests;
-use super::world::{World, condition, container, main_of};
+use super::world::{World, condition, container, fetch, main_of};
 
 pub(crate) fn all(tests: &mut Tests) {
     tests.run("probes_decide_who_gets_traffic", probes);
+    tests.run("sockets_and_grpc_are_probed_too", other_probes);
+    tests.run("an_init_container_redirects_the_pods_traffic", redirection);
     tests.run("what_is_killed_comes_back", restarts);
     tests.run("init_containers_and_sidecars_keep_their_order", order);
     tests.run("a_pod_gets_its_volumes_and_their_changes", volumes);
@@ -395,21 +399,76 @@ async fn not_honoured(inside: Inside) -> Result<()> {
         )
         .await?;
     world.ready("odd").await?;
-    let deadline = Instant::now() + Duration::from_secs(5);
-    loop {
-        let events = world
-            .client
-            .list(&kinds::EVENTS, Some("default"), &Default::default());
-        let events = events.map(|listed| listed.items).unwrap_or_default();
-        let named = |event: &Value| {
-            event["message"]
-                .as_str()
-                .is_some_and(|text| text.contains("spec.hostPID"))
+    let named = |event: &Value| {
+        event["message"]
+            .as_str()
+            .is_some_and(|text| text.contains("spec.hostPID"))
+    };
+    world.event(named).await?;
+    world.stop().await
+}
+
+async fn other_probes(inside: Inside) -> Result<()> {
+    let program = std::env::current_exe()?.display().to_string();
+    let world = World::with(&inside, |config| {
+        config.api_port = 0;
+        config.images = vec![
+            Image::new("health", &[program.as_str(), health::ARGUMENT]),
+            Image::new("web", &["python3", "-m", "http.server", "8080"]),
+        ];
+    });
+    let world = world.await?;
+    let ready = |probe: Value| {
+        let image = if probe["grpc"].is_null() {
+            "web"
+        } else {
+            "health"
         };
-        if events.iter().any(|event| named(event)) {
-            return world.stop().await;
-        }
-        ensure!(Instant::now() < deadline, "no event names the field");
-        sleep(Duration::from_millis(10)).await;
+        json!({"terminationGracePeriodSeconds": 0,
+               "containers": [{"name": "main", "image": image, "readinessProbe": probe}]})
+    };
+    let grpc = |service: &str| json!({"grpc": {"port": health::PORT, "service": service}, "periodSeconds": 1});
+    world.pod("good", ready(grpc("web"))).await?;
+    world.pod("bad", ready(grpc("other"))).await?;
+    world
+        .pod("socket", ready(json!({"tcpSocket": {"port": 8080}})))
+        .await?;
+    world
+        .pod("deaf", ready(json!({"tcpSocket": {"port": 8081}})))
+        .await?;
+    world.ready("good").await?;
+    world.ready("socket").await?;
+    let told = |event: &Value| {
+        let message = event["message"].as_str().unwrap_or_default();
+        event["reason"] == "Unhealthy" && message.contains("service unhealthy: status 2")
+    };
+    world.event(told).await?;
+    for name in ["bad", "deaf"] {
+        let pod = world
+            .until(&kinds::PODS, name, |pod| main_of(pod)["started"] == true)
+            .await?;
+        ensure!(condition(&pod, "Ready") == "False", "{pod:#}");
     }
+    world.stop().await
+}
+
+/// What `malla init` does, by hand: rules in the pod's namespace, made by an init container.
+async fn redirection(inside: Inside) -> Result<()> {
+    let world = World::new(&inside).await?;
+    let rules = "nft add table ip t; nft add chain ip t c '{ type nat hook prerouting priority dstnat; }'; \
+                 nft add rule ip t c tcp dport 9000 redirect to :8080; nft list ruleset | grep -c redirect";
+    let spec = json!({
+        "terminationGracePeriodSeconds": 0,
+        "initContainers": [{"name": "init", "image": "shell", "args": ["-ec", rules],
+            "securityContext": {"runAsUser": 0, "capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN", "NET_RAW"]}}}],
+        "containers": [{"name": "main", "image": "web", "securityContext": {"runAsUser": 1337},
+            "readinessProbe": {"httpGet": {"path": "/", "port": 9000}}}],
+    });
+    world.pod("app", spec).await?;
+    let pod = world.ready("app").await?;
+    let address = pod["status"]["podIP"].as_str().context("no address")?;
+    let node = world.cluster.network().namespace();
+    let stream = node.connect(format!("{address}:9000").parse()?).await?;
+    ensure!(fetch(stream, "/").await? == "app");
+    world.stop().await
 }

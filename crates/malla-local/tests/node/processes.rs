@@ -181,6 +181,10 @@ async fn start_errors(inside: Inside) -> Result<()> {
         error.contains("\"no-such-program\": executable file not found in PATH"),
         "{error}"
     );
+    let private = tempfile::Builder::new().prefix("program").tempfile()?;
+    spec.command.argv = vec![private.path().display().to_string()];
+    let error = start(&spec).await?;
+    ensure!(error.contains("is not visible in containers"), "{error}");
     let missing = bench.path("nowhere");
     let spec = bench.container("true", vec![bind(&missing, "/data", false)]);
     let error = start(&spec).await?;

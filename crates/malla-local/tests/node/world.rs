@@ -47,11 +47,11 @@ impl World {
         let parent = tempfile::tempdir()?;
         let directory = RunDirectory::temporary(parent.path())?;
         let mut config = ClusterConfig::new("test", directory);
-        change(&mut config);
         config.images = vec![
             Image::new("shell", &["sh"]),
             Image::new("web", &["python3", "-c", WEB]),
         ];
+        change(&mut config);
         let cluster = Cluster::start(config, inside).await?;
         Ok(Self {
             client: cluster.client("test"),
@@ -200,6 +200,22 @@ impl World {
             .await;
         let bytes: Result<Vec<Vec<u8>>, _> = chunks.into_iter().collect();
         Ok(String::from_utf8(bytes?.concat())?)
+    }
+
+    /// Waits for an event.
+    pub(crate) async fn event(&self, wanted: impl Fn(&Value) -> bool) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let events = self
+                .client
+                .list(&kinds::EVENTS, Some("default"), &Default::default());
+            let events = events.map(|listed| listed.items).unwrap_or_default();
+            if events.iter().any(|event| wanted(event)) {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "no such event among {events:#?}");
+            sleep(Duration::from_millis(10)).await;
+        }
     }
 
     /// Waits until a container's log has some text.
