@@ -116,6 +116,8 @@ async fn restarts(inside: Inside) -> Result<()> {
 }
 
 async fn order(inside: Inside) -> Result<()> {
+    let shared = tempfile::tempdir()?;
+    let notes = shared.path().join("order");
     let world = World::new(&inside).await?;
     let note = |word: &str| format!("echo {word} >> /shared/order");
     let mount = json!([{"name": "shared", "mountPath": "/shared"}]);
@@ -146,10 +148,9 @@ async fn order(inside: Inside) -> Result<()> {
     let spec = json!({
         "initContainers": [shell("one", note("one")), side, shell("two", note("two"))],
         "containers": [main, second],
-        "volumes": [{"name": "shared", "hostPath": {"path": "/tmp/malla-order", "type": "DirectoryOrCreate"}}],
+        "volumes": [{"name": "shared", "hostPath": {"path": shared.path(), "type": "Directory"}}],
         "terminationGracePeriodSeconds": 2,
     });
-    let _fresh = std::fs::remove_dir_all("/tmp/malla-order");
     world.pod("app", spec).await?;
     let pod = world.ready("app").await?;
     ensure!(
@@ -161,9 +162,18 @@ async fn order(inside: Inside) -> Result<()> {
         container(&pod, "initContainerStatuses", "side")["ready"] == true,
         "{pod:#}"
     );
+    // Running is not yet having said so.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !std::fs::read_to_string(&notes)?.contains("second") {
+        ensure!(
+            Instant::now() < deadline,
+            "the second container said nothing"
+        );
+        sleep(Duration::from_millis(10)).await;
+    }
     world.delete(&kinds::PODS, "app").await?;
     world.until_gone(&kinds::PODS, "app").await?;
-    let told = std::fs::read_to_string("/tmp/malla-order/order")?;
+    let told = std::fs::read_to_string(&notes)?;
     let told: Vec<&str> = told.lines().collect();
     let wanted = [
         "one",
@@ -177,7 +187,6 @@ async fn order(inside: Inside) -> Result<()> {
         "side-ends",
     ];
     ensure!(told == wanted, "{told:?}");
-    std::fs::remove_dir_all("/tmp/malla-order")?;
     world.stop().await
 }
 
