@@ -64,10 +64,11 @@ async fn deployment_serves(inside: Inside) -> Result<()> {
     world
         .until(&kinds::SERVICES, "web", |object| !published(object))
         .await?;
-    ensure!(
-        TcpStream::connect(at).await.is_err(),
-        "the port is still open"
-    );
+    // Another cluster of this machine may have taken the port by now.
+    if let Ok(stream) = TcpStream::connect(at).await {
+        let name = fetch(stream, "/").await.unwrap_or_default();
+        ensure!(!seen.contains_key(&name), "the port is still open");
+    }
     world.stop().await
 }
 
