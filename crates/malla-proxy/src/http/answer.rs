@@ -15,14 +15,13 @@ use super::forwarded::REQUEST_ID;
 use super::normalise::hop_by_hop;
 use super::response::{BodyOf, Limits, ResponseBody, takes_trailers};
 use super::rewrite::{edit_response, manager_headers};
-use super::send::Sent;
+use super::send::{ATTEMPT_COUNT, Sent};
 use super::upgrade::{Upgrade, tunnel};
 use crate::telemetry::access_log::grpc_from_http;
 use crate::telemetry::record::Captured;
 use crate::upstream::Upstreams;
 
 const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
-const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 

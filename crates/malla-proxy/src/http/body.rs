@@ -12,6 +12,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use crate::telemetry::record::Progress;
@@ -41,6 +42,8 @@ enum Source {
     Copied {
         frames: std::vec::IntoIter<Bytes>,
         left: u64,
+        /// The original said its length, so the copy does.
+        sized: bool,
     },
 }
 
@@ -57,7 +60,8 @@ pub struct Flow {
     pub until: Cell<Option<Instant>>,
     /// The request's body broke its own framing.
     pub malformed: Cell<bool>,
-    ended: RefCell<Option<Waker>>,
+    /// Who waits for the end: the timeouts of the request, its mirrors.
+    waiting: RefCell<SmallVec<[Waker; 1]>>,
 }
 
 impl Flow {
@@ -98,9 +102,8 @@ impl Flow {
     pub fn finish(&self) {
         if self.progress.request_end.get().is_none() {
             self.progress.request_end.set(Some(Instant::now()));
-            if let Some(waker) = self.ended.borrow_mut().take() {
-                waker.wake();
-            }
+            let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
+            waiting.into_iter().for_each(Waker::wake);
         }
     }
 
@@ -109,7 +112,10 @@ impl Flow {
         poll_fn(|cx| match self.progress.request_end.get() {
             Some(end) => Poll::Ready(end),
             None => {
-                *self.ended.borrow_mut() = Some(cx.waker().clone());
+                let mut waiting = self.waiting.borrow_mut();
+                if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+                    waiting.push(cx.waker().clone());
+                }
                 Poll::Pending
             }
         })
@@ -184,6 +190,7 @@ impl Inflow {
             source: Source::Copied {
                 frames: kept.frames.clone().into_iter(),
                 left: kept.bytes,
+                sized: self.total.is_some(),
             },
         })
     }
@@ -302,7 +309,7 @@ impl Body for RequestBody {
                 }
                 Poll::Ready(frame)
             }
-            Source::Copied { frames, left } => Poll::Ready(frames.next().map(|frame| {
+            Source::Copied { frames, left, .. } => Poll::Ready(frames.next().map(|frame| {
                 *left -= frame.len() as u64;
                 Ok(Frame::data(frame))
             })),
@@ -327,7 +334,10 @@ impl Body for RequestBody {
                     SizeHint::with_exact(total.saturating_sub(*sent))
                 })
             }
-            Source::Copied { left, .. } => SizeHint::with_exact(*left),
+            Source::Copied {
+                left, sized: true, ..
+            } => SizeHint::with_exact(*left),
+            Source::Copied { sized: false, .. } => SizeHint::default(),
         }
     }
 }

@@ -147,7 +147,8 @@ fn last_forwarded(headers: &HeaderMap, skip: u32) -> Option<(SocketAddr, bool)> 
     address.ok().map(|address| (address, single))
 }
 
-fn append_forwarded_for(headers: &mut HeaderMap, peer: IpAddr, local: Option<IpAddr>) {
+/// Appends `peer`, or `local` in its stead where the peer is on this very host.
+pub(super) fn append_forwarded_for(headers: &mut HeaderMap, peer: IpAddr, local: Option<IpAddr>) {
     let peer = if peer.is_loopback() {
         local.unwrap_or(peer)
     } else {

@@ -4,7 +4,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use http::header::{self, HeaderName, HeaderValue};
-use http::request::Parts;
 use http::{HeaderMap, Method, Request, Uri, Version};
 use http_body_util::BodyExt;
 use malla_proxy_config::route::action::Mirror;
@@ -13,7 +12,9 @@ use tracing::Span;
 use super::body::{Flow, Inflow, RequestBody};
 use super::connection::Context;
 use super::exchange::Exchange;
+use super::forwarded::append_forwarded_for;
 use super::hash;
+use super::send::ATTEMPT_COUNT;
 use super::state::LocalSnapshot;
 use crate::upstream::{Attempt, Choice, ClusterHandle, Upstreams};
 
@@ -43,7 +44,7 @@ pub(super) fn start<U: Upstreams>(
                 None => continue,
             },
         };
-        let copy = copy_of(&x.head, mirror);
+        let copy = copy_of(x, mirror);
         let one = send(
             Rc::clone(&x.cx),
             Rc::clone(&x.snapshot),
@@ -57,7 +58,8 @@ pub(super) fn start<U: Upstreams>(
     }
 }
 
-fn copy_of(head: &Parts, mirror: &Mirror) -> Copy {
+fn copy_of<U: Upstreams>(x: &Exchange<U>, mirror: &Mirror) -> Copy {
+    let head = &x.head;
     let mut headers = head.headers.clone();
     let host = headers
         .get(header::HOST)
@@ -74,6 +76,16 @@ fn copy_of(head: &Parts, mirror: &Mirror) -> Copy {
         HeaderName::from_static("x-envoy-internal"),
         HeaderValue::from_static("true"),
     );
+    if let Some(here) = x.cx.worker.process.local_address {
+        // The copy is ours: we stand between its client and its cluster.
+        append_forwarded_for(&mut headers, here, None);
+    }
+    if x.selected
+        .as_ref()
+        .is_some_and(|selected| selected.vhost().attempt_count_in_request)
+    {
+        headers.insert(ATTEMPT_COUNT, HeaderValue::from(1));
+    }
     Copy {
         method: head.method.clone(),
         uri: head.uri.clone(),

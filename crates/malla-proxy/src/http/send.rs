@@ -27,7 +27,7 @@ use crate::telemetry::flags::Flag;
 use crate::telemetry::stats::ClusterStats;
 use crate::upstream::{Attempt, Choice, ClusterHandle, ResetKind, SendError, Upstreams};
 
-const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
+pub(super) const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
 const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
 const TIMEOUT_MS: &str = "x-envoy-upstream-rq-timeout-ms";
 const PER_TRY_TIMEOUT_MS: &str = "x-envoy-upstream-rq-per-try-timeout-ms";

@@ -20,6 +20,18 @@ pub(crate) fn start() -> SocketAddr {
     address
 }
 
+/// Mirrored requests as they came, by the proxy that sent them.
+static MIRRORED: Mutex<Vec<(String, String)>> = Mutex::new(Vec::new());
+
+/// The first mirrored request of a proxy to a path, once there is one.
+pub(crate) fn mirrored(proxy: &str, path: &str) -> Option<String> {
+    let seen = MIRRORED.lock().unwrap();
+    let found = seen
+        .iter()
+        .find(|(from, text)| from == proxy && text.contains(path));
+    found.map(|(_, text)| text.clone())
+}
+
 struct Request {
     line: String,
     headers: Vec<(String, String)>,
@@ -32,6 +44,12 @@ fn serve(mut stream: &TcpStream, counters: &Mutex<HashMap<String, u32>>) -> bool
         return false;
     };
     let target = request.line.split(' ').nth(1).unwrap_or("/").to_owned();
+    if header(&request, "host").contains("-shadow") {
+        MIRRORED
+            .lock()
+            .unwrap()
+            .push((header(&request, "x-proxy"), echo(&request)));
+    }
     let path = target.split('?').next().unwrap_or("/").to_owned();
     let mut parts = path.trim_start_matches('/').split('/');
     let answer = match parts.next().unwrap_or("") {
@@ -57,16 +75,10 @@ fn serve(mut stream: &TcpStream, counters: &Mutex<HashMap<String, u32>>) -> bool
             std::thread::sleep(Duration::from_millis(millis));
             "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nslow\n".into()
         }
-        "drip" => {
-            let drops = parts.next().and_then(|text| text.parse().ok()).unwrap_or(3);
-            let _ = stream.write_all(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", drops * 4).as_bytes());
-            for _ in 0..drops {
-                if stream.write_all(b"drip").is_err() {
-                    return false;
-                }
-                std::thread::sleep(Duration::from_millis(50));
-            }
-            return true;
+        "stall" => {
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nsome");
+            std::thread::sleep(Duration::from_millis(1500));
+            return false;
         }
         "flaky" => {
             // Fails so many times for each key, with this status.

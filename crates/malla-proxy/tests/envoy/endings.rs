@@ -58,7 +58,7 @@ fn every_request_leaves_one_line() {
     check(&lab, 1, |side| {
         let mut stream = connect(side);
         stream
-            .write_all(b"GET /drip/20 HTTP/1.1\r\nhost: test.example\r\n\r\n")
+            .write_all(b"GET /stall HTTP/1.1\r\nhost: test.example\r\n\r\n")
             .unwrap();
         let mut buffer = [0; 256];
         assert!(stream.read(&mut buffer).unwrap() > 0);

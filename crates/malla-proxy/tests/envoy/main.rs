@@ -9,6 +9,7 @@ mod cases;
 mod endings;
 mod h2;
 mod lab;
+mod mirrors;
 mod mtls;
 mod requests;
 mod smuggling;

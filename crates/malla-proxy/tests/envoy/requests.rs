@@ -54,6 +54,7 @@ pub(crate) const PLAIN_PATHS: &[&str] = &[
     "/retry/flaky/429/1/d",
     "/case/ABC",
     "/idle",
+    "/sticky",
     "/tls-only",
     "/grpc-only",
     "/query",
@@ -63,6 +64,7 @@ pub(crate) const PLAIN_PATHS: &[&str] = &[
 
 /// GETs with further header lines.
 pub(crate) const PLAIN_HEADERS: &[(&str, &str)] = &[
+    ("/sticky", "cookie: other=1; stick=\"mine\""),
     ("/cluster-header", "x-cluster: backend"),
     ("/cluster-header", "x-cluster: nope"),
     ("/header-match", "x-kind: a"),
