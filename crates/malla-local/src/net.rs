@@ -23,6 +23,7 @@ mod ruleset;
 
 pub use addresses::{AddressPool, PoolExhausted};
 pub use dial::ClusterDial;
+pub(crate) use egress::reset;
 pub use egress::{EGRESS_PORT, Egress};
 pub use links::{LinkError, NodeNetwork, PodNetwork};
 pub use namespace::{Namespace, NamespaceThread};

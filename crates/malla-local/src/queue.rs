@@ -9,9 +9,11 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
+use tokio_util::time::DelayQueue;
 
 /// First and longest pause after a failure: those of Kubernetes' controllers are 5 ms and 1000 s;
 /// a person waits for this cluster.
@@ -114,19 +116,24 @@ impl<K: Ord + Clone + Display + Send + Sync + 'static> Queue<K> {
         AbortOnDropHandle::new(tokio::spawn(async move {
             let work = Arc::new(work);
             let mut running = JoinSet::new();
+            let mut later = DelayQueue::new();
             loop {
-                while running.len() >= workers {
-                    running.join_next().await;
+                tokio::select! {
+                    Some(done) = running.join_next() => if let Ok(Some((key, pause))) = done {
+                        later.insert(key, pause);
+                    },
+                    Some(due) = later.next() => self.add(due.into_inner()),
+                    key = self.next(), if running.len() < workers => {
+                        let (queue, work) = (Arc::clone(&self), Arc::clone(&work));
+                        running.spawn(async move { queue.work_one(name, key, &*work).await });
+                    }
                 }
-                let key = self.next().await;
-                let (queue, work) = (Arc::clone(&self), Arc::clone(&work));
-                running.spawn(async move { queue.work_one(name, key, &*work).await });
-                while running.try_join_next().is_some() {}
             }
         }))
     }
 
-    async fn work_one<E, F, W>(self: Arc<Self>, name: &'static str, key: K, work: &W)
+    /// Works on a key; says if and when it wants to be looked at again.
+    async fn work_one<E, F, W>(&self, name: &'static str, key: K, work: &W) -> Option<(K, Duration)>
     where
         E: Display + Send,
         F: Future<Output = Result<Next, E>> + Send,
@@ -135,28 +142,19 @@ impl<K: Ord + Clone + Display + Send + Sync + 'static> Queue<K> {
         let result = work(key.clone()).await;
         self.done(&key);
         let pause = match result {
-            Ok(Next::Done) => {
+            Ok(next) => {
                 self.state().failures.remove(&key);
-                return;
-            }
-            Ok(Next::After(pause)) => {
-                self.state().failures.remove(&key);
-                pause
+                match next {
+                    Next::Done => return None,
+                    Next::After(pause) => pause,
+                }
             }
             Err(error) => {
                 tracing::debug!(controller = name, %key, %error, "will try again");
                 self.failed(&key)
             }
         };
-        // The pause must not occupy a worker.
-        let queue = Arc::downgrade(&self);
-        let later = async move {
-            tokio::time::sleep(pause).await;
-            if let Some(queue) = queue.upgrade() {
-                queue.add(key);
-            }
-        };
-        drop(tokio::spawn(later));
+        Some((key, pause))
     }
 }
 

@@ -24,6 +24,8 @@ use crate::queue::{Next, Queue};
 
 const COMPONENT: &str = "deployment-controller";
 const WORKERS: usize = 8;
+/// Larger sizes count as this: no machine runs them, and sums stay in range.
+const LARGEST: i32 = 1_000_000;
 /// `revisionHistoryLimit` when it is not set.
 const DEFAULT_HISTORY: i32 = 10;
 
@@ -104,7 +106,7 @@ impl View {
     }
 
     fn desired(&self) -> i32 {
-        self.spec.replicas.unwrap_or(1)
+        self.spec.replicas.unwrap_or(1).clamp(0, LARGEST)
     }
 
     fn limits(&self) -> Limits {
@@ -150,7 +152,7 @@ impl View {
 fn numbers(set: &Value) -> Set {
     let number = |pointer: &str| {
         let value = set.pointer(pointer).and_then(Value::as_i64).unwrap_or(0);
-        i32::try_from(value).unwrap_or(i32::MAX)
+        i32::try_from(value).unwrap_or(LARGEST).clamp(0, LARGEST)
     };
     Set {
         replicas: number("/spec/replicas"),

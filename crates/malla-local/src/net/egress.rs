@@ -99,7 +99,7 @@ async fn relay(mut pod: TcpStream, own: SocketAddr) -> io::Result<()> {
 }
 
 /// Makes the coming close a reset: the nearest to "refused" once a connection was accepted.
-fn reset(stream: &TcpStream) {
+pub(crate) fn reset(stream: &TcpStream) {
     if let Err(error) = SockRef::from(stream).set_linger(Some(Duration::ZERO)) {
         tracing::trace!(%error, "a connection is closed instead of reset");
     }

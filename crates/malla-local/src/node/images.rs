@@ -54,6 +54,22 @@ impl Image {
     }
 }
 
+impl Image {
+    /// The key and value of this entry in the table's ConfigMap.
+    pub fn entry(&self) -> Result<(String, String), serde_json::Error> {
+        // Keys allow few characters; the hash keeps patterns apart that differ in others.
+        let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
+        let name: String = self.image.chars().map(plain).take(200).collect();
+        let hash = self.image.bytes().fold(0x811c_9dc5_u32, |state, byte| {
+            (state ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+        });
+        Ok((
+            format!("{}.{hash:08x}", name.trim_matches('-')),
+            serde_json::to_string(self)?,
+        ))
+    }
+}
+
 /// The table of images; what it holds can change at any time.
 #[derive(Debug)]
 pub(crate) struct Images {
@@ -203,6 +219,18 @@ mod tests {
         assert!(glob("a*b*c", "aXbYbZc"));
         assert!(!glob("ab*ba", "aba"));
         assert!(glob("*", ""));
+    }
+
+    #[test]
+    fn an_entry_reads_back_as_it_was_written() {
+        let image = Image::new("ghcr.io/acme/*:v1", &["run", "it"]);
+        let (key, value) = image.entry().unwrap();
+        assert!(key.starts_with("ghcr-io-acme---v1."), "{key}");
+        assert_ne!(key, Image::new("ghcr.io/acme/?:v1", &[]).entry().unwrap().0);
+        let images = Images::new(Vec::new());
+        let complaints = images.edit(Some(&json!({"data": {key: value}})));
+        assert!(complaints.is_empty(), "{complaints:?}");
+        assert_eq!(images.find("ghcr.io/acme/cart:v1"), Some(image));
     }
 
     #[test]

@@ -18,8 +18,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::view::{PortView, ServiceView};
 use crate::events::{Recorder, Severity, Subject};
-use crate::net::Namespace;
 use crate::net::rules::Transport;
+use crate::net::{Namespace, reset};
 use crate::object::Key;
 
 /// Annotation that says where a LoadBalancer Service is reached: `80=127.0.0.1:8080,…`.
@@ -337,7 +337,10 @@ async fn relay(mut client: TcpStream, node: &Namespace, to: SocketAddr) {
                 tracing::trace!(%error, %to, "a published connection broke off");
             }
         }
-        Err(error) => tracing::debug!(%error, %to, "a published port's service cannot be reached"),
+        Err(error) => {
+            tracing::debug!(%error, %to, "a published port's service cannot be reached");
+            reset(&client);
+        }
     }
 }
 

@@ -7,6 +7,8 @@
 
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use super::LARGEST;
+
 /// One ReplicaSet, as the arithmetic sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Set {
@@ -54,7 +56,7 @@ impl Limits {
 
 fn pods_of(value: &IntOrString, desired: i32, round_up: bool) -> i32 {
     match value {
-        IntOrString::Int(number) => (*number).max(0),
+        IntOrString::Int(number) => (*number).clamp(0, LARGEST),
         IntOrString::String(text) => {
             let percent: i64 = text.trim_end_matches('%').parse().unwrap_or(0);
             let share = i64::from(desired).saturating_mul(percent.max(0));
@@ -63,7 +65,7 @@ fn pods_of(value: &IntOrString, desired: i32, round_up: bool) -> i32 {
             } else {
                 share / 100
             };
-            i32::try_from(rounded).unwrap_or(i32::MAX)
+            i32::try_from(rounded).unwrap_or(LARGEST).min(LARGEST)
         }
     }
 }

@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::Container;
 use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
 use tokio::net::unix::pipe;
+use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use crate::events::Severity;
@@ -65,6 +66,7 @@ pub(in crate::node) struct Running {
     /// With `stdin: true`: where attached clients write to.
     pub(in crate::node) stdin: Mutex<Option<pipe::Sender>>,
     pub(in crate::node) terminal: Option<Terminal>,
+    _pump: AbortOnDropHandle<()>,
 }
 
 /// Starts `container` for the `run`th time.
@@ -142,18 +144,21 @@ async fn spawn(
         .map(Terminal::new)
         .transpose()
         .map_err(fail)?;
-    let pump = Arc::clone(&log);
+    let written = Arc::clone(&log);
     let reading = terminal.clone();
     let (out, err) = (pipes.out, pipes.err);
-    // Ends with the last holder of the streams, which does not outlive the container.
-    drop(tokio::spawn(async move {
+    // Ends by itself with the last holder of the streams.
+    let pump = AbortOnDropHandle::new(tokio::spawn(async move {
         match reading {
-            Some(terminal) => pump.pump(terminal, Stream::Out).await,
+            Some(terminal) => written.pump(terminal, Stream::Out).await,
             None => {
-                tokio::join!(pump.pump(out, Stream::Out), pump.pump(err, Stream::Err));
+                tokio::join!(
+                    written.pump(out, Stream::Out),
+                    written.pump(err, Stream::Err)
+                );
             }
         }
-        pump.close();
+        written.close();
     }));
     Ok(Running {
         id: new_id(),
@@ -163,6 +168,7 @@ async fn spawn(
         command: spec.command,
         stdin: Mutex::new(pipes.stdin),
         terminal,
+        _pump: pump,
     })
 }
 
