@@ -1,2 +1,40 @@
-//! placeholder
-fn main() {}
+//! The `malla` binary: reads the command line and the environment, wires the crates, nothing else.
+
+mod cli;
+mod cmd;
+mod demo;
+mod output;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::cli::{Cli, Command};
+use crate::output::Output;
+
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+fn main() -> ExitCode {
+    let mut out = Output::new();
+    let result = match Cli::parse().command {
+        Command::Demo(args) => cmd::demo::run(args, &mut out),
+        Command::Local(args) => cmd::local::run(args, &mut out),
+        Command::Control(args) => cmd::control::run(args),
+        Command::Proxy(args) => cmd::proxy::run(args, &mut out),
+        Command::Init(args) => cmd::init::run(args, &mut out).map(|()| ExitCode::SUCCESS),
+        Command::Analyze(args) => cmd::analyze::run(args, &mut out),
+        Command::Completion { shell } => {
+            out.text(&cli::completion(shell));
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Version => {
+            out.text(&format!("malla {}\n", env!("CARGO_PKG_VERSION")));
+            Ok(ExitCode::SUCCESS)
+        }
+    };
+    result.unwrap_or_else(|error| {
+        out.error(&error);
+        ExitCode::FAILURE
+    })
+}

@@ -61,7 +61,7 @@ fn children(source: &Source) -> Vec<PathBuf> {
         .file_stem()
         .and_then(|s| s.to_str())
         .unwrap_or_default();
-    let own = if is_root(&source.path) {
+    let own = if is_root(&source.path) || stem == "mod" {
         folder.to_owned()
     } else {
         folder.join(stem)

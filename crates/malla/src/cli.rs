@@ -1,0 +1,67 @@
+//! The command line.
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+use crate::cmd::{analyze, control, demo, init, local, proxy};
+
+/// A service mesh in one binary: Istio's API, Envoy's xDS, its own data plane.
+#[derive(Debug, Parser)]
+#[command(
+    name = "malla",
+    version,
+    about,
+    propagate_version = true,
+    after_help = "Start here: malla demo"
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Demo(demo::DemoArgs),
+    Local(local::LocalArgs),
+    Control(control::ControlArgs),
+    Proxy(proxy::ProxyArgs),
+    Init(init::InitArgs),
+    Analyze(analyze::AnalyzeArgs),
+    /// Print a completion script for a shell.
+    Completion {
+        shell: clap_complete::Shell,
+    },
+    /// Print the version.
+    Version,
+}
+
+/// The completion script of a shell.
+pub(crate) fn completion(shell: clap_complete::Shell) -> String {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "malla", &mut script);
+    String::from_utf8_lossy(&script).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_shows_examples() {
+        for command in Cli::command()
+            .get_subcommands()
+            .filter(|c| !["completion", "version", "help"].contains(&c.get_name()))
+        {
+            let help = command.clone().render_long_help().to_string();
+            assert!(
+                help.contains("Example"),
+                "malla {} --help has no example",
+                command.get_name()
+            );
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! One file per command: its arguments, and what it hands to which crate.
+
+pub(crate) mod analyze;
+pub(crate) mod control;
+pub(crate) mod demo;
+pub(crate) mod init;
+pub(crate) mod local;
+pub(crate) mod proxy;
