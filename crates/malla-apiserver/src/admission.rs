@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::core::Core;
 use crate::error::ApiError;
 use crate::rest::{Cx, Target};
-pub(crate) use hook::Hooks;
+pub(crate) use hook::{Hooks, MUTATING, VALIDATING, check};
 
 /// The verbs webhooks see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +33,8 @@ pub(crate) struct Review<'a> {
     pub(crate) old: Option<Arc<Value>>,
     /// `CreateOptions`, `UpdateOptions`, `DeleteOptions`.
     pub(crate) options: Value,
+    /// The kind of the object under review, where it is not the resource's own (`PodExecOptions`).
+    pub(crate) object_kind: Option<&'static str>,
 }
 
 impl Operation {
@@ -65,6 +67,7 @@ impl<'a> Review<'a> {
             name,
             subresource,
             old: None,
+            object_kind: None,
             options: json!({"kind": kind, "apiVersion": "meta.k8s.io/v1"}),
         }
     }

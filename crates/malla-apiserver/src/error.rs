@@ -223,12 +223,12 @@ impl ApiError {
 
     /// 405.
     pub fn method_not_allowed(group_resource: &str, action: &str) -> Self {
-        let _ = group_resource;
-        Self::new(
-            Reason::MethodNotAllowed,
-            format!("the server does not allow this method on the requested resource ({action})"),
-        )
-        .with_details(json!({}))
+        let subject = match group_resource {
+            "" => "this path".to_owned(),
+            resource => format!("resources of kind {resource:?}"),
+        };
+        let message = format!("{action} is not supported on {subject}");
+        Self::new(Reason::MethodNotAllowed, message).with_details(json!({}))
     }
 
     /// 422: `kind` is the object's kind, e.g. `Deployment`.

@@ -3,6 +3,7 @@
 mod accept;
 mod body;
 mod json;
+mod options;
 mod path;
 mod pod;
 mod protobuf;
@@ -10,11 +11,14 @@ mod query;
 mod resource;
 mod respond;
 mod socket;
+mod subresource;
 mod watch;
 
 use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use http::{Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use serde_json::json;
@@ -51,7 +55,13 @@ pub(crate) async fn handle(
     sessions: TaskTracker,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
-    let answer = answer(core, certified, stopping, sessions, request).await;
+    let answer = AssertUnwindSafe(answer(core, certified, stopping, sessions, request));
+    let answer = answer.catch_unwind().await.unwrap_or_else(|_| {
+        // The panic's own text is in the log already. Other requests of this connection go on.
+        Err(ApiError::internal(
+            "a bug in the server; its log has the place",
+        ))
+    });
     Ok(answer.unwrap_or_else(|error| respond::error(&error)))
 }
 

@@ -1,10 +1,12 @@
-//! Removes the objects of a CRD that is being deleted, then lets the CRD go.
+//! Housekeeping: removes the objects of a CRD that is being deleted, then lets the CRD go; forgets old Events.
 //!
 //! It holds the core only while it works, so that dropping the last server closes the store.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use futures_util::future::join_all;
+use malla_apimachinery::meta::ObjectKey;
 use serde_json::Value;
 
 use crate::auth::User;
@@ -15,10 +17,14 @@ use crate::kinds::CUSTOM_RESOURCE_DEFINITIONS;
 use crate::registry::{CRDS, Served};
 use crate::rest::intent::Intent;
 use crate::rest::read::ListOptions;
-use crate::rest::{Cx, Target, delete, read, update};
-use crate::store::{Cursor, Position};
+use crate::rest::{Cx, Target, delete, events, read, update};
+use crate::store::{Cursor, Expect, Position, Write};
 use crate::strategy::crd::CLEANUP;
 
+/// kube-apiserver's `--event-ttl`: one hour.
+const EVENT_TTL_SECONDS: i64 = 3600;
+/// How often old Events are looked for.
+const EVENTS_EVERY: Duration = Duration::from_secs(60);
 /// How long objects with finalizers of their own are waited for before looking again.
 const AGAIN: Duration = Duration::from_millis(500);
 
@@ -30,12 +36,14 @@ pub(crate) async fn run(core: Weak<Core>) {
     loop {
         let Some(strong) = core.upgrade() else { return };
         let waiting = sweep(&strong).await;
+        forget_events(&strong).await;
         drop(strong);
         if waiting {
             tokio::time::sleep(AGAIN).await;
             continue;
         }
-        news.changed().await;
+        // Woken by a change of the CRDs, or to look at the Events again.
+        let _ = tokio::time::timeout(EVENTS_EVERY, news.changed()).await;
         while let Position::Changes(_) = news.step() {}
     }
 }
@@ -44,6 +52,43 @@ fn follow(core: &Weak<Core>) -> Option<Cursor> {
     let core = core.upgrade()?;
     let version = core.store.read().version();
     core.store.follow(&CRDS.into(), version)
+}
+
+/// Removes Events nothing was added to for [`EVENT_TTL_SECONDS`], without ceremony, as kube-apiserver's leases do.
+async fn forget_events(core: &Core) {
+    let horizon = core.now().as_second().saturating_sub(EVENT_TTL_SECONDS);
+    let old: Vec<(ObjectKey, u64)> = {
+        let world = core.store.read();
+        let all = world.range(events::CORE, None, None);
+        let old = all.filter(|(_, stored)| last_seen(&stored.object) < horizon);
+        old.map(|(key, stored)| (key.clone(), stored.version))
+            .collect()
+    };
+    let resource: Arc<str> = events::CORE.into();
+    let removals = old.into_iter().map(|(key, version)| Write {
+        resource: resource.clone(),
+        key,
+        expect: Expect::Version(version),
+        object: None,
+    });
+    for result in join_all(removals.map(|write| core.store.write(write))).await {
+        // One that changed meanwhile is not old; the disk's trouble is told by the store.
+        let _ = result;
+    }
+}
+
+fn last_seen(event: &Value) -> i64 {
+    let times = [
+        &event["lastTimestamp"],
+        &event["series"]["lastObservedTime"],
+        &event["eventTime"],
+        &event["metadata"]["creationTimestamp"],
+    ];
+    let seconds = times.iter().filter_map(|time| {
+        let time: jiff::Timestamp = time.as_str()?.parse().ok()?;
+        Some(time.as_second())
+    });
+    seconds.max().unwrap_or(i64::MAX)
 }
 
 /// Cleans up after every CRD that is going; tells whether some must be looked at again.
@@ -113,5 +158,31 @@ async fn release(core: &Core, crd: &Value, cx: &mut Cx) -> Result<(), ApiError> 
     match update::update(core, &target, None, &Intent::Replace(next), cx).await {
         Err(error) if !error.is_conflict() && !error.is_not_found() => Err(error),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::last_seen;
+
+    #[test]
+    fn an_event_is_as_old_as_its_last_sighting() {
+        let check = |event: Value, want: &str| {
+            let want: jiff::Timestamp = want.parse().unwrap();
+            assert_eq!(last_seen(&event), want.as_second(), "{event}");
+        };
+        let made = json!({"creationTimestamp": "2026-01-01T00:00:00Z"});
+        check(json!({"metadata": made}), "2026-01-01T00:00:00Z");
+        check(
+            json!({"metadata": made, "lastTimestamp": "2026-01-01T01:00:00Z"}),
+            "2026-01-01T01:00:00Z",
+        );
+        check(
+            json!({"metadata": made, "lastTimestamp": null, "series": {"lastObservedTime": "2026-01-02T00:00:00.5Z"}}),
+            "2026-01-02T00:00:00Z",
+        );
+        assert_eq!(last_seen(&json!({})), i64::MAX, "what has no time is kept");
     }
 }

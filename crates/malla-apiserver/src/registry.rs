@@ -13,6 +13,7 @@ use malla_apimachinery::kind::ResourceKind;
 use serde_json::Value;
 
 use crate::openapi::Documents;
+use crate::rest::events;
 
 /// Group resource of CRDs in the store.
 pub(crate) const CRDS: &str = "customresourcedefinitions.apiextensions.k8s.io";
@@ -84,12 +85,22 @@ impl Registry {
             let key = (kind.group.clone(), kind.plural.clone());
             by_resource.entry(key).or_default().push(kind);
         }
-        let families = by_resource
+        let mut families: BTreeMap<_, _> = by_resource
             .into_iter()
-            .filter_map(|(key, kinds)| Some((key, Arc::new(Family::new(kinds, None)?))))
+            .filter_map(|(key, kinds)| Some((key, Family::new(kinds, None)?)))
             .collect();
+        // The two Events are one resource with two faces.
+        let face = |group: &str| (group.to_owned(), events::CORE.to_owned());
+        let core = families.get(&face("")).map(|core| core.storage.clone());
+        if let (Some(core), Some(other)) = (core, families.get_mut(&face(events::GROUP))) {
+            other.group_resource = events::CORE.into();
+            other.storage = core;
+        }
+        let families = families.into_iter();
         Self {
-            families,
+            families: families
+                .map(|(key, family)| (key, Arc::new(family)))
+                .collect(),
             documents: OnceLock::new(),
         }
     }
@@ -172,8 +183,8 @@ impl Registry {
     /// All groups with their served versions.
     pub(crate) fn groups(&self) -> Vec<GroupVersions> {
         let mut groups: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-        for family in self.families.values() {
-            let versions = groups.entry(&family.storage.group).or_default();
+        for ((group, _), family) in &self.families {
+            let versions = groups.entry(group).or_default();
             for kind in family.versions.iter().filter(|kind| kind.served) {
                 if !versions.contains(&kind.version) {
                     versions.push(kind.version.clone());

@@ -5,6 +5,7 @@
 
 pub(crate) mod create;
 pub(crate) mod delete;
+pub(crate) mod events;
 pub(crate) mod intent;
 pub(crate) mod read;
 pub(crate) mod scale;
@@ -91,18 +92,25 @@ impl Target {
 
     /// A stored object as this version shows it.
     pub(crate) fn shown(&self, stored: &Arc<Value>) -> Arc<Value> {
-        if self.family.versions.len() == 1 || stored["apiVersion"] == self.kind.api_version() {
+        if stored["apiVersion"] == self.kind.api_version() {
             return stored.clone();
         }
         let mut object = Value::clone(stored);
-        crd::convert(&mut object, &self.kind);
+        self.convert(&mut object, &self.kind);
         Arc::new(object)
     }
 
     /// An object of this version as it is stored.
     pub(crate) fn to_storage(&self, mut object: Value) -> Value {
-        crd::convert(&mut object, &self.family.storage);
+        self.convert(&mut object, &self.family.storage);
         object
+    }
+
+    fn convert(&self, object: &mut Value, to: &ResourceKind) {
+        if &*self.family.group_resource == events::CORE {
+            return events::convert(object, to);
+        }
+        crd::convert(object, to);
     }
 }
 

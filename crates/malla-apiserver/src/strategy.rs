@@ -6,8 +6,10 @@ pub(crate) mod namespace;
 pub(crate) mod pod;
 pub(crate) mod service;
 
+use malla_apimachinery::error::FieldError;
 use serde_json::Value;
 
+use crate::admission::{self, MUTATING, VALIDATING};
 use crate::core::Core;
 use crate::error::ApiError;
 use crate::registry::CRDS;
@@ -21,6 +23,7 @@ pub(crate) enum Strategy {
     Pod,
     Service,
     Crd,
+    Webhooks,
 }
 
 impl Strategy {
@@ -31,6 +34,7 @@ impl Strategy {
             "pods" => Self::Pod,
             "services" => Self::Service,
             CRDS => Self::Crd,
+            MUTATING | VALIDATING => Self::Webhooks,
             _ => Self::Plain,
         }
     }
@@ -40,7 +44,7 @@ impl Strategy {
         match self {
             Self::Namespace => namespace::begin_create(object),
             Self::Pod => pod::begin_create(object),
-            Self::Plain | Self::Service | Self::Crd => {}
+            _ => {}
         }
     }
 
@@ -49,7 +53,7 @@ impl Strategy {
         match self {
             Self::Namespace => namespace::begin_update(old, new, subresource),
             Self::Service if subresource.is_none() => service::begin_update(old, new),
-            Self::Plain | Self::Pod | Self::Service | Self::Crd => {}
+            _ => {}
         }
     }
 
@@ -62,7 +66,15 @@ impl Strategy {
     ) -> Result<(), ApiError> {
         match self {
             Self::Pod => pod::admit(core, target, object).await,
-            Self::Plain | Self::Namespace | Self::Service | Self::Crd => Ok(()),
+            _ => Ok(()),
+        }
+    }
+
+    /// What is wrong with an object beyond its schema.
+    pub(crate) fn validate(self, object: &Value) -> Vec<FieldError> {
+        match self {
+            Self::Webhooks => admission::check(object),
+            _ => Vec::new(),
         }
     }
 
@@ -75,7 +87,7 @@ impl Strategy {
     ) -> Result<Option<service::Held>, ApiError> {
         match self {
             Self::Service => service::allocate(core, old, object).map(Some),
-            Self::Plain | Self::Namespace | Self::Pod | Self::Crd => Ok(None),
+            _ => Ok(None),
         }
     }
 
@@ -97,7 +109,7 @@ impl Strategy {
     pub(crate) fn grace_period(self, object: &Value, requested: Option<u64>) -> u64 {
         match self {
             Self::Pod => pod::grace_period(object, requested),
-            Self::Plain | Self::Namespace | Self::Service | Self::Crd => 0,
+            _ => 0,
         }
     }
 
@@ -106,7 +118,7 @@ impl Strategy {
         match self {
             Self::Namespace => namespace::mark_deleted(object),
             Self::Crd => crd::mark_deleted(core, object),
-            Self::Plain | Self::Pod | Self::Service => {}
+            _ => {}
         }
     }
 }

@@ -11,6 +11,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::Uri;
 use malla_apimachinery::condition::Condition;
+use malla_apimachinery::error::FieldError;
 use malla_apimachinery::selector::LabelSelector;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -22,10 +23,10 @@ use crate::core::Core;
 use crate::outside::DialTarget;
 
 /// Group resources of the two configurations.
-pub(super) const MUTATING: &str = "mutatingwebhookconfigurations.admissionregistration.k8s.io";
-pub(super) const VALIDATING: &str = "validatingwebhookconfigurations.admissionregistration.k8s.io";
+pub(crate) const MUTATING: &str = "mutatingwebhookconfigurations.admissionregistration.k8s.io";
+pub(crate) const VALIDATING: &str = "validatingwebhookconfigurations.admissionregistration.k8s.io";
 /// Variables of match conditions. Kubernetes' `authorizer` is not offered: expressions that use it do not compile.
-pub(crate) const VARIABLES: [&str; 3] = ["object", "oldObject", "request"];
+const VARIABLES: [&str; 3] = ["object", "oldObject", "request"];
 /// `timeoutSeconds` of v1.
 const DEFAULT_TIMEOUT: u64 = 10;
 
@@ -138,6 +139,35 @@ impl Hook {
             endpoint: endpoint(&hook["clientConfig"], seconds),
         }
     }
+}
+
+/// What is wrong with a configuration, beyond its schema.
+pub(crate) fn check(configuration: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let hooks = configuration["webhooks"].as_array().into_iter().flatten();
+    for (index, hook) in hooks.enumerate() {
+        let conditions = hook["matchConditions"].as_array().into_iter().flatten();
+        for (number, one) in conditions.enumerate() {
+            if let (_, Err(why)) = condition(one) {
+                let path = format!("webhooks[{index}].matchConditions[{number}].expression");
+                let detail = format!("compilation failed: {why}");
+                errors.push(FieldError::invalid(
+                    &path,
+                    one["expression"].clone(),
+                    detail,
+                ));
+            }
+        }
+        let bundle = &hook["clientConfig"]["caBundle"];
+        // An empty bundle is filled in later by whoever has the certificate.
+        if bundle.as_str().is_some_and(|bundle| !bundle.is_empty())
+            && let Err(why) = tls(bundle)
+        {
+            let path = format!("webhooks[{index}].clientConfig.caBundle");
+            errors.push(FieldError::invalid(&path, bundle.clone(), why));
+        }
+    }
+    errors
 }
 
 fn condition(condition: &Value) -> (String, Result<Condition, String>) {

@@ -206,6 +206,10 @@ impl Invocation {
             false if &**review.target.resource() == "namespaces" => review.name,
             false => "",
         };
+        if let Some(kind) = review.object_kind {
+            request["kind"]["kind"] = kind.into();
+            request["requestKind"]["kind"] = kind.into();
+        }
         for (field, value) in [
             ("subResource", review.subresource.unwrap_or("")),
             ("requestSubResource", review.subresource.unwrap_or("")),

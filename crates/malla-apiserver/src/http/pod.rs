@@ -6,10 +6,11 @@ use futures_util::TryStreamExt;
 use http::{Method, Request, Response};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::respond::{self, Body};
-use super::{Exchange, socket};
+use super::{Exchange, options, socket};
+use crate::admission::{self, Operation, Review};
 use crate::error::{ApiError, Reason};
 use crate::outside::{ExecOptions, LogOptions, NodeRuntime};
 use crate::rest::{Target, read};
@@ -30,6 +31,7 @@ pub(super) async fn serve(
         ("exec" | "attach", &(Method::GET | Method::POST)) => {
             let options = exec_options(&exchange, &target, &pod, subresource == "exec")?;
             let node = node(&exchange, &target, &pod)?;
+            admit(&exchange, &target, subresource, &options).await?;
             let session = match subresource {
                 "exec" => socket::Work::Exec(options),
                 _ => socket::Work::Attach(options),
@@ -46,6 +48,27 @@ pub(super) async fn serve(
             exchange.method.as_str(),
         )),
     }
+}
+
+/// Lets webhooks refuse the connection (operation `CONNECT`).
+async fn admit(
+    exchange: &Exchange,
+    target: &Target,
+    subresource: &str,
+    options: &ExecOptions,
+) -> Result<(), ApiError> {
+    let kind = match subresource {
+        "exec" => "PodExecOptions",
+        _ => "PodAttachOptions",
+    };
+    let object = json!({
+        "kind": kind, "apiVersion": "v1", "container": options.container, "command": options.command,
+        "stdin": options.stdin, "stdout": options.stdout, "stderr": options.stderr, "tty": options.tty,
+    });
+    let mut cx = options::cx(exchange, target)?;
+    let mut review = Review::new(target, Operation::Connect, &target.name, Some(subresource));
+    review.object_kind = Some(kind);
+    admission::validate(&exchange.core, &review, Some(&object), &mut cx).await
 }
 
 async fn log(

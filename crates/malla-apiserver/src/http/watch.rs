@@ -23,7 +23,6 @@ pub(super) fn serve(
     list: ListOptions,
 ) -> Result<Response<Body>, ApiError> {
     let (form, _) = exchange.accept.negotiate()?;
-    let query = &exchange.query;
     let options = options(exchange, list)?;
     let lines = Lines {
         form,
@@ -37,7 +36,6 @@ pub(super) fn serve(
     let stopping = exchange.stopping.clone();
     let lines = lines.take_until(async move { stopping.cancelled_owned().await });
     let frames = lines.map(|line| Ok(Frame::data(Bytes::from(line))));
-    let _ = query;
     Ok(respond::stream(
         "application/json",
         StreamBody::new(frames).boxed_unsync(),

@@ -77,7 +77,8 @@ async fn attempt(
     let review = Review::new(target, Operation::Create, &name, None);
     admission::mutate(core, &review, &mut object, cx).await?;
     renormalise(kind, &mut object)?;
-    let errors = kind.validate_create(&object);
+    let mut errors = kind.validate_create(&object);
+    errors.extend(strategy.validate(&object));
     if !errors.is_empty() {
         return Err(ApiError::invalid(&kind.group, &kind.kind, &name, &errors));
     }

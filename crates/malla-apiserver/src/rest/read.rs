@@ -138,7 +138,8 @@ fn page<'a>(
     version: u64,
     items: impl Iterator<Item = (&'a ObjectKey, &'a Stored)>,
 ) -> Page {
-    let mut matching = items.filter(|(_, stored)| options.matches(&stored.object));
+    let shown = items.map(|(key, stored)| (key, target.shown(&stored.object)));
+    let mut matching = shown.filter(|(_, object)| options.matches(object));
     let mut page = Page {
         items: Vec::new(),
         version,
@@ -148,10 +149,10 @@ fn page<'a>(
     let limit = options.limit.unwrap_or(usize::MAX);
     let mut last = None;
     while page.items.len() < limit {
-        let Some((key, stored)) = matching.next() else {
+        let Some((key, object)) = matching.next() else {
             return page;
         };
-        page.items.push(target.shown(&stored.object));
+        page.items.push(object);
         last = Some(key);
     }
     let rest = matching.count();

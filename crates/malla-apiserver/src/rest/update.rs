@@ -102,7 +102,8 @@ async fn attempt_with(
     review.old = Some(old.clone());
     admission::mutate(core, &review, new, cx).await?;
     renormalise(kind, new)?;
-    let errors = kind.validate_update(new, old);
+    let mut errors = kind.validate_update(new, old);
+    errors.extend(strategy.validate(new));
     if !errors.is_empty() {
         return Err(ApiError::invalid(
             &kind.group,

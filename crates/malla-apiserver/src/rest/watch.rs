@@ -151,18 +151,19 @@ impl Follower {
         if !namespace.is_empty() && *namespace != change.key.namespace {
             return None;
         }
-        let matches = |object: &Value| self.options.list.matches(object);
-        let before = change.old.as_ref().filter(|old| matches(&old.object));
-        let after = !change.removed && matches(&change.object);
+        let matches = |object: &Arc<Value>| self.options.list.matches(object);
         let shown = |object| self.target.shown(object);
-        match (before, after) {
-            (None, true) => Some(Event::Added(shown(&change.object))),
-            (Some(_), true) => Some(Event::Modified(shown(&change.object))),
-            (Some(_), false) if change.removed => Some(Event::Deleted(shown(&change.object))),
+        let before = change.old.as_ref().map(|old| shown(&old.object));
+        let before = before.filter(matches);
+        let now = shown(&change.object);
+        match (before, !change.removed && matches(&now)) {
+            (None, true) => Some(Event::Added(now)),
+            (Some(_), true) => Some(Event::Modified(now)),
+            (Some(_), false) if change.removed => Some(Event::Deleted(now)),
             (Some(old), false) => {
-                let mut last = Value::clone(&old.object);
+                let mut last = Value::clone(&old);
                 last["metadata"]["resourceVersion"] = change.version.to_string().into();
-                Some(Event::Deleted(shown(&Arc::new(last))))
+                Some(Event::Deleted(Arc::new(last)))
             }
             (None, false) => None,
         }

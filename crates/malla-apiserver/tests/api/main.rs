@@ -2,6 +2,8 @@
 //!
 //! Each test has a server of its own in this process. A missing `kubectl` fails the tests that need it.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod cluster;
 mod crds;
 mod http;

@@ -4,187 +4,50 @@ use futures_util::StreamExt;
 use kube::Client;
 use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, GroupVersionKind, WatchEvent};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
 use crate::watcher::client;
 
-/// One kind and the smallest object of it that is valid.
+/// One kind and the smallest object of it that is valid: a row of the table in `docs/local-cluster.md`.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Sample {
-    api_version: &'static str,
-    kind: &'static str,
-    plural: &'static str,
+    api_version: String,
+    kind: String,
+    plural: String,
+    #[serde(default)]
     namespaced: bool,
+    /// The only name an object may have here.
+    name: Option<String>,
     body: Value,
 }
 
-fn sample(
-    api_version: &'static str,
-    kind: &'static str,
-    plural: &'static str,
-    namespaced: bool,
-    body: Value,
-) -> Sample {
-    Sample {
-        api_version,
-        kind,
-        plural,
-        namespaced,
-        body,
-    }
-}
-
-/// The rows of the table in `docs/local-cluster.md`.
-fn samples() -> Vec<Sample> {
-    let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
-    let workload = json!({"spec": {"selector": {"matchLabels": {"a": "b"}}, "template": template}});
-    let webhook = json!({"webhooks": [{
-        "name": "h.example.com", "admissionReviewVersions": ["v1"], "sideEffects": "None",
-        "clientConfig": {"url": "https://127.0.0.1:1/"}, "rules": [],
-    }]});
-    let role_ref = |kind: &str| json!({"roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": "r"}});
-    vec![
-        sample("v1", "Namespace", "namespaces", false, json!({})),
-        sample("v1", "Node", "nodes", false, json!({})),
-        sample(
-            "v1",
-            "Pod",
-            "pods",
-            true,
-            json!({"spec": {"containers": [{"name": "c", "image": "i"}]}}),
-        ),
-        sample(
-            "v1",
-            "Service",
-            "services",
-            true,
-            json!({"spec": {"ports": [{"port": 80}]}}),
-        ),
-        sample("v1", "Endpoints", "endpoints", true, json!({})),
-        sample(
-            "v1",
-            "ConfigMap",
-            "configmaps",
-            true,
-            json!({"data": {"k": "v"}}),
-        ),
-        sample(
-            "v1",
-            "Secret",
-            "secrets",
-            true,
-            json!({"stringData": {"k": "v"}}),
-        ),
-        sample("v1", "ServiceAccount", "serviceaccounts", true, json!({})),
-        sample(
-            "v1",
-            "Event",
-            "events",
-            true,
-            json!({"involvedObject": {"kind": "Pod", "name": "p", "namespace": "default"}}),
-        ),
-        sample(
-            "apps/v1",
-            "Deployment",
-            "deployments",
-            true,
-            workload.clone(),
-        ),
-        sample("apps/v1", "ReplicaSet", "replicasets", true, workload),
-        sample(
-            "discovery.k8s.io/v1",
-            "EndpointSlice",
-            "endpointslices",
-            true,
-            json!({"addressType": "IPv4", "endpoints": []}),
-        ),
-        sample(
-            "coordination.k8s.io/v1",
-            "Lease",
-            "leases",
-            true,
-            json!({"spec": {"holderIdentity": "me"}}),
-        ),
-        sample(
-            "admissionregistration.k8s.io/v1",
-            "MutatingWebhookConfiguration",
-            "mutatingwebhookconfigurations",
-            false,
-            webhook.clone(),
-        ),
-        sample(
-            "admissionregistration.k8s.io/v1",
-            "ValidatingWebhookConfiguration",
-            "validatingwebhookconfigurations",
-            false,
-            webhook,
-        ),
-        sample(
-            "rbac.authorization.k8s.io/v1",
-            "Role",
-            "roles",
-            true,
-            json!({"rules": []}),
-        ),
-        sample(
-            "rbac.authorization.k8s.io/v1",
-            "ClusterRole",
-            "clusterroles",
-            false,
-            json!({"rules": []}),
-        ),
-        sample(
-            "rbac.authorization.k8s.io/v1",
-            "RoleBinding",
-            "rolebindings",
-            true,
-            role_ref("Role"),
-        ),
-        sample(
-            "rbac.authorization.k8s.io/v1",
-            "ClusterRoleBinding",
-            "clusterrolebindings",
-            false,
-            role_ref("ClusterRole"),
-        ),
-        sample(
-            "apiextensions.k8s.io/v1",
-            "CustomResourceDefinition",
-            "customresourcedefinitions",
-            false,
-            crd(),
-        ),
-        sample(
-            "example.com/v1",
-            "Thing",
-            "things",
-            true,
-            json!({"spec": {"x": 1}}),
-        ),
-    ]
-}
-
-fn crd() -> Value {
-    crd_named("samples", "Sample")
-}
-
-fn crd_named(plural: &str, kind: &str) -> Value {
-    json!({"spec": {
-        "group": "example.com", "scope": "Namespaced",
-        "names": {"plural": plural, "singular": kind.to_lowercase(), "kind": kind, "listKind": format!("{kind}List")},
-        "versions": [{"name": "v1", "served": true, "storage": true, "subresources": {"status": {}},
-            "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}}],
-    }})
-}
+/// Defines the custom kind of the last row.
+const THINGS: &str = "
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: things.example.com}
+spec:
+  group: example.com
+  scope: Namespaced
+  names: {plural: things, singular: thing, kind: Thing}
+  versions:
+  - name: v1
+    served: true
+    storage: true
+    schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
+";
 
 impl Sample {
     fn api(&self, client: Client) -> Api<DynamicObject> {
         let (group, version) = self
             .api_version
             .split_once('/')
-            .unwrap_or(("", self.api_version));
-        let kind = GroupVersionKind::gvk(group, version, self.kind);
-        let resource = ApiResource::from_gvk_with_plural(&kind, self.plural);
+            .unwrap_or(("", &self.api_version));
+        let kind = GroupVersionKind::gvk(group, version, &self.kind);
+        let resource = ApiResource::from_gvk_with_plural(&kind, &self.plural);
         if self.namespaced {
             Api::namespaced_with(client, "default", &resource)
         } else {
@@ -193,16 +56,13 @@ impl Sample {
     }
 
     fn name(&self, name: &str) -> String {
-        match self.kind {
-            "CustomResourceDefinition" => "samples.example.com".to_owned(),
-            _ => name.to_owned(),
-        }
+        self.name.clone().unwrap_or_else(|| name.to_owned())
     }
 
     fn object(&self, name: &str) -> DynamicObject {
         let mut object = self.body.clone();
-        object["apiVersion"] = self.api_version.into();
-        object["kind"] = self.kind.into();
+        object["apiVersion"] = self.api_version.clone().into();
+        object["kind"] = self.kind.clone().into();
         object["metadata"] = json!({"name": self.name(name), "labels": {"sample": "yes"}});
         serde_json::from_value(object).unwrap()
     }
@@ -211,13 +71,10 @@ impl Sample {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_kind_answers_every_verb() {
     let cluster = Cluster::start().await;
-    let mut definition = crd_named("things", "Thing");
-    definition["apiVersion"] = "apiextensions.k8s.io/v1".into();
-    definition["kind"] = "CustomResourceDefinition".into();
-    definition["metadata"] = json!({"name": "things.example.com"});
-    cluster.apply(&definition.to_string()).await;
+    cluster.apply(THINGS).await;
     let client = client(&cluster).await;
-    for sample in samples() {
+    let samples: Vec<Sample> = serde_json::from_str(include_str!("samples.json")).unwrap();
+    for sample in samples {
         let api = sample.api(client.clone());
         create_get_list_watch(&sample, &api).await;
         update_and_patch(&sample, &api).await;
@@ -226,7 +83,7 @@ async fn every_kind_answers_every_verb() {
 }
 
 async fn create_get_list_watch(sample: &Sample, api: &Api<DynamicObject>) {
-    let kind = sample.kind;
+    let kind = sample.kind.as_str();
     let selected = ListParams::default().labels("sample=yes");
     let before = api.list(&selected).await.unwrap();
     assert!(before.items.is_empty(), "{kind}");
@@ -268,7 +125,7 @@ async fn create_get_list_watch(sample: &Sample, api: &Api<DynamicObject>) {
 }
 
 async fn update_and_patch(sample: &Sample, api: &Api<DynamicObject>) {
-    let kind = sample.kind;
+    let kind = sample.kind.as_str();
     let name = sample.name("s");
     let label = |key: &str| json!({"metadata": {"labels": {key: "x"}}});
     let mut current = api.get(&name).await.unwrap();
@@ -309,7 +166,7 @@ async fn update_and_patch(sample: &Sample, api: &Api<DynamicObject>) {
         "{kind}: only custom kinds refuse"
     );
     let mut applied = label("apply");
-    applied["apiVersion"] = sample.api_version.into();
+    applied["apiVersion"] = sample.api_version.clone().into();
     applied["kind"] = kind.into();
     api.patch(&name, &PatchParams::apply("tester"), &Patch::Apply(applied))
         .await
@@ -347,7 +204,7 @@ async fn update_and_patch(sample: &Sample, api: &Api<DynamicObject>) {
 }
 
 async fn delete(sample: &Sample, api: &Api<DynamicObject>, cluster: &Cluster) {
-    let kind = sample.kind;
+    let kind = sample.kind.as_str();
     let name = sample.name("s");
     api.delete(&name, &DeleteParams::default()).await.unwrap();
     if kind == "Namespace" {

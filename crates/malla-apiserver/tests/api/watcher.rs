@@ -256,3 +256,38 @@ async fn kube_rs_execs_and_forwards_ports() {
         .unwrap();
     assert_eq!(lines.len(), 4);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_faces_of_an_event_show_the_same() {
+    let cluster = Cluster::start().await;
+    let client = client(&cluster).await;
+    let reporter = kube::runtime::events::Reporter::from("example.com/controller");
+    let recorder = kube::runtime::events::Recorder::new(client.clone(), reporter);
+    let pod = k8s_openapi::api::core::v1::ObjectReference {
+        api_version: Some("v1".to_owned()),
+        kind: Some("Pod".to_owned()),
+        name: Some("p".to_owned()),
+        namespace: Some("default".to_owned()),
+        ..Default::default()
+    };
+    let event = kube::runtime::events::Event {
+        type_: kube::runtime::events::EventType::Warning,
+        reason: "Rejected".to_owned(),
+        note: Some("host is missing".to_owned()),
+        action: "Check".to_owned(),
+        secondary: None,
+    };
+    recorder.publish(&event, &pod).await.unwrap();
+    let shown = cluster
+        .ok(&["get", "events", "--field-selector=involvedObject.name=p"])
+        .await;
+    assert!(
+        shown.contains("Rejected") && shown.contains("host is missing"),
+        "{shown}"
+    );
+    let other = cluster.json(&["events.events.k8s.io"]).await;
+    assert_eq!(other["items"][0]["note"], "host is missing");
+    assert_eq!(other["items"][0]["regarding"]["name"], "p");
+    let events = cluster.ok(&["events", "--for=pod/p"]).await;
+    assert!(events.contains("host is missing"), "{events}");
+}

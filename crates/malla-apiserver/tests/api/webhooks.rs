@@ -23,6 +23,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::cluster::Cluster;
+use crate::pods;
 
 type Answer = dyn Fn(&str, &Value) -> Value + Send + Sync;
 
@@ -386,4 +387,53 @@ async fn a_slow_webhook_is_given_up() {
     let failed = cluster.fails(&["create", "configmap", "m"]).await;
     assert!(failed.contains("no answer within 1 s"), "{failed}");
     assert!(started.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn webhooks_may_refuse_an_exec() {
+    let cluster = pods::cluster().await;
+    let hook = Hook::start(
+        |_, _| json!({"allowed": false, "status": {"message": "no shells", "code": 403}}),
+    )
+    .await;
+    let rules = json!({"rules": [{"apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods/exec"], "operations": ["CONNECT"]}]});
+    let configuration = hook.configuration("ValidatingWebhookConfiguration", "v", "/", rules);
+    cluster.apply(&configuration.to_string()).await;
+    let refused = cluster.fails(&["exec", "p", "-c", "a", "--", "sh"]).await;
+    assert!(
+        refused.contains("denied the request: no shells"),
+        "{refused}"
+    );
+    let seen = hook.seen();
+    assert_eq!(seen[0]["kind"]["kind"], "PodExecOptions");
+    assert_eq!(seen[0]["object"]["command"], json!(["sh"]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_configuration_that_cannot_work_is_refused() {
+    let cluster = Cluster::start().await;
+    let hook = Hook::start(|_, _| allow()).await;
+    let check = |extra: Value, want: &'static str| {
+        let (cluster, hook) = (&cluster, &hook);
+        async move {
+            let configuration =
+                hook.configuration("ValidatingWebhookConfiguration", "v", "/", extra);
+            let refused = cluster
+                .feed(&["apply", "-f", "-"], &configuration.to_string())
+                .await;
+            assert!(
+                !refused.ok && refused.err.contains(want),
+                "{want}: {refused:?}"
+            );
+        }
+    };
+    let condition = json!({"matchConditions": [{"name": "c", "expression": "nobody.name == 'x'"}]});
+    check(
+        condition,
+        "webhooks[0].matchConditions[0].expression: Invalid value",
+    )
+    .await;
+    let bundle = json!({"clientConfig": {"url": "https://127.0.0.1/", "caBundle": STANDARD.encode("no certificate")}});
+    check(bundle, "webhooks[0].clientConfig.caBundle: Invalid value").await;
+    check(json!({"sideEffects": "Some"}), "webhooks[0].sideEffects").await;
 }
