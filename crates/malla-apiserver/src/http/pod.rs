@@ -31,16 +31,23 @@ pub(super) async fn serve(
         ("exec" | "attach", &(Method::GET | Method::POST)) => {
             let options = exec_options(&exchange, &target, &pod, subresource == "exec")?;
             let node = node(&exchange, &target, &pod)?;
-            admit(&exchange, &target, subresource, &options).await?;
-            let session = match subresource {
-                "exec" => socket::Work::Exec(options),
-                _ => socket::Work::Attach(options),
+            let (kind, session) = match subresource {
+                "exec" => ("PodExecOptions", socket::Work::Exec(options.clone())),
+                _ => ("PodAttachOptions", socket::Work::Attach(options.clone())),
             };
+            let object = json!({
+                "kind": kind, "apiVersion": "v1", "container": options.container, "command": options.command,
+                "stdin": options.stdin, "stdout": options.stdout, "stderr": options.stderr, "tty": options.tty,
+            });
+            admit(&exchange, &target, subresource, kind, &object).await?;
             socket::upgrade(&exchange, request, node, pod, session)
         }
         ("portforward", &(Method::GET | Method::POST)) => {
             let node = node(&exchange, &target, &pod)?;
             let ports = ports(&exchange)?;
+            let kind = "PodPortForwardOptions";
+            let object = json!({"kind": kind, "apiVersion": "v1", "ports": ports});
+            admit(&exchange, &target, subresource, kind, &object).await?;
             socket::upgrade(&exchange, request, node, pod, socket::Work::Forward(ports))
         }
         _ => Err(ApiError::method_not_allowed(
@@ -50,25 +57,18 @@ pub(super) async fn serve(
     }
 }
 
-/// Lets webhooks refuse the connection (operation `CONNECT`).
+/// Lets webhooks refuse the connection (operation `CONNECT`), by the options it is asked with.
 async fn admit(
     exchange: &Exchange,
     target: &Target,
     subresource: &str,
-    options: &ExecOptions,
+    kind: &'static str,
+    object: &Value,
 ) -> Result<(), ApiError> {
-    let kind = match subresource {
-        "exec" => "PodExecOptions",
-        _ => "PodAttachOptions",
-    };
-    let object = json!({
-        "kind": kind, "apiVersion": "v1", "container": options.container, "command": options.command,
-        "stdin": options.stdin, "stdout": options.stdout, "stderr": options.stderr, "tty": options.tty,
-    });
     let mut cx = options::cx(exchange, target)?;
     let mut review = Review::new(target, Operation::Connect, &target.name, Some(subresource));
     review.object_kind = Some(kind);
-    admission::validate(&exchange.core, &review, Some(&object), &mut cx).await
+    admission::validate(&exchange.core, &review, Some(object), &mut cx).await
 }
 
 async fn log(

@@ -3,12 +3,13 @@
 //! Invariant: what is taken is what stored Services name plus what is reserved for writes under way; there is no other
 //! record that could disagree. A reservation ends when its write is visible, or failed.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipnet::Ipv4Net;
 use malla_apimachinery::error::FieldError;
+use malla_apimachinery::meta::ObjectKey;
 use rand::RngExt;
 use serde_json::{Value, json};
 
@@ -18,7 +19,20 @@ use crate::rest::create::text;
 
 /// Addresses and ports of writes under way.
 #[derive(Debug, Default)]
-pub(crate) struct Reservations(Mutex<Taken>);
+pub(crate) struct Reservations(Mutex<Pending>);
+
+#[derive(Debug, Default)]
+struct Pending {
+    next: u64,
+    writes: BTreeMap<u64, Reservation>,
+}
+
+/// What one write was given, and the Service it is for.
+#[derive(Debug)]
+struct Reservation {
+    owner: ObjectKey,
+    taken: Taken,
+}
 
 #[derive(Debug, Default, Clone)]
 struct Taken {
@@ -30,21 +44,35 @@ struct Taken {
 #[derive(Debug)]
 pub(crate) struct Held {
     all: Arc<Reservations>,
-    mine: Taken,
+    number: u64,
 }
 
 impl Reservations {
-    fn lock(&self) -> MutexGuard<'_, Taken> {
+    fn lock(&self) -> MutexGuard<'_, Pending> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Pending {
+    /// What is reserved for Services other than `owner`. Writes of one Service do not stand in each other's way: at
+    /// most one of them is stored.
+    fn of_others(&self, owner: &ObjectKey) -> impl Iterator<Item = &Taken> {
+        let others = self.writes.values();
+        let others = others.filter(move |reservation| reservation.owner != *owner);
+        others.map(|reservation| &reservation.taken)
+    }
+
+    fn add(&mut self, reservation: Reservation) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        self.writes.insert(number, reservation);
+        number
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        let mut all = self.all.lock();
-        all.addresses
-            .retain(|address| !self.mine.addresses.contains(address));
-        all.ports.retain(|port| !self.mine.ports.contains(port));
+        self.all.lock().writes.remove(&self.number);
     }
 }
 
@@ -88,35 +116,31 @@ pub(super) fn allocate(
     old: Option<&Value>,
     object: &mut Value,
 ) -> Result<Held, ApiError> {
-    let mut held = Held {
-        all: core.reservations.clone(),
-        mine: Taken::default(),
+    let owner = ObjectKey {
+        namespace: text(object, "/metadata/namespace").to_owned(),
+        name: text(object, "/metadata/name").to_owned(),
     };
-    let reservations = core.reservations.clone();
-    let mut all = reservations.lock();
-    let mut taken = stored(
-        core,
-        text(object, "/metadata/namespace"),
-        text(object, "/metadata/name"),
-    );
-    taken.addresses.extend(&all.addresses);
-    taken.ports.extend(&all.ports);
+    let mut pending = core.reservations.lock();
+    // Read under the lock: a write that ends meanwhile is still reserved.
+    let mut taken = stored(core, &owner);
+    for other in pending.of_others(&owner) {
+        taken.addresses.extend(&other.addresses);
+        taken.ports.extend(&other.ports);
+    }
+    let mut mine = Taken::default();
     let mut allocator = Allocator {
         core,
         taken: &mut taken,
-        mine: &mut held.mine,
+        mine: &mut mine,
     };
-    let result = allocator.fill(old, object);
-    all.addresses.extend(&held.mine.addresses);
-    all.ports.extend(&held.mine.ports);
-    drop(all); // Before `held` may drop, which locks.
-    match result {
-        Ok(()) => Ok(held),
-        Err(error) => {
-            let name = text(object, "/metadata/name");
-            Err(ApiError::invalid("", "Service", name, &[error]))
-        }
-    }
+    allocator
+        .fill(old, object)
+        .map_err(|error| ApiError::invalid("", "Service", &owner.name, &[error]))?;
+    let number = pending.add(Reservation { owner, taken: mine });
+    Ok(Held {
+        all: core.reservations.clone(),
+        number,
+    })
 }
 
 struct Allocator<'a> {
@@ -271,12 +295,12 @@ impl Allocator<'_> {
     }
 }
 
-/// What stored Services other than this one have.
-fn stored(core: &Core, namespace: &str, name: &str) -> Taken {
+/// What stored Services other than `owner` have.
+fn stored(core: &Core, owner: &ObjectKey) -> Taken {
     let mut taken = Taken::default();
     let world = core.store.read();
     for (key, stored) in world.range("services", None, None) {
-        if key.namespace == namespace && key.name == name {
+        if key == owner {
             continue;
         }
         let spec = &stored.object["spec"];
@@ -349,10 +373,40 @@ fn remove(object: &mut Value, fields: &[&str]) {
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
+    use std::sync::Arc;
 
     use serde_json::json;
 
-    use super::{begin_update, candidates};
+    use malla_apimachinery::meta::ObjectKey;
+
+    use super::{Held, Reservation, Reservations, Taken, begin_update, candidates};
+
+    #[test]
+    fn writes_of_one_service_share_what_is_reserved_until_the_last_has_ended() {
+        let all = Arc::new(Reservations::default());
+        let key = |name: &str| ObjectKey {
+            namespace: "default".to_owned(),
+            name: name.to_owned(),
+        };
+        let reserve = |name| {
+            let taken = Taken {
+                ports: HashSet::from([30_000]),
+                ..Taken::default()
+            };
+            let owner = key(name);
+            let number = all.lock().add(Reservation { owner, taken });
+            let all = all.clone();
+            Held { all, number }
+        };
+        let blocked = |name| all.lock().of_others(&key(name)).count() > 0;
+        let first = reserve("a");
+        let second = reserve("a");
+        assert!(!blocked("a") && blocked("b"));
+        drop(first);
+        assert!(blocked("b"), "the second write may still be stored");
+        drop(second);
+        assert!(!blocked("b"));
+    }
 
     #[test]
     fn a_range_offers_each_address_once_and_neither_end() {

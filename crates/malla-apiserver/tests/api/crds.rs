@@ -204,6 +204,35 @@ async fn several_versions_show_one_object() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_deprecated_version_warns() {
+    let cluster = cluster().await;
+    cluster.apply(WIDGET).await;
+    let old = ["get", "widgets.v1beta1.example.com", "w"];
+    assert_eq!(cluster.run(&old).await.err, "");
+    let deprecate = |text: &str| CRD.replace("name: v1beta1\n", &format!("name: v1beta1\n{text}"));
+    cluster.apply(&deprecate("    deprecated: true\n")).await;
+    let warned = cluster.run(&old).await;
+    assert!(
+        warned.ok
+            && warned
+                .err
+                .contains("Warning: example.com/v1beta1 Widget is deprecated"),
+        "{warned:?}"
+    );
+    let text = "    deprecated: true\n    deprecationWarning: use v1, it has the columns\n";
+    cluster.apply(&deprecate(text)).await;
+    let made = WIDGET
+        .replace("example.com/v1", "example.com/v1beta1")
+        .replace("name: w", "name: x");
+    let warned = cluster.feed(&["create", "-f", "-"], &made).await;
+    assert!(
+        warned.ok && warned.err.contains("Warning: use v1, it has the columns"),
+        "{warned:?}"
+    );
+    assert_eq!(cluster.run(&["get", "widget", "w"]).await.err, "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_deleted_definition_takes_its_objects_along() {
     let cluster = cluster().await;
     cluster.apply(WIDGET).await;

@@ -9,6 +9,7 @@ mod crds;
 mod http;
 mod kubectl;
 mod pods;
+mod services;
 mod tokens;
 mod verbs;
 mod watcher;

@@ -6,6 +6,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::{StreamExt, stream};
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use kube::api::LogParams;
 use malla_apiserver::outside::{
     BoxedStream, ByteStream, ExecOptions, ExecSession, Exit, LogOptions,
 };
@@ -15,6 +18,10 @@ use tokio::process::Command;
 use tokio::sync::mpsc;
 
 use crate::cluster::Cluster;
+use crate::watcher::client;
+
+/// Asking for as many lines of a log meets a bug.
+const PANICS: u64 = 13;
 
 /// Runs commands on this machine; logs are the options they were asked with.
 struct Shell;
@@ -26,6 +33,7 @@ impl NodeRuntime for Shell {
         options: LogOptions,
     ) -> BoxFuture<'_, Result<ByteStream, ApiError>> {
         Box::pin(async move {
+            assert_ne!(options.tail_lines, Some(PANICS), "a bug in the node");
             let first = Bytes::from(format!("{options:?}\n"));
             let lines = stream::iter([Ok(first)]);
             let lines: ByteStream = match options.follow {
@@ -223,6 +231,23 @@ async fn a_pod_without_a_node_says_so() {
         refused.contains("pod q does not have a host assigned"),
         "{refused}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_fails_its_own_request_only() {
+    let cluster = cluster().await;
+    let pods: Api<Pod> = Api::namespaced(client(&cluster).await, "default");
+    let bug = LogParams {
+        container: Some("a".to_owned()),
+        tail_lines: Some(PANICS.try_into().unwrap()),
+        ..LogParams::default()
+    };
+    let failed = pods.logs("p", &bug).await.unwrap_err();
+    assert!(
+        matches!(&failed, kube::Error::Api(status) if status.code == 500),
+        "an answer, not a broken connection: {failed}"
+    );
+    pods.get("p").await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

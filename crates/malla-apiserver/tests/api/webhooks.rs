@@ -24,6 +24,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::cluster::Cluster;
 use crate::pods;
+use crate::watcher;
 
 type Answer = dyn Fn(&str, &Value) -> Value + Send + Sync;
 
@@ -390,13 +391,13 @@ async fn a_slow_webhook_is_given_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn webhooks_may_refuse_an_exec() {
+async fn webhooks_may_refuse_streams() {
     let cluster = pods::cluster().await;
     let hook = Hook::start(
         |_, _| json!({"allowed": false, "status": {"message": "no shells", "code": 403}}),
     )
     .await;
-    let rules = json!({"rules": [{"apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods/exec"], "operations": ["CONNECT"]}]});
+    let rules = json!({"rules": [{"apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods/exec", "pods/attach", "pods/portforward"], "operations": ["CONNECT"]}]});
     let configuration = hook.configuration("ValidatingWebhookConfiguration", "v", "/", rules);
     cluster.apply(&configuration.to_string()).await;
     let refused = cluster.fails(&["exec", "p", "-c", "a", "--", "sh"]).await;
@@ -404,9 +405,24 @@ async fn webhooks_may_refuse_an_exec() {
         refused.contains("denied the request: no shells"),
         "{refused}"
     );
+    cluster.fails(&["attach", "p", "-c", "a"]).await;
+    let pods: kube::Api<k8s_openapi::api::core::v1::Pod> =
+        kube::Api::namespaced(watcher::client(&cluster).await, "default");
+    assert!(pods.portforward("p", &[7]).await.is_err());
     let seen = hook.seen();
-    assert_eq!(seen[0]["kind"]["kind"], "PodExecOptions");
+    let mut kinds: Vec<&Value> = seen.iter().map(|seen| &seen["kind"]["kind"]).collect();
+    kinds.dedup(); // kubectl tries SPDY when it is refused a WebSocket.
+    assert_eq!(
+        kinds,
+        [
+            "PodExecOptions",
+            "PodAttachOptions",
+            "PodPortForwardOptions"
+        ]
+    );
     assert_eq!(seen[0]["object"]["command"], json!(["sh"]));
+    let last = seen.last().unwrap();
+    assert_eq!(last["object"]["ports"], json!([7]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
