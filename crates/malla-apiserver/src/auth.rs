@@ -4,6 +4,7 @@
 //! more than ask for health and version. Credentials are checked by signature only; there is no secret to compare.
 
 mod authority;
+pub(crate) mod impersonate;
 pub(crate) mod request;
 pub(crate) mod review;
 mod token;
@@ -17,6 +18,7 @@ pub(crate) use authority::{Authority, KeysError, Names, user_of};
 pub(crate) use token::TokenKeys;
 
 const AUTHENTICATED: &str = "system:authenticated";
+const UNAUTHENTICATED: &str = "system:unauthenticated";
 const ANONYMOUS: &str = "system:anonymous";
 
 /// A proven identity, or the anonymous one.
@@ -43,7 +45,7 @@ impl User {
     pub(crate) fn anonymous() -> Self {
         Self {
             name: ANONYMOUS.to_owned(),
-            groups: vec!["system:unauthenticated".to_owned()],
+            groups: vec![UNAUTHENTICATED.to_owned()],
             ..Self::default()
         }
     }

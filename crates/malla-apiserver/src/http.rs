@@ -25,11 +25,12 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::auth::User;
+use crate::auth::{User, impersonate};
 use crate::core::Core;
 use crate::discovery;
 use crate::error::{ApiError, Reason};
 use accept::Accept;
+pub(crate) use path::percent_decode;
 use path::{Path, ResourcePath};
 use query::Query;
 use respond::Body;
@@ -73,6 +74,7 @@ async fn answer(
     mut request: Request<Incoming>,
 ) -> Result<Response<Body>, ApiError> {
     let user = authenticate(&core, certified, request.headers_mut())?;
+    let user = impersonate::effective(user, request.headers_mut())?;
     let path = Path::parse(request.uri().path())?;
     authorize(&user, &path, request.method())?;
     let exchange = Exchange {
@@ -124,7 +126,7 @@ fn meta(exchange: &Exchange, path: &Path) -> Result<Response<Body>, ApiError> {
         Path::OpenApi(path) => {
             let found = registry.documents().v3(path);
             let (body, hash) = found.ok_or_else(ApiError::no_such_path)?;
-            Ok(respond::hashed(body, hash, &exchange.headers))
+            Ok(respond::hashed(exchange, body, hash))
         }
         Path::OpenApiV2 if exchange.accept.openapi_protobuf() => Ok(respond::openapi_protobuf(
             registry.documents().v2_protobuf(),

@@ -110,7 +110,7 @@ impl Path {
 }
 
 /// Decodes `%xx`; `None` if the result is not UTF-8 or holds a NUL.
-pub(super) fn percent_decode(text: &str) -> Option<String> {
+pub(crate) fn percent_decode(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     while let Some(byte) = rest.next() {

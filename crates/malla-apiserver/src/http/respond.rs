@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use malla_apimachinery::table::IncludeObject;
@@ -76,10 +76,11 @@ pub(super) fn jwks(value: &Value) -> Response<Body> {
     )
 }
 
-/// A document that clients cache by its hash.
-pub(super) fn hashed(body: Bytes, hash: &str, request: &HeaderMap) -> Response<Body> {
+/// A document that clients cache by its hash; for ever, if they asked for this very one.
+pub(super) fn hashed(exchange: &Exchange, body: Bytes, hash: &str) -> Response<Body> {
     let tag = format!("\"{hash}\"");
-    let known = request
+    let known = exchange
+        .headers
         .get(header::IF_NONE_MATCH)
         .is_some_and(|have| have == tag.as_str());
     let mut answer = if known {
@@ -87,8 +88,13 @@ pub(super) fn hashed(body: Bytes, hash: &str, request: &HeaderMap) -> Response<B
     } else {
         response(StatusCode::OK, "application/json", full(body))
     };
+    let headers = answer.headers_mut();
     if let Ok(tag) = HeaderValue::from_str(&tag) {
-        answer.headers_mut().insert(header::ETAG, tag);
+        headers.insert(header::ETAG, tag);
+    }
+    if exchange.query.get("hash") == hash {
+        let always = HeaderValue::from_static("public, immutable, max-age=31536000");
+        headers.insert(header::CACHE_CONTROL, always);
     }
     answer
 }

@@ -78,15 +78,7 @@ impl Cluster {
         config.limits.bookmark_every = Duration::from_millis(200);
         self.server = open_again(config).await;
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, self.port)).unwrap();
-        let (stop, stopped) = oneshot::channel();
-        let server = self.server.clone();
-        self.stop = Some(stop);
-        self.serving = Some(tokio::spawn(async move {
-            let stopped = async {
-                let _ = stopped.await;
-            };
-            server.serve(vec![listener], stopped).await.unwrap();
-        }));
+        self.serve(listener);
         self
     }
 
@@ -119,14 +111,7 @@ impl Cluster {
 
     /// A kubectl command that is not started yet.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new("kubectl");
-        command
-            .arg("--kubeconfig")
-            .arg(self.kubeconfig())
-            .args(arguments)
-            .env("KUBECACHEDIR", self.directory.path().join("cache"))
-            .stdin(Stdio::null());
-        command
+        kubectl(self.path(), arguments)
     }
 
     /// Runs kubectl to its end.
@@ -174,6 +159,18 @@ impl Cluster {
         arguments.extend(what);
         serde_json::from_str(&self.ok(&arguments).await).unwrap()
     }
+}
+
+/// A kubectl command with the `kubeconfig` of a directory.
+pub(crate) fn kubectl(directory: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new("kubectl");
+    command
+        .arg("--kubeconfig")
+        .arg(directory.join("kubeconfig"))
+        .args(arguments)
+        .env("KUBECACHEDIR", directory.join("cache"))
+        .stdin(Stdio::null());
+    command
 }
 
 async fn open_again(config: Config) -> Server {

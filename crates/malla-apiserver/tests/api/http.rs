@@ -16,6 +16,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::cluster::Cluster;
+use crate::samples::{THINGS, samples};
 
 /// An answer, whole.
 pub(crate) struct Answer {
@@ -508,6 +509,36 @@ async fn answers_come_in_the_form_asked_for() {
             .starts_with(b"kind: ConfigMapList")
     );
     assert_eq!(with("image/png").await.status, 406);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn openapi_describes_every_kind() {
+    let cluster = Cluster::start().await;
+    cluster.apply(THINGS).await;
+    let index = get(&cluster, "/openapi/v3").await.json();
+    for sample in samples() {
+        let (group, version) = match sample.api_version.split_once('/') {
+            None => ("", sample.api_version.as_str()),
+            Some(parts) => parts,
+        };
+        let path = match group {
+            "" => format!("api/{version}"),
+            group => format!("apis/{group}/{version}"),
+        };
+        let url = index["paths"][&path]["serverRelativeURL"].as_str().unwrap();
+        let answer = get(&cluster, url).await;
+        let cached = answer.headers["cache-control"].to_str().unwrap();
+        assert!(cached.contains("immutable"), "{url}: {cached}");
+        let document = answer.json();
+        assert_eq!(document["openapi"], "3.0.0");
+        let schemas = document["components"]["schemas"].as_object().unwrap();
+        let gvk = json!({"group": group, "version": version, "kind": sample.kind});
+        let named = schemas.values().find(|schema| {
+            let kinds = schema["x-kubernetes-group-version-kind"].as_array();
+            kinds.is_some_and(|kinds| kinds.contains(&gvk))
+        });
+        assert!(named.is_some(), "{path}: {gvk}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,9 +6,14 @@
 
 mod cluster;
 mod crds;
+mod documented;
+mod durability;
 mod http;
 mod kubectl;
+mod nouns;
 mod pods;
+mod rollouts;
+mod samples;
 mod services;
 mod tokens;
 mod verbs;

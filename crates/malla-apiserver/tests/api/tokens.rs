@@ -184,3 +184,42 @@ async fn kubectl_auth_tells_who_and_what() {
             .contains("*.*")
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kubectl_acts_as_somebody_else() {
+    let cluster = Cluster::start().await;
+    let who = cluster
+        .ok(&["auth", "whoami", "--as=jane", "--as-group=ops"])
+        .await;
+    assert!(who.contains("jane") && who.contains("ops"), "{who}");
+    assert!(!who.contains("kubernetes-admin"), "{who}");
+    let refused = cluster
+        .fails(&["get", "--raw", "/api/v1/pods", "--as=system:anonymous"])
+        .await;
+    assert!(
+        refused.contains(r#"User "system:anonymous" cannot list resource "pods""#),
+        "{refused}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn subject_access_reviews_tell_the_policy() {
+    let cluster = Cluster::start().await;
+    let headers = [("content-type", "application/json")];
+    let ask = |spec: Value| {
+        let review = json!({
+            "apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": spec,
+        });
+        let path = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
+        let request = request(Method::POST, path, &headers, review.to_string());
+        send(&cluster, false, request)
+    };
+    let list = json!({"verb": "list", "resource": "pods", "namespace": "default"});
+    let known = ask(json!({"user": "jane", "resourceAttributes": list})).await;
+    assert_eq!(known.status, 201, "{:?}", known.body);
+    assert_eq!(known.json()["status"]["allowed"], true);
+    let stranger = ask(json!({"user": "system:anonymous", "resourceAttributes": list})).await;
+    assert_eq!(stranger.json()["status"]["allowed"], false);
+    let nobody = ask(json!({"resourceAttributes": list})).await;
+    assert_eq!(nobody.status, 400, "{:?}", nobody.body);
+}

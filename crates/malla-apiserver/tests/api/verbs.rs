@@ -1,80 +1,20 @@
 //! Every stored kind answers every verb, through kube-rs's dynamic client.
 
 use futures_util::StreamExt;
-use kube::Client;
 use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
-use kube::core::{ApiResource, GroupVersionKind, WatchEvent};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use kube::core::WatchEvent;
+use serde_json::json;
 
 use crate::cluster::Cluster;
+use crate::samples::{Sample, THINGS, samples};
 use crate::watcher::client;
-
-/// One kind and the smallest object of it that is valid: a row of the table in `docs/local-cluster.md`.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Sample {
-    api_version: String,
-    kind: String,
-    plural: String,
-    #[serde(default)]
-    namespaced: bool,
-    /// The only name an object may have here.
-    name: Option<String>,
-    body: Value,
-}
-
-/// Defines the custom kind of the last row.
-const THINGS: &str = "
-apiVersion: apiextensions.k8s.io/v1
-kind: CustomResourceDefinition
-metadata: {name: things.example.com}
-spec:
-  group: example.com
-  scope: Namespaced
-  names: {plural: things, singular: thing, kind: Thing}
-  versions:
-  - name: v1
-    served: true
-    storage: true
-    schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
-";
-
-impl Sample {
-    fn api(&self, client: Client) -> Api<DynamicObject> {
-        let (group, version) = self
-            .api_version
-            .split_once('/')
-            .unwrap_or(("", &self.api_version));
-        let kind = GroupVersionKind::gvk(group, version, &self.kind);
-        let resource = ApiResource::from_gvk_with_plural(&kind, &self.plural);
-        if self.namespaced {
-            Api::namespaced_with(client, "default", &resource)
-        } else {
-            Api::all_with(client, &resource)
-        }
-    }
-
-    fn name(&self, name: &str) -> String {
-        self.name.clone().unwrap_or_else(|| name.to_owned())
-    }
-
-    fn object(&self, name: &str) -> DynamicObject {
-        let mut object = self.body.clone();
-        object["apiVersion"] = self.api_version.clone().into();
-        object["kind"] = self.kind.clone().into();
-        object["metadata"] = json!({"name": self.name(name), "labels": {"sample": "yes"}});
-        serde_json::from_value(object).unwrap()
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_kind_answers_every_verb() {
     let cluster = Cluster::start().await;
     cluster.apply(THINGS).await;
     let client = client(&cluster).await;
-    let samples: Vec<Sample> = serde_json::from_str(include_str!("samples.json")).unwrap();
-    for sample in samples {
+    for sample in samples() {
         let api = sample.api(client.clone());
         create_get_list_watch(&sample, &api).await;
         update_and_patch(&sample, &api).await;

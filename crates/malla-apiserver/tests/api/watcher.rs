@@ -1,6 +1,7 @@
 //! kube-rs's own watcher, reflector semantics and typed clients, through restarts and compaction.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt};
@@ -21,7 +22,11 @@ use crate::pods;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) async fn client(cluster: &Cluster) -> Client {
-    let text = std::fs::read_to_string(cluster.kubeconfig()).unwrap();
+    client_of(&cluster.kubeconfig()).await
+}
+
+pub(crate) async fn client_of(kubeconfig: &Path) -> Client {
+    let text = std::fs::read_to_string(kubeconfig).unwrap();
     let kubeconfig = Kubeconfig::from_yaml(&text).unwrap();
     let options = KubeConfigOptions::default();
     let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options)
@@ -30,7 +35,7 @@ pub(crate) async fn client(cluster: &Cluster) -> Client {
     Client::try_from(config).unwrap()
 }
 
-fn map(name: &str, value: &str) -> ConfigMap {
+pub(crate) fn map(name: &str, value: &str) -> ConfigMap {
     ConfigMap {
         metadata: ObjectMeta {
             name: Some(name.to_owned()),
@@ -42,14 +47,14 @@ fn map(name: &str, value: &str) -> ConfigMap {
 }
 
 /// What a watcher knows: name to value, kept as a store would.
-struct Mirror {
+pub(crate) struct Mirror {
     now: BTreeMap<String, String>,
     events: mpsc::UnboundedReceiver<watcher::Event<ConfigMap>>,
     _task: tokio_util::task::AbortOnDropHandle<()>,
 }
 
 impl Mirror {
-    fn follow(api: Api<ConfigMap>, config: watcher::Config) -> Self {
+    pub(crate) fn follow(api: Api<ConfigMap>, config: watcher::Config) -> Self {
         let (tell, events) = mpsc::unbounded_channel();
         let task = tokio::spawn(async move {
             // Errors (the server is away, 410) are the watcher's own to recover from.
@@ -70,7 +75,7 @@ impl Mirror {
     }
 
     /// Takes events until the mirror shows exactly this.
-    async fn shows(&mut self, want: &[(&str, &str)]) {
+    pub(crate) async fn shows(&mut self, want: &[(&str, &str)]) {
         let want: BTreeMap<String, String> = want
             .iter()
             .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
