@@ -57,7 +57,7 @@ pub(super) fn upgrade(
     pod: Arc<Value>,
     work: Work,
 ) -> Result<Response<Body>, ApiError> {
-    let (key, protocol) = handshake(request.headers())?;
+    let (key, protocol) = handshake(request.headers(), &work)?;
     let upgraded = hyper::upgrade::on(&mut request);
     let stopping = exchange.stopping.clone();
     exchange.sessions.spawn(async move {
@@ -82,7 +82,7 @@ pub(super) fn upgrade(
 }
 
 /// Checks the upgrade; returns the client's key and the protocol chosen.
-fn handshake(headers: &HeaderMap) -> Result<(String, &'static str), ApiError> {
+fn handshake(headers: &HeaderMap, work: &Work) -> Result<(String, &'static str), ApiError> {
     let values = |name| {
         let values = headers.get_all(name).iter();
         let texts = values.filter_map(|value| value.to_str().ok());
@@ -93,9 +93,14 @@ fn handshake(headers: &HeaderMap) -> Result<(String, &'static str), ApiError> {
         .iter()
         .any(|word| word.to_ascii_lowercase().starts_with("spdy"))
     {
-        return Err(ApiError::bad_request(
-            "SPDY is not served: streams are WebSocket only (kubectl 1.31 and later use it; older ones need KUBECTL_REMOTE_COMMAND_WEBSOCKETS=true)",
-        ));
+        return Err(ApiError::bad_request(match work {
+            Work::Forward(_) => {
+                "SPDY is not served, so kubectl port-forward does not work: use a Service of type NodePort, or a client that forwards ports over WebSocket channels, as kube-rs does"
+            }
+            Work::Exec(_) | Work::Attach(_) => {
+                "SPDY is not served: streams are WebSocket only (kubectl 1.31 and later use it; older ones need KUBECTL_REMOTE_COMMAND_WEBSOCKETS=true)"
+            }
+        }));
     }
     if !upgrades
         .iter()

@@ -475,6 +475,33 @@ async fn watches_tell_changes_bookmarks_and_their_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_start_older_than_the_window_has_expired() {
+    let cluster = Cluster::start_with(|config| config.limits.watch_window = 8).await;
+    let mut versions = Vec::new();
+    for number in 0..12 {
+        let made = post(&cluster, MAPS, &map(&format!("m{number}")))
+            .await
+            .json();
+        let version = made["metadata"]["resourceVersion"].as_str().unwrap();
+        versions.push(version.to_owned());
+    }
+    let check = |start: String, want: u16| {
+        let cluster = &cluster;
+        async move {
+            let path = format!("{MAPS}?watch=1&timeoutSeconds=1&resourceVersion={start}");
+            let answer = get(cluster, &path).await;
+            assert_eq!(answer.status, want, "{start}");
+            answer
+        }
+    };
+    let expired = check(versions[2].clone(), 410).await;
+    assert_eq!(expired.json()["reason"], "Expired");
+    // The last eight changes are remembered.
+    let remembered = check(versions[3].clone(), 200).await;
+    assert_eq!(remembered.lines().len(), 8);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn answers_come_in_the_form_asked_for() {
     let cluster = Cluster::start().await;
     post(&cluster, MAPS, &map("a")).await;

@@ -470,6 +470,29 @@ async fn namespaces_end_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn deletions_cascade_as_asked() {
+    let cluster = Cluster::start().await;
+    let check = |cascade: &'static str, want: &'static str| {
+        let cluster = &cluster;
+        async move {
+            let (map, flag) = (
+                format!("configmap/{cascade}"),
+                format!("--cascade={cascade}"),
+            );
+            cluster.ok(&["create", "configmap", cascade]).await;
+            cluster.ok(&["delete", &map, &flag, "--wait=false"]).await;
+            let finalizers = "jsonpath={.metadata.finalizers}";
+            let held = &["get", &map, "-o", finalizers, "--ignore-not-found"];
+            assert_eq!(cluster.ok(held).await, want, "{cascade}");
+        }
+    };
+    // The controller of `malla-local` takes these away when it has done what they ask for.
+    check("foreground", r#"["foregroundDeletion"]"#).await;
+    check("orphan", r#"["orphan"]"#).await;
+    check("background", "").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn describe_shows_objects_and_their_events() {
     let cluster = Cluster::start().await;
     cluster.apply(WEB).await;

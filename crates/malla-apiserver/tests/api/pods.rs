@@ -234,6 +234,22 @@ async fn a_pod_without_a_node_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn kubectl_port_forward_is_refused_with_a_way_out() {
+    let cluster = cluster().await;
+    let running = malla_apiserver::Patch::Strategic(json!({"status": {"phase": "Running"}}));
+    let client = cluster.client();
+    client
+        .patch_status(&malla_apiserver::kinds::PODS, Some("default"), "p", running)
+        .await
+        .unwrap();
+    let refused = cluster.fails(&["port-forward", "p", ":7"]).await;
+    assert!(
+        refused.contains("kubectl port-forward does not work: use a Service of type NodePort"),
+        "{refused}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_panic_fails_its_own_request_only() {
     let cluster = cluster().await;
     let pods: Api<Pod> = Api::namespaced(client(&cluster).await, "default");
