@@ -452,4 +452,10 @@ async fn a_configuration_that_cannot_work_is_refused() {
     let bundle = json!({"clientConfig": {"url": "https://127.0.0.1/", "caBundle": STANDARD.encode("no certificate")}});
     check(bundle, "webhooks[0].clientConfig.caBundle: Invalid value").await;
     check(json!({"sideEffects": "Some"}), "webhooks[0].sideEffects").await;
+    // What a controller is to fill in with its certificate later.
+    for placeholder in ["", "Cg=="] {
+        let client = json!({"clientConfig": {"url": "https://127.0.0.1/", "caBundle": placeholder}, "rules": []});
+        let configuration = hook.configuration("ValidatingWebhookConfiguration", "v", "/", client);
+        cluster.apply(&configuration.to_string()).await;
+    }
 }
