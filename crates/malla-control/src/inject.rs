@@ -57,7 +57,8 @@ pub fn inject(
     namespace_labels: &BTreeMap<String, String>,
     settings: &InjectSettings,
 ) -> Result<Injection, BadAnnotation> {
-    let mut warnings = match decide::decide(pod, namespace, namespace_labels, &settings.revisions) {
+    let revision = namespace_labels.get(decide::REVISION).map(String::as_str);
+    let mut warnings = match decide::decide(pod, namespace, revision, &settings.revisions) {
         Decision::Skip(why) => return Ok(Injection::Skipped(why)),
         Decision::Inject { warnings } => warnings,
     };

@@ -19,6 +19,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -54,6 +55,9 @@ pub struct Sandbox {
     cluster_fd: OwnedFd,
     ended: bool,
 }
+
+/// A thread has its creator's name until it first runs.
+const THREADS_NAME_THEMSELVES: Duration = Duration::from_secs(1);
 
 /// Starts a sandbox and runs `cluster` in it; its result is the sandbox's exit code.
 ///
@@ -292,16 +296,25 @@ fn tell_running(sync: &mut UnixStream) -> io::Result<()> {
 
 /// Forking goes on with one thread only; others would leave their locks held for ever.
 fn refuse_threads() -> Result<(), SandboxError> {
-    let mut others = 0;
-    for task in std::fs::read_dir("/proc/self/task").map_err(SandboxError::Io)? {
-        let name = std::fs::read_to_string(task.map_err(SandboxError::Io)?.path().join("comm"));
-        // jemalloc's own threads hold no lock over a fork: it registers fork handlers.
-        if !name.is_ok_and(|name| name.starts_with("jemalloc")) {
-            others += 1;
+    let deadline = Instant::now() + THREADS_NAME_THEMSELVES;
+    loop {
+        match own_threads().map_err(SandboxError::Io)? {
+            0 | 1 => return Ok(()),
+            _ if Instant::now() < deadline => std::thread::yield_now(),
+            threads => return Err(SandboxError::Threads(threads)),
         }
     }
-    if others > 1 {
-        return Err(SandboxError::Threads(others));
+}
+
+/// How many threads there are besides jemalloc's, which hold no lock over a fork: it registers
+/// fork handlers.
+fn own_threads() -> io::Result<usize> {
+    let mut count = 0;
+    for task in std::fs::read_dir("/proc/self/task")? {
+        let name = std::fs::read_to_string(task?.path().join("comm"));
+        if !name.is_ok_and(|name| name.starts_with("jemalloc")) {
+            count += 1;
+        }
     }
-    Ok(())
+    Ok(count)
 }

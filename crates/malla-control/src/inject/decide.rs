@@ -1,13 +1,11 @@
-//! Which pods get a proxy. Istio's order: the host's network never, then what the pod says, then
-//! what its namespace says; a refusal beats a request.
-
-use std::collections::BTreeMap;
+//! Which pods get a proxy. Only pods come here that the webhook's selectors let through: the API
+//! server has judged the namespace's labels, which it knows before we do. What is left to decide is
+//! what the pod itself says, as in Istio's injector.
 
 use serde_json::Value;
 
 const INJECT: &str = "sidecar.istio.io/inject";
-const REVISION: &str = "istio.io/rev";
-const NAMESPACE_SWITCH: &str = "istio-injection";
+pub(super) const REVISION: &str = "istio.io/rev";
 
 /// Namespaces of the platform itself.
 const NEVER: [&str; 4] = [
@@ -24,10 +22,6 @@ pub enum Skip {
     SystemNamespace,
     /// The pod's label or annotation says `false`.
     PodRefuses,
-    /// The namespace says `disabled`.
-    NamespaceRefuses,
-    /// Neither asks for it.
-    NotAsked,
     AlreadyInjected,
 }
 
@@ -37,12 +31,13 @@ pub enum Decision {
     Inject { warnings: Vec<String> },
 }
 
-/// Decides about one pod. `revisions` are the ones this control plane answers to.
+/// Decides about one pod. `namespace_revision` is the namespace's `istio.io/rev`, as far as it is
+/// known; `revisions` are the ones this control plane answers to.
 #[must_use]
 pub fn decide(
     pod: &Value,
     namespace: &str,
-    namespace_labels: &BTreeMap<String, String>,
+    namespace_revision: Option<&str>,
     revisions: &[String],
 ) -> Decision {
     let metadata = |map: &str, key: &str| {
@@ -60,19 +55,11 @@ pub fn decide(
         return Decision::Skip(Skip::AlreadyInjected);
     }
     let asked = metadata("labels", INJECT).or_else(|| metadata("annotations", INJECT));
-    let pod_revision = metadata("labels", REVISION);
-    let namespace_switch = namespace_labels.get(NAMESPACE_SWITCH).map(String::as_str);
-    let namespace_revision = namespace_labels.get(REVISION);
-
-    match asked.as_deref() {
-        Some("false" | "no" | "off" | "n") => return Decision::Skip(Skip::PodRefuses),
-        Some("true" | "yes" | "on" | "y") => {}
-        _ if namespace_switch == Some("disabled") => return Decision::Skip(Skip::NamespaceRefuses),
-        _ if namespace_switch == Some("enabled") => {}
-        _ if namespace_revision.is_some() || pod_revision.is_some() => {}
-        _ => return Decision::Skip(Skip::NotAsked),
+    if let Some("false" | "no" | "off" | "n") = asked.as_deref() {
+        return Decision::Skip(Skip::PodRefuses);
     }
-    let wanted = pod_revision.as_ref().or(namespace_revision);
+    let pod_revision = metadata("labels", REVISION);
+    let wanted = pod_revision.as_deref().or(namespace_revision);
     let warnings = wanted
         .and_then(|name| unknown_revision(namespace, name, revisions))
         .into_iter()
@@ -99,68 +86,39 @@ mod tests {
 
     use super::*;
 
-    fn check(pod: &Value, labels: &[(&str, &str)], want: &Decision) {
-        let labels = labels
-            .iter()
-            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
-            .collect();
-        assert_eq!(
-            decide(pod, "base", &labels, &["default".to_owned()]),
-            *want,
-            "{pod}"
-        );
-    }
-
-    fn yes() -> Decision {
-        Decision::Inject { warnings: vec![] }
+    fn check(pod: &Value, want: &Decision) {
+        let revisions = ["default".to_owned()];
+        assert_eq!(decide(pod, "base", None, &revisions), *want, "{pod}");
     }
 
     #[test]
-    fn namespaces_ask_and_pods_refuse() {
-        let plain = json!({"metadata": {}});
-        let refusing = json!({"metadata": {"labels": {"sidecar.istio.io/inject": "false"}}});
-        let refusing_old =
-            json!({"metadata": {"annotations": {"sidecar.istio.io/inject": "false"}}});
-        let asking = json!({"metadata": {"labels": {"sidecar.istio.io/inject": "true"}}});
-        check(&plain, &[], &Decision::Skip(Skip::NotAsked));
-        check(&plain, &[("istio-injection", "enabled")], &yes());
-        check(
-            &plain,
-            &[("istio-injection", "disabled")],
-            &Decision::Skip(Skip::NamespaceRefuses),
-        );
-        check(&plain, &[("istio.io/rev", "default")], &yes());
-        check(
-            &refusing,
-            &[("istio-injection", "enabled")],
-            &Decision::Skip(Skip::PodRefuses),
-        );
-        check(
-            &refusing_old,
-            &[("istio-injection", "enabled")],
-            &Decision::Skip(Skip::PodRefuses),
-        );
-        check(&asking, &[], &yes());
-        check(
-            &json!({"spec": {"hostNetwork": true}}),
-            &[("istio-injection", "enabled")],
-            &Decision::Skip(Skip::HostNetwork),
-        );
+    fn pods_refuse_and_hosts_are_left_alone() {
+        let injected = Decision::Inject { warnings: vec![] };
+        let refused = Decision::Skip(Skip::PodRefuses);
+        check(&json!({"metadata": {}}), &injected);
+        for place in ["labels", "annotations"] {
+            let pod = json!({"metadata": {place: {"sidecar.istio.io/inject": "false"}}});
+            check(&pod, &refused);
+            let pod = json!({"metadata": {place: {"sidecar.istio.io/inject": "true"}}});
+            check(&pod, &injected);
+        }
+        let done = json!({"metadata": {"annotations": {"sidecar.istio.io/status": "{}"}}});
+        check(&done, &Decision::Skip(Skip::AlreadyInjected));
+        let host = json!({"spec": {"hostNetwork": true}});
+        check(&host, &Decision::Skip(Skip::HostNetwork));
     }
 
     #[test]
     fn an_unknown_revision_is_injected_with_a_warning() {
-        let labels = BTreeMap::from([("istio.io/rev".to_owned(), "1-12-5".to_owned())]);
+        let revisions = ["default".to_owned()];
         let Decision::Inject { warnings } =
-            decide(&json!({}), "base", &labels, &["default".to_owned()])
+            decide(&json!({}), "base", Some("1-12-5"), &revisions)
         else {
             panic!("not injected");
         };
-        assert!(
-            warnings.len() == 1
-                && warnings[0].contains("\"1-12-5\"")
-                && warnings[0].contains("default"),
-            "{warnings:?}"
-        );
+        let [warning] = &warnings[..] else {
+            panic!("{warnings:?}")
+        };
+        assert!(warning.contains("\"1-12-5\"") && warning.contains("default"), "{warning}");
     }
 }

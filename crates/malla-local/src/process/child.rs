@@ -12,11 +12,11 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::OFlag;
 use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
 use nix::sched::{CloneFlags, setns};
-use nix::sys::stat::{Mode, umask};
+use nix::sys::stat::{Mode, SFlag, fstat, umask};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{
-    Gid, Pid, Uid, dup2_stderr, dup2_stdin, dup2_stdout, execve, setgroups, sethostname, setresgid,
-    setresuid, setsid,
+    Gid, Pid, Uid, dup2_stderr, dup2_stdin, dup2_stdout, execve, fchown, isatty, setgroups,
+    sethostname, setresgid, setresuid, setsid,
 };
 
 use super::message::{self, Progress};
@@ -97,6 +97,7 @@ fn become_command(fds: &RequestFds, command: &CommandSpec) -> io::Result<std::co
         dup2_stderr(&fds.stderr)?;
     }
     umask(Mode::from_bits_truncate(0o022));
+    give_streams(&command.credentials)?;
     enter_directory(&command.cwd)?;
     take_credentials(&command.credentials)?;
     sys::reset_signals()?;
@@ -136,6 +137,27 @@ fn use_terminal(terminal: &OwnedFd) -> io::Result<()> {
     dup2_stdin(terminal)?;
     dup2_stdout(terminal)?;
     dup2_stderr(terminal)?;
+    Ok(())
+}
+
+/// Gives the standard streams to the container's user, who else could not open `/dev/stdout` by
+/// name. Devices of the machine, such as `/dev/null`, stay whose they are.
+fn give_streams(credentials: &Credentials) -> io::Result<()> {
+    let owner = (
+        Some(Uid::from_raw(credentials.uid)),
+        Some(Gid::from_raw(credentials.gid)),
+    );
+    for stream in [
+        io::stdin().as_fd(),
+        io::stdout().as_fd(),
+        io::stderr().as_fd(),
+    ] {
+        let kind = SFlag::from_bits_truncate(fstat(stream)?.st_mode & SFlag::S_IFMT.bits());
+        if kind == SFlag::S_IFIFO || isatty(stream)? {
+            fchown(stream, owner.0, owner.1)
+                .map_err(|error| context("own the standard streams", error.into()))?;
+        }
+    }
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context as Task, Poll};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use http::Version;
 use hyper::server::conn::{http1, http2};
@@ -38,6 +38,9 @@ const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// RST_STREAM floods (CVE-2023-44487): streams that were reset before they were served.
 const PENDING_RESETS: usize = 20;
+/// A draining HTTP/1 connection on which nothing comes for this long is closed. A busy one learns
+/// of the drain from its next answer before.
+const DRAIN_QUIET: Duration = Duration::from_secs(1);
 /// Bytes of responses waiting in one HTTP/2 stream.
 const SEND_BUFFER: usize = 256 * 1024;
 
@@ -155,15 +158,18 @@ where
         .serve_connection(TokioIo::new(io), service)
         .with_upgrades();
     let mut serving = pin!(serving);
+    let mut told = false;
     let ended = loop {
         tokio::select! {
             biased; // Draining is told before the next request is read; progress before idleness.
             () = drain.draining(), if !cx.draining.get() => {
+                // The next answer says so. Closing at once would cut off a request on its way here.
                 cx.draining.set(true);
-                serving.as_mut().graceful_shutdown();
+                cx.idle_since.set(Instant::now());
             }
             ended = serving.as_mut() => break ended,
-            end = idle_or_old(&cx) => {
+            end = idle_or_old(&cx), if !told => {
+                told = true;
                 cx.draining.set(true);
                 note_end(&cx, end);
                 serving.as_mut().graceful_shutdown();
@@ -225,7 +231,7 @@ where
                 serving.as_mut().graceful_shutdown();
             }
             ended = serving.as_mut() => break ended,
-            end = idle_or_old(&cx) => {
+            end = idle_or_old(&cx), if !cx.draining.get() => {
                 cx.draining.set(true);
                 note_end(&cx, end);
                 serving.as_mut().graceful_shutdown();
@@ -243,26 +249,30 @@ where
 enum End {
     Idle,
     Old,
+    /// Draining, and nothing came for a while.
+    Drained,
 }
 
 /// Waits until the connection was idle for too long, or is too old.
 async fn idle_or_old<U: Upstreams>(cx: &Context<U>) -> End {
-    if cx.draining.get() {
-        return std::future::pending().await;
-    }
     let common = &cx.manager.config.common;
+    let (idle_limit, idle_end) = if cx.draining.get() {
+        (Some(DRAIN_QUIET), End::Drained)
+    } else {
+        (common.idle_timeout, End::Idle)
+    };
     loop {
         let old = common
             .max_connection_duration
             .map(|limit| (cx.connection.accepted + limit, End::Old));
         // A busy connection is looked at again one idle time from now: it cannot be idle for that long before.
-        let idle = common.idle_timeout.map(|limit| {
+        let idle = idle_limit.map(|limit| {
             let since = if cx.active.get() > 0 {
                 Instant::now()
             } else {
                 cx.idle_since.get()
             };
-            (since + limit, End::Idle)
+            (since + limit, idle_end)
         });
         match [old, idle].into_iter().flatten().min_by_key(|(at, _)| *at) {
             None => return std::future::pending().await,
@@ -276,6 +286,7 @@ fn note_end<U: Upstreams>(cx: &Context<U>, end: End) {
     match end {
         End::Idle => cx.manager.stats.downstream_cx_idle_timeout.inc(),
         End::Old => cx.manager.stats.downstream_cx_max_duration_reached.inc(),
+        End::Drained => cx.manager.stats.downstream_cx_drain_close.inc(),
     }
 }
 

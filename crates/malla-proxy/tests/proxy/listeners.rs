@@ -1,9 +1,15 @@
 //! Listener filters and filter chains.
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
 use super::support::{
     Certs, Running, bind, bootstrap, cluster, echo, listener, round_trip, tcp_proxy,
 };
 
-fn anywhere() -> std::net::SocketAddr {
+fn anywhere() -> SocketAddr {
     "127.0.0.1:0".parse().unwrap()
 }
 
@@ -61,4 +67,44 @@ async fn chains_that_cannot_be_told_apart_are_refused() {
         text.contains("filter_chains[1]") && text.contains("filter_chains[0]"),
         "{text}"
     );
+}
+
+#[tokio::test]
+async fn a_drain_tells_busy_http_connections_and_closes_quiet_ones() {
+    let manager = r#"{ name: http, typed_config: { "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager, stat_prefix: http, http_filters: [ { name: router, typed_config: { "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router } } ], route_config: { virtual_hosts: [ { name: all, domains: ["*"], routes: [ { match: { prefix: "/" }, direct_response: { status: 200, body: { inline_string: "hi" } } } ] } ] } } }"#;
+    let yaml = bootstrap(&[listener("web", anywhere(), manager, "")], &[]);
+    let yaml = yaml.replace("  clusters:\n", "");
+    let (proxy, address) = Running::start(&yaml, "web").await;
+    let mut busy = TcpStream::connect(address).await.unwrap();
+    let mut quiet = TcpStream::connect(address).await.unwrap();
+    for connection in [&mut busy, &mut quiet] {
+        assert!(!ask(connection).await.contains("connection: close"));
+    }
+    tokio::join!(proxy.stop(), async {
+        until_refused(address).await;
+        assert!(ask(&mut busy).await.contains("connection: close"));
+        for connection in [&mut busy, &mut quiet] {
+            assert_eq!(connection.read(&mut [0]).await.unwrap(), 0);
+        }
+    });
+}
+
+/// One request on a connection that stays open; the answer's head and its two bytes.
+async fn ask(connection: &mut TcpStream) -> String {
+    connection
+        .write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await
+        .unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\nhi") {
+        let byte = connection.read_u8().await.unwrap();
+        answer.push(byte);
+    }
+    String::from_utf8(answer).unwrap()
+}
+
+async fn until_refused(address: SocketAddr) {
+    while TcpStream::connect(address).await.is_ok() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use futures_util::StreamExt as _;
-use malla_apiserver::kinds::{DEPLOYMENTS, NAMESPACES, SERVICES};
+use malla_apiserver::kinds::{DEPLOYMENTS, NAMESPACES, PODS, SERVICES};
 use malla_apiserver::{Client, ListParams, WatchEvent};
 use malla_control::manifest::{Installation, ROOT_NAMESPACE, control_plane, ingress_gateway};
 use malla_local::PUBLISHED_ANNOTATION as PUBLISHED;
@@ -120,9 +120,42 @@ async fn deployment_available(client: &Client, namespace: &str, name: &str) -> R
     match tokio::time::timeout(PATIENCE, wait).await {
         Ok(done) => done,
         Err(_) => bail!(
-            "{namespace}/{name} is not available after {PATIENCE:?} (see: kubectl -n {namespace} describe deployment {name}; kubectl -n {namespace} get events)"
+            "{namespace}/{name} is not available after {PATIENCE:?}:{}",
+            complaints(client, namespace, name)?
         ),
     }
+}
+
+/// What the pods of a deployment say about their containers that do not serve.
+fn complaints(client: &Client, namespace: &str, deployment: &str) -> Result<String> {
+    let prefix = format!("{deployment}-");
+    let pods = client.list(&PODS, Some(namespace), &ListParams::default())?;
+    let mut said = String::new();
+    for pod in &pods.items {
+        let name = pod["metadata"]["name"].as_str().unwrap_or_default();
+        if !name.starts_with(&prefix) {
+            continue;
+        }
+        for kind in ["initContainerStatuses", "containerStatuses"] {
+            for container in pod["status"][kind].as_array().into_iter().flatten() {
+                let states = [
+                    &container["state"]["waiting"],
+                    &container["lastState"]["terminated"],
+                ];
+                let states = states.into_iter().filter(|state| state.is_object());
+                for state in states {
+                    let text = |field: &str| state[field].as_str().unwrap_or_default();
+                    let container = container["name"].as_str().unwrap_or_default();
+                    said += &format!(
+                        "\n  pod {name}, container {container}: {} {}",
+                        text("reason"),
+                        text("message")
+                    );
+                }
+            }
+        }
+    }
+    Ok(said)
 }
 
 async fn wait_until(

@@ -1,6 +1,6 @@
 //! Image names the demo knows, and what each runs as.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use malla_local::Image;
@@ -14,9 +14,16 @@ const SHOP: [&str; 7] = [
 
 /// Where the node puts [`programs`] in every container.
 const IN_CONTAINER: &str = "/malla/bin";
+const ENVOY: &str = "envoy";
 
-/// Names and places of the programs behind the image names: this very one, and the shop's beside it.
-pub(crate) fn programs(shop: bool) -> Result<Vec<(String, PathBuf)>> {
+/// Where containers find Envoy, whatever folder of the user's it is in.
+pub(crate) fn envoy_in_container() -> String {
+    format!("{IN_CONTAINER}/{ENVOY}")
+}
+
+/// Names and places of the programs behind the image names: this very one, the shop's beside it,
+/// and Envoy.
+pub(crate) fn programs(shop: bool, envoy: Option<&Path>) -> Result<Vec<(String, PathBuf)>> {
     let malla = std::env::current_exe().context("find this program's own file")?;
     let mut programs = vec![("malla".to_owned(), malla.clone())];
     let beside = malla.with_file_name("malla-shop");
@@ -28,6 +35,7 @@ pub(crate) fn programs(shop: bool) -> Result<Vec<(String, PathBuf)>> {
             beside.display()
         );
     }
+    programs.extend(envoy.map(|path| (ENVOY.to_owned(), path.to_owned())));
     Ok(programs)
 }
 

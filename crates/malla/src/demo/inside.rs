@@ -14,7 +14,7 @@ use malla_runtime::signal::ShutdownSignals;
 
 use super::bring_up::{Plan, bring_up};
 use super::home;
-use super::images::{images, programs};
+use super::images::{envoy_in_container, images, programs};
 use super::launch::Options;
 use super::report::{ClusterReady, Message, Ready};
 
@@ -74,7 +74,7 @@ fn serve(
         config.node.region = Some(REGION.to_owned());
         config.node.zone = Some(ZONE.to_owned());
         config.images = images();
-        config.binaries = programs(options.shop)?;
+        config.binaries = programs(options.shop, options.envoy.as_deref())?;
         let cluster = Cluster::start(config, inside)
             .await
             .context("start the cluster")?;
@@ -136,7 +136,7 @@ async fn up(
 
 fn proxy_args(options: &Options) -> Vec<String> {
     match &options.envoy {
-        Some(path) => vec!["--envoy-path".to_owned(), path.display().to_string()],
+        Some(_) => vec!["--envoy-path".to_owned(), envoy_in_container()],
         None => Vec::new(),
     }
 }

@@ -40,8 +40,12 @@ pub(crate) fn launch(options: Options, out: &mut Output) -> Result<ExitCode> {
     let directory = home::claim(options.data.as_deref())?;
     let log = directory.path().join(inside::LOG);
     let for_inside = options.clone();
-    let sandbox = sandbox::enter(move |inside| inside::run(inside, &for_inside, directory))
-        .context("start the cluster")?;
+    let folder = directory.path().to_path_buf();
+    let entered = sandbox::enter(move |inside| inside::run(inside, &for_inside, directory));
+    if entered.is_err() && options.data.is_none() {
+        drop(std::fs::remove_dir_all(&folder));
+    }
+    let sandbox = entered.context("start the cluster")?;
     // Threads come only now: the sandbox had to fork.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

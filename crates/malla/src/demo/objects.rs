@@ -1,8 +1,14 @@
 //! Puts manifests into the embedded API server.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result};
-use malla_apiserver::{Client, Patch, Resource};
+use malla_apiserver::{ApiError, Client, Patch, Resource};
 use serde_json::Value;
+use tokio::time::Instant;
+
+const WEBHOOKS_COME_UP: Duration = Duration::from_secs(30);
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// Reads every document of a YAML text.
 pub(crate) fn documents(text: &str) -> Result<Vec<Value>> {
@@ -19,12 +25,33 @@ pub(crate) async fn apply(client: &Client, objects: Vec<Value>) -> Result<()> {
             object,
             force: true,
         };
-        client
-            .patch(&resource, namespace.as_deref(), &name, patch)
+        apply_one(client, &resource, namespace.as_deref(), &name, &patch)
             .await
             .with_context(|| format!("apply {} {name}", resource.plural))?;
     }
     Ok(())
+}
+
+/// Tries again while webhooks cannot be asked: their pod may be ready before its Service leads to it.
+async fn apply_one(
+    client: &Client,
+    resource: &Resource,
+    namespace: Option<&str>,
+    name: &str,
+    patch: &Patch,
+) -> Result<(), ApiError> {
+    let deadline = Instant::now() + WEBHOOKS_COME_UP;
+    loop {
+        match client.patch(resource, namespace, name, patch.clone()).await {
+            Err(error)
+                if error.message().contains("failed calling webhook")
+                    && Instant::now() < deadline =>
+            {
+                tokio::time::sleep(AGAIN).await;
+            }
+            done => return done.map(drop),
+        }
+    }
 }
 
 /// As `kubectl apply` would leave them, so that a user's own `kubectl apply` of the same lessons

@@ -14,7 +14,7 @@ const SOON: Duration = Duration::from_secs(20);
 const POD_START: Duration = Duration::from_secs(90);
 
 /// Runs all lessons in order on one demo.
-pub fn run(name: &str, arguments: &[&str]) {
+pub(crate) fn run(name: &str, arguments: &[&str]) {
     let demo = Demo::start(Path::new(env!("CARGO_BIN_EXE_malla")), name, arguments);
     let shop = Shop::new(&demo.shop());
     let lessons: [(&str, fn(&Demo, &Shop)); 13] = [
@@ -98,16 +98,20 @@ fn the_shop_works(demo: &Demo, shop: &Shop) {
     shop.browse("first-visit");
 }
 
-fn versions(times: usize, mut call: impl FnMut() -> Result<String, String>) -> (usize, usize) {
+/// How many of the calls v1 and v2 answered.
+fn versions(
+    times: usize,
+    mut call: impl FnMut() -> Result<String, String>,
+) -> Result<(usize, usize), String> {
     let mut seen = (0, 0);
     for _ in 0..times {
-        match call().unwrap().rsplit('-').next() {
+        match call()?.rsplit('-').next() {
             Some("v1") => seen.0 += 1,
             Some("v2") => seen.1 += 1,
             other => panic!("version {other:?}"),
         }
     }
-    seen
+    Ok(seen)
 }
 
 fn wait_for_pods(demo: &Demo, namespace: &str, deployment: &str) {
@@ -126,7 +130,7 @@ fn both_versions_answer(demo: &Demo, shop: &Shop) {
     apply(demo, "q02-order-v2.yaml");
     wait_for_pods(demo, "base", "order-v2");
     eventually("calls reach both versions", SOON, || {
-        let (one, two) = versions(20, || shop.order_version(None));
+        let (one, two) = versions(20, || shop.order_version(None))?;
         if one > 0 && two > 0 {
             Ok(())
         } else {
@@ -145,11 +149,11 @@ fn the_cookie_decides(demo: &Demo, shop: &Shop) {
     });
     assert_eq!(
         versions(20, || shop.order_version(Some("vip=true"))),
-        (0, 20)
+        Ok((0, 20))
     );
     assert_eq!(
         versions(20, || shop.order_version(Some("vip=false"))),
-        (20, 0)
+        Ok((20, 0))
     );
     let (vip, other) = (
         shop.order(Some("vip=true")).unwrap(),
@@ -166,7 +170,7 @@ fn half_of_the_calls(demo: &Demo, shop: &Shop) {
     apply(demo, "q04-product-half.yaml");
     wait_for_pods(demo, "base", "product-v2");
     eventually("about half of the calls reach v2", SOON, || {
-        let (one, two) = versions(60, || shop.product_version());
+        let (one, two) = versions(60, || shop.product_version())?;
         // 60 fair coins are outside of this once in ten thousand times.
         if (15..=45).contains(&two) {
             Ok(())
@@ -179,7 +183,7 @@ fn half_of_the_calls(demo: &Demo, shop: &Shop) {
 fn all_of_the_calls(demo: &Demo, shop: &Shop) {
     apply(demo, "q05-product-all.yaml");
     eventually("all calls reach v2", SOON, || {
-        match versions(30, || shop.product_version()) {
+        match versions(30, || shop.product_version())? {
             (0, 30) => Ok(()),
             other => Err(format!("{other:?}")),
         }
