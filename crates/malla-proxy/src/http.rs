@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`serve`] (a request's life as named phases), [`normalise`] and [`forwarded`] (what comes in),
 //! [`authorise`] (who may go on),
-//! [`rewrite`] (what goes on), [`send`] (tries, timeouts, mirrors), [`answer`] and [`response`] (what goes back and when it is over),
+//! [`rewrite`] (what goes on), [`send`] (tries, mirrors), [`timeouts`], [`answer`] and [`response`] (what goes back and when it is over),
 //! [`error`] (whose fault, which answer), [`upgrade`] (tunnels), [`connection`] (codecs and their limits).
 
 mod answer;
@@ -23,4 +23,5 @@ pub(crate) mod selected;
 mod send;
 mod serve;
 pub mod state;
+mod timeouts;
 mod upgrade;

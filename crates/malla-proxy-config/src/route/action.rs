@@ -51,8 +51,8 @@ pub struct Forward {
     pub timeout: Option<Duration>,
     /// Limit without progress; `None` leaves the manager's, `Some(None)` is none.
     pub idle_timeout: Option<Option<Duration>>,
-    /// Limits for long streams.
-    pub max_stream: Option<MaxStream>,
+    /// What gRPC clients may ask for, or a limit for the whole stream instead of `timeout`.
+    pub stream_limit: Option<StreamLimit>,
     /// When to try again.
     pub retry: Option<Arc<RetryPolicy>>,
     /// Copies that go elsewhere.
@@ -153,15 +153,27 @@ pub enum HostRewrite {
     PathRegex(RegexReplace),
 }
 
-/// `MaxStreamDuration`.
+/// Limits that stand in for a route's timeout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MaxStream {
-    /// For any request; `None` is none.
-    pub max: Option<Duration>,
-    /// Take `grpc-timeout` of gRPC requests, up to this (zero: whatever it says).
-    pub grpc_max: Option<Duration>,
-    /// Subtracted from it.
-    pub grpc_offset: Duration,
+pub enum StreamLimit {
+    /// `max_stream_duration`: counts from the stream's start, and Envoy takes no `timeout` then.
+    Whole {
+        /// `None` leaves the manager's, `Some(None)` is none.
+        max: Option<Option<Duration>>,
+        /// For requests that have `grpc-timeout`.
+        grpc: Option<GrpcDeadline>,
+    },
+    /// `max_grpc_timeout`: for gRPC requests instead of `timeout`.
+    Grpc(GrpcDeadline),
+}
+
+/// How far a route follows `grpc-timeout`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GrpcDeadline {
+    /// At most this; zero is whatever it says.
+    pub max: Duration,
+    /// Subtracted from what the client asks for.
+    pub offset: Duration,
 }
 
 /// `RequestMirrorPolicy`.
@@ -302,9 +314,9 @@ impl Forward {
             path: PathRewrite::parse(prefix_rewrite, regex_rewrite, matches, cx)?,
             host: HostRewrite::parse(host_rewrite_specifier, cx)?,
             append_forwarded_host: append_x_forwarded_host,
-            timeout: (!timeout.is_zero()).then_some(timeout),
+            timeout: (!timeout.is_zero() && max_stream_duration.is_none()).then_some(timeout),
             idle_timeout: idle_timeout.map(|timeout| (!timeout.is_zero()).then_some(timeout)),
-            max_stream: MaxStream::parse(
+            stream_limit: StreamLimit::parse(
                 max_stream_duration,
                 max_grpc_timeout,
                 grpc_timeout_offset,
@@ -504,21 +516,17 @@ impl HostRewrite {
     }
 }
 
-impl MaxStream {
+impl StreamLimit {
     fn parse(
         wire: Option<pb::route_action::MaxStreamDuration>,
         old_grpc: Option<google::Duration>,
         old_offset: Option<google::Duration>,
         cx: &mut Cx,
     ) -> Result<Option<Self>, Invalid> {
-        let old_grpc = cx.duration("max_grpc_timeout", old_grpc)?;
-        let old_offset = cx.duration("grpc_timeout_offset", old_offset)?;
+        let max = cx.duration("max_grpc_timeout", old_grpc)?;
+        let offset = cx.duration("grpc_timeout_offset", old_offset)?;
         let Some(wire) = wire else {
-            return Ok(old_grpc.map(|grpc_max| Self {
-                max: None,
-                grpc_max: Some(grpc_max),
-                grpc_offset: old_offset.unwrap_or_default(),
-            }));
+            return Ok(GrpcDeadline::of(max, offset).map(Self::Grpc));
         };
         cx.field("max_stream_duration", |cx| {
             let pb::route_action::MaxStreamDuration {
@@ -527,14 +535,21 @@ impl MaxStream {
                 grpc_timeout_header_offset,
             } = wire;
             let max = cx.duration("max_stream_duration", max_stream_duration)?;
+            let asked = cx.duration("grpc_timeout_header_max", grpc_timeout_header_max)?;
             let offset = cx.duration("grpc_timeout_header_offset", grpc_timeout_header_offset)?;
-            Ok(Some(Self {
-                max: max.filter(|max| !max.is_zero()),
-                grpc_max: cx
-                    .duration("grpc_timeout_header_max", grpc_timeout_header_max)?
-                    .or(old_grpc),
-                grpc_offset: offset.or(old_offset).unwrap_or_default(),
+            Ok(Some(Self::Whole {
+                max: max.map(|max| (!max.is_zero()).then_some(max)),
+                grpc: GrpcDeadline::of(asked, offset),
             }))
+        })
+    }
+}
+
+impl GrpcDeadline {
+    fn of(max: Option<Duration>, offset: Option<Duration>) -> Option<Self> {
+        Some(Self {
+            max: max?,
+            offset: offset.unwrap_or_default(),
         })
     }
 }

@@ -109,10 +109,16 @@ pub(super) enum Timeout {
         client: bool,
     },
     /// The stream as a whole.
-    Stream,
+    Stream {
+        /// The request was not there yet.
+        client: bool,
+    },
     /// The upstream's stream as a whole.
     UpstreamStream,
 }
+
+/// gRPC's status code for it.
+const GRPC_DEADLINE_EXCEEDED: u32 = 4;
 
 /// What the client gets.
 #[derive(Debug, Clone, PartialEq)]
@@ -266,7 +272,7 @@ impl Timeout {
         match self {
             Self::Idle { .. } => stats.downstream_rq_idle_timeout.inc(),
             Self::Request => stats.downstream_rq_timeout.inc(),
-            Self::Stream => stats.downstream_rq_max_duration_reached.inc(),
+            Self::Stream { .. } => stats.downstream_rq_max_duration_reached.inc(),
             Self::Response { .. } | Self::Try | Self::UpstreamStream => {}
         }
     }
@@ -300,10 +306,19 @@ impl Timeout {
                     .flag(Flag::StreamIdleTimeout)
                     .body("stream timeout")
             }
-            Self::Stream => Verdict::new(StatusCode::REQUEST_TIMEOUT, "max_duration_timeout")
-                .flag(Flag::DurationTimeout)
-                .body("downstream duration timeout")
-                .closing(),
+            Self::Stream { client } => {
+                let status = if client {
+                    StatusCode::REQUEST_TIMEOUT
+                } else {
+                    StatusCode::GATEWAY_TIMEOUT
+                };
+                Verdict {
+                    grpc: Some(GRPC_DEADLINE_EXCEEDED),
+                    close: client,
+                    ..Verdict::new(status, "max_duration_timeout")
+                        .body("downstream duration timeout")
+                }
+            }
             Self::UpstreamStream => Verdict::new(
                 StatusCode::GATEWAY_TIMEOUT,
                 "upstream_max_stream_duration_reached",

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{self, HeaderName, HeaderValue};
-use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
+use http::{Method, Request, Response, StatusCode, Uri};
 use malla_proxy_config::cluster::UpstreamProtocol;
 use malla_proxy_config::endpoints::Endpoint;
 use malla_proxy_config::request::text;
@@ -22,16 +22,13 @@ use super::exchange::Exchange;
 use super::response::BodyOf;
 use super::retry::{Answer, Retries};
 use super::selected::Selected;
+use super::timeouts::Timeouts;
 use super::{hash, mirror, rewrite};
 use crate::telemetry::flags::Flag;
 use crate::telemetry::stats::ClusterStats;
 use crate::upstream::{Attempt, Choice, ClusterHandle, ResetKind, SendError, Upstreams};
 
 pub(super) const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
-const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
-const TIMEOUT_MS: &str = "x-envoy-upstream-rq-timeout-ms";
-const PER_TRY_TIMEOUT_MS: &str = "x-envoy-upstream-rq-per-try-timeout-ms";
-const ALTERNATIVE: &str = "x-envoy-upstream-rq-timeout-alt-response";
 const RETRY_HEADERS: [&str; 6] = [
     "x-envoy-retry-on",
     "x-envoy-retry-grpc-on",
@@ -50,15 +47,6 @@ pub(super) struct Sent<B> {
     pub(super) deadline: Option<Instant>,
     /// The cluster's longest stream as a moment.
     pub(super) until: Option<Instant>,
-}
-
-/// The timeouts of one request.
-#[derive(Debug, Clone, Copy)]
-struct Timeouts {
-    global: Option<Duration>,
-    per_try: Option<Duration>,
-    /// Answer 204 instead of 504.
-    alternative: bool,
 }
 
 /// How one try ended.
@@ -452,55 +440,6 @@ fn extended_connect(
             }
         }
     }
-}
-
-impl Timeouts {
-    /// The route's timeouts, those a trusted client asks for, and what the upstream is told of them.
-    fn of<U: Upstreams>(x: &mut Exchange<U>, forward: &Forward) -> Self {
-        let router = x.cx.manager.config.router;
-        let headers = &mut x.head.headers;
-        let mut global = forward.timeout;
-        let mut per_try = forward
-            .retry
-            .as_ref()
-            .and_then(|retry| retry.per_try_timeout);
-        let mut alternative = false;
-        if x.internal {
-            // Only trusted clients' wishes have got this far.
-            let expected = router
-                .respect_expected_timeout
-                .then(|| take_millis(headers, EXPECTED_TIMEOUT.as_str()))
-                .flatten();
-            if let Some(asked) = expected.or_else(|| take_millis(headers, TIMEOUT_MS)) {
-                global = (!asked.is_zero()).then_some(asked);
-            }
-            if let Some(asked) = take_millis(headers, PER_TRY_TIMEOUT_MS) {
-                per_try = (!asked.is_zero()).then_some(asked);
-            }
-            alternative = headers.remove(ALTERNATIVE).is_some();
-        }
-        if let (Some(limit), Some(whole)) = (per_try, global)
-            && limit >= whole
-        {
-            per_try = None;
-        }
-        if !router.suppress_envoy_headers
-            && let Some(expected) = per_try.or(global)
-        {
-            let millis = u64::try_from(expected.as_millis()).unwrap_or(u64::MAX);
-            headers.insert(EXPECTED_TIMEOUT, HeaderValue::from(millis));
-        }
-        Self {
-            global,
-            per_try,
-            alternative,
-        }
-    }
-}
-
-fn take_millis(headers: &mut HeaderMap, name: &str) -> Option<Duration> {
-    let value = headers.remove(name)?;
-    text(&value).parse().ok().map(Duration::from_millis)
 }
 
 /// Counts a status, from an upstream or instead of one.

@@ -21,6 +21,7 @@ use super::normalise::normalise;
 use super::response::ResponseBody;
 use super::selected::Selected;
 use super::send::send;
+use super::timeouts;
 use crate::upstream::{ClusterHandle, Upstreams};
 
 /// Handles one request; the record is written when the answer's body has gone.
@@ -68,14 +69,7 @@ fn select_route<U: Upstreams>(x: &mut Exchange<U>) -> Result<(), ProxyError> {
     }
     find_cluster(x);
     x.observer.record_mut().selected = x.selected.clone();
-    let idle = x
-        .selected
-        .as_deref()
-        .and_then(Selected::forward)
-        .and_then(|forward| forward.idle_timeout);
-    if let Some(idle) = idle {
-        x.flow.idle.set(idle);
-    }
+    limit_stream(x);
     if let Some(upgrade) = &x.upgrade {
         let forward = x.selected.as_deref().and_then(Selected::forward);
         if !upgrade.is_allowed(&x.cx.manager.config, forward) {
@@ -84,6 +78,20 @@ fn select_route<U: Upstreams>(x: &mut Exchange<U>) -> Result<(), ProxyError> {
         }
     }
     Ok(())
+}
+
+/// The route's own limits take the place of the manager's.
+fn limit_stream<U: Upstreams>(x: &mut Exchange<U>) {
+    let Some(forward) = x.selected.as_deref().and_then(Selected::forward) else {
+        return;
+    };
+    if let Some(idle) = forward.idle_timeout {
+        x.flow.idle.set(idle);
+    }
+    if let Some(limit) = timeouts::of_stream(forward, &mut x.head.headers) {
+        let start = x.observer.record().start;
+        x.flow.until.set(limit.map(|limit| start + limit));
+    }
 }
 
 /// The cluster the route leads to; filters and logs know it even if the request never gets there.
@@ -140,7 +148,8 @@ impl Watch {
                 .map(|limit| (last + limit, Timeout::Idle { client: unfinished }));
             let request = self.request.filter(|_| unfinished);
             let request = request.map(|limit| (self.start + limit, Timeout::Request));
-            let until = flow.until.get().map(|at| (at, Timeout::Stream));
+            let until = flow.until.get();
+            let until = until.map(|at| (at, Timeout::Stream { client: unfinished }));
             let next = [request, until, idle]
                 .into_iter()
                 .flatten()

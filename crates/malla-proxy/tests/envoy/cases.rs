@@ -110,6 +110,22 @@ fn asks() -> Vec<(&'static str, Ask)> {
             ..post("/timeout", "message")
         },
     ));
+    for (path, timeout) in [
+        ("/grpc-deadline", "100m"),
+        ("/grpc-deadline", "9S"),
+        ("/grpc-deadline", "nonsense"),
+        ("/stream-limit", "100m"),
+        ("/stream-unlimited", "100m"),
+    ] {
+        let headers = [grpc[0], grpc[1], ("grpc-timeout", timeout)];
+        out.push((
+            "plain",
+            Ask {
+                headers: Box::leak(Box::new(headers)),
+                ..post(path, "message")
+            },
+        ));
+    }
     out.push((
         "plain",
         Ask {

@@ -36,6 +36,8 @@ pub(crate) const PLAIN_PATHS: &[&str] = &[
     "/dead",
     "/dead-retry",
     "/timeout",
+    "/stream-limit",
+    "/stream-unlimited",
     "/per-try",
     "/attempts",
     "/weighted",

@@ -20,7 +20,7 @@ use malla_xds_proto::route::route_action::hash_policy::{
     ConnectionProperties, Cookie, Header, PolicySpecifier, QueryParameter,
 };
 use malla_xds_proto::route::route_action::{
-    ClusterSpecifier, HashPolicy, HostRewriteSpecifier, MaxStreamDuration, RequestMirrorPolicy,
+    ClusterSpecifier, HashPolicy, HostRewriteSpecifier, RequestMirrorPolicy,
 };
 use malla_xds_proto::route::weighted_cluster::ClusterWeight;
 use malla_xds_proto::route::weighted_cluster::cluster_weight;
@@ -46,19 +46,22 @@ pub(crate) fn action(view: &View<'_>, route: &HttpRoute, port: u16) -> Option<Ac
 pub(crate) fn to_cluster(cluster: String, hash: Vec<HashPolicy>) -> RouteAction {
     RouteAction {
         cluster_specifier: Some(ClusterSpecifier::Cluster(cluster)),
-        timeout: Some(NO_TIMEOUT),
-        max_stream_duration: Some(grpc_limit(NO_TIMEOUT)),
         retry_policy: retry::outbound(None, !hash.is_empty()),
         hash_policy: hash,
-        ..RouteAction::default()
+        ..timed(NO_TIMEOUT)
     }
 }
 
-/// gRPC clients may ask for less time than the route gives, not for more.
-fn grpc_limit(timeout: Duration) -> MaxStreamDuration {
-    MaxStreamDuration {
-        grpc_timeout_header_max: Some(timeout),
-        ..MaxStreamDuration::default()
+/// An action with a time limit. gRPC clients may ask for less than that, not for more.
+#[expect(
+    deprecated,
+    reason = "with its successor, max_stream_duration, Envoy ignores `timeout`"
+)]
+fn timed(timeout: Duration) -> RouteAction {
+    RouteAction {
+        timeout: Some(timeout),
+        max_grpc_timeout: Some(timeout),
+        ..RouteAction::default()
     }
 }
 
@@ -118,8 +121,6 @@ fn forward(
     };
     let mut action = RouteAction {
         cluster_specifier: Some(specifier),
-        timeout: Some(timeout),
-        max_stream_duration: Some(grpc_limit(timeout)),
         retry_policy: retry::outbound(route.retries.as_ref(), !hash.is_empty()),
         hash_policy: hash,
         request_mirror_policies: route
@@ -127,7 +128,7 @@ fn forward(
             .iter()
             .filter_map(|m| mirror(view, m, port))
             .collect(),
-        ..RouteAction::default()
+        ..timed(timeout)
     };
     let mut authority = headers::edits(&route.headers).authority;
     if let [only] = live[..] {
