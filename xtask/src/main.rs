@@ -52,7 +52,10 @@ fn run() -> Result<()> {
             tidy_up()
         }
         ["test"] => cargo(&["test", "--workspace"], &[]),
-        ["golden", "--bless"] => cargo(&["test", "-p", "malla-translate"], &[("UPDATE_EXPECT", "1")]),
+        ["golden", "--bless"] => cargo(
+            &["test", "-p", "malla-translate"],
+            &[("UPDATE_EXPECT", "1")],
+        ),
         ["tidy"] => tidy_up(),
         _ => {
             report(USAGE);

@@ -1,4 +1,5 @@
 //! The rule sets are taken by the real tools, in a network namespace of their own, twice over.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};

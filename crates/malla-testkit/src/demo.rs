@@ -137,7 +137,7 @@ impl Demo {
     fn end(&mut self) {
         if let Ok(None) = self.process.try_wait() {
             let pid = Pid::from_raw(i32::try_from(self.process.id()).unwrap_or_default());
-            drop(kill(pid, Signal::SIGINT));
+            kill(pid, Signal::SIGINT).ok();
             let started = Instant::now();
             while let Ok(None) = self.process.try_wait() {
                 if started.elapsed() > STOP {

@@ -23,9 +23,8 @@ static POOL: Mutex<Option<DescriptorPool>> = Mutex::new(None);
 /// Descriptors of every message this crate knows; cheap to clone.
 pub fn pool() -> DescriptorPool {
     let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
-    let decode = || {
-        DescriptorPool::decode(DESCRIPTORS).expect("the build wrote a complete descriptor set")
-    };
+    let decode =
+        || DescriptorPool::decode(DESCRIPTORS).expect("the build wrote a complete descriptor set");
     pool.get_or_insert_with(decode).clone()
 }
 

@@ -111,14 +111,16 @@ mod tests {
     #[test]
     fn an_unknown_revision_is_injected_with_a_warning() {
         let revisions = ["default".to_owned()];
-        let Decision::Inject { warnings } =
-            decide(&json!({}), "base", Some("1-12-5"), &revisions)
+        let Decision::Inject { warnings } = decide(&json!({}), "base", Some("1-12-5"), &revisions)
         else {
             panic!("not injected");
         };
         let [warning] = &warnings[..] else {
             panic!("{warnings:?}")
         };
-        assert!(warning.contains("\"1-12-5\"") && warning.contains("default"), "{warning}");
+        assert!(
+            warning.contains("\"1-12-5\"") && warning.contains("default"),
+            "{warning}"
+        );
     }
 }

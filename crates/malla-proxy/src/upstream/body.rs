@@ -181,7 +181,9 @@ impl Body for UpstreamBody {
 
 /// True if the connection ended in order, but within a body.
 fn ends_early(error: &hyper::Error) -> bool {
-    let source = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+    let source = error
+        .source()
+        .and_then(|source| source.downcast_ref::<io::Error>());
     source.is_some_and(|error| error.kind() == io::ErrorKind::UnexpectedEof)
 }
 

@@ -53,6 +53,43 @@ fn both_proxies_answer_alike() {
     );
 }
 
+/// gRPC requests that ask for a deadline, on routes that follow it and on others.
+fn deadlines() -> impl Iterator<Item = (&'static str, Ask)> {
+    const WITHIN: &[(&str, &str)] = &[
+        ("content-type", "application/grpc"),
+        ("te", "trailers"),
+        ("grpc-timeout", "100m"),
+    ];
+    const BEYOND: &[(&str, &str)] = &[
+        ("content-type", "application/grpc"),
+        ("te", "trailers"),
+        ("grpc-timeout", "9S"),
+    ];
+    const BROKEN: &[(&str, &str)] = &[
+        ("content-type", "application/grpc"),
+        ("te", "trailers"),
+        ("grpc-timeout", "nonsense"),
+    ];
+    [
+        ("/grpc-deadline", WITHIN),
+        ("/grpc-deadline", BEYOND),
+        ("/grpc-deadline", BROKEN),
+        ("/stream-limit", WITHIN),
+        ("/stream-unlimited", WITHIN),
+    ]
+    .into_iter()
+    .map(|(path, headers)| {
+        let ask = Ask {
+            method: "POST",
+            path,
+            body: "message",
+            headers,
+            ..Ask::default()
+        };
+        ("plain", ask)
+    })
+}
+
 /// The same over HTTP/2, to both kinds of backend.
 fn asks() -> Vec<(&'static str, Ask)> {
     let get = |path| Ask {
@@ -110,22 +147,7 @@ fn asks() -> Vec<(&'static str, Ask)> {
             ..post("/timeout", "message")
         },
     ));
-    for (path, timeout) in [
-        ("/grpc-deadline", "100m"),
-        ("/grpc-deadline", "9S"),
-        ("/grpc-deadline", "nonsense"),
-        ("/stream-limit", "100m"),
-        ("/stream-unlimited", "100m"),
-    ] {
-        let headers = [grpc[0], grpc[1], ("grpc-timeout", timeout)];
-        out.push((
-            "plain",
-            Ask {
-                headers: Box::leak(Box::new(headers)),
-                ..post(path, "message")
-            },
-        ));
-    }
+    out.extend(deadlines());
     out.push((
         "plain",
         Ask {

@@ -1,4 +1,9 @@
 //! Every lesson applied by real `kubectl`, and what a user then sees, by real requests.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test panics and tells how far it got"
+)]
 
 mod shop;
 
@@ -13,11 +18,13 @@ use shop::Shop;
 const SOON: Duration = Duration::from_secs(20);
 const POD_START: Duration = Duration::from_secs(90);
 
+type Lesson = fn(&Demo, &Shop);
+
 /// Runs all lessons in order on one demo.
 pub(crate) fn run(name: &str, arguments: &[&str]) {
     let demo = Demo::start(Path::new(env!("CARGO_BIN_EXE_malla")), name, arguments);
     let shop = Shop::new(&demo.shop());
-    let lessons: [(&str, fn(&Demo, &Shop)); 13] = [
+    let lessons: [(&str, Lesson); 13] = [
         ("Q0 every pod has a sidecar", every_pod_has_a_sidecar),
         ("Q1 the shop works", the_shop_works),
         ("Q2 both versions answer", both_versions_answer),

@@ -275,7 +275,11 @@ fn note_host(attempt: &mut Attempt, host: &Host) {
 fn note_connection(attempt: &mut Attempt, lease: &Lease) {
     attempt.connected = Some(Instant::now());
     attempt.reused = lease.is_reused();
-    attempt.protocol = Some(if lease.is_h2() { Version::HTTP_2 } else { Version::HTTP_11 });
+    attempt.protocol = Some(if lease.is_h2() {
+        Version::HTTP_2
+    } else {
+        Version::HTTP_11
+    });
     if let Some(info) = lease.info() {
         attempt.local = info.local;
         attempt.remote = info.remote.or(attempt.remote);
