@@ -42,6 +42,40 @@ impl Output {
         } else {
             "error"
         };
-        self.note(&format!("{mark}: {error:#}"));
+        self.note(&format!("{mark}: {}", in_words(error)));
+    }
+}
+
+/// An error with its causes; those that it quotes itself are not repeated.
+pub(crate) fn in_words(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        if text.ends_with(&cause) {
+            continue;
+        }
+        if !text.is_empty() {
+            text += ": ";
+        }
+        text += &cause;
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    use super::*;
+
+    #[test]
+    fn causes_are_told_once() {
+        let error = anyhow!("disk full").context("write f: disk full");
+        assert_eq!(
+            in_words(&error.context("start")),
+            "start: write f: disk full"
+        );
+        let error = anyhow!("disk full").context("write f");
+        assert_eq!(in_words(&error), "write f: disk full");
     }
 }

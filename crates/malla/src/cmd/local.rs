@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use kube::core::GroupVersionKind;
-use malla_local::IMAGES_CONFIG_MAP as CONFIG_MAP;
+use malla_local::{IMAGES_CONFIG_MAP as CONFIG_MAP, Image};
 use serde_json::json;
 
 use crate::demo::home::{self, running};
@@ -113,17 +113,8 @@ async fn add_image(folder: PathBuf, name: &str, command: &[String]) -> Result<()
     let client = kube::Client::try_from(config)?;
     let kind = kube::api::ApiResource::from_gvk(&GroupVersionKind::gvk("", "v1", "ConfigMap"));
     let maps: Api<DynamicObject> = Api::namespaced_with(client, CONFIG_MAP.0, &kind);
-    let key: String = name
-        .chars()
-        .map(|c| {
-            if c.is_ascii_alphanumeric() || "-._".contains(c) {
-                c
-            } else {
-                '_'
-            }
-        })
-        .collect();
-    let value = json!({"image": name, "command": command}).to_string();
+    let command: Vec<&str> = command.iter().map(String::as_str).collect();
+    let (key, value) = Image::new(name, &command).entry()?;
     let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": CONFIG_MAP.1}, "data": {key: value}});
     // Each image is its own field: adding one takes away no other.
     let manager = format!("malla-image-{name}")

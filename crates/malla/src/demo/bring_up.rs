@@ -1,7 +1,6 @@
 //! Brings the mesh up inside a running cluster: kinds, control plane, gateway, shop; then waits
 //! until a request from the outside has been answered.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -10,7 +9,7 @@ use futures_util::StreamExt as _;
 use malla_apiserver::kinds::{DEPLOYMENTS, NAMESPACES, PODS, SERVICES};
 use malla_apiserver::{Client, ListParams, WatchEvent};
 use malla_control::manifest::{Installation, ROOT_NAMESPACE, control_plane, ingress_gateway};
-use malla_local::PUBLISHED_ANNOTATION as PUBLISHED;
+use malla_local::published as published_at;
 use serde_json::Value;
 
 use super::LESSONS;
@@ -184,7 +183,7 @@ async fn wait_until(
 fn is_open(client: &Client, port: u16) -> bool {
     client
         .get(&SERVICES, Some(ROOT_NAMESPACE), GATEWAY)
-        .is_ok_and(|service| addresses(&service).contains_key(&port))
+        .is_ok_and(|service| published_at(&service).contains_key(&port))
 }
 
 /// Waits until a port of the gateway is there for callers on this machine.
@@ -195,31 +194,17 @@ async fn published(client: &Client, port: u16) -> Result<SocketAddr> {
     };
     let resource = SERVICES;
     let wait = wait_until(client, &resource, ROOT_NAMESPACE, &params, |service| {
-        addresses(service).contains_key(&port)
+        published_at(service).contains_key(&port)
     });
     let in_time = tokio::time::timeout(PATIENCE, wait).await;
     in_time.with_context(|| {
         format!("port {port} of the ingress gateway was not opened in {PATIENCE:?}")
     })??;
     let service = client.get(&SERVICES, Some(ROOT_NAMESPACE), GATEWAY)?;
-    addresses(&service)
+    published_at(&service)
         .get(&port)
         .copied()
         .with_context(|| format!("port {port} of the ingress gateway was closed again"))
-}
-
-fn addresses(service: &Value) -> BTreeMap<u16, SocketAddr> {
-    let text = service
-        .pointer("/metadata/annotations")
-        .and_then(|a| a.get(PUBLISHED))
-        .and_then(Value::as_str);
-    let pairs = text.unwrap_or_default().split(',');
-    pairs
-        .filter_map(|pair| {
-            let (port, address) = pair.trim().split_once('=')?;
-            Some((port.parse().ok()?, address.parse().ok()?))
-        })
-        .collect()
 }
 
 /// Waits until a request from the outside gets a 200.
@@ -254,21 +239,5 @@ async fn status(address: SocketAddr, path: &str) -> Result<u16> {
         // The connection ends first only when it broke.
         ended = connection => { ended?; bail!("the connection was closed") }
         () = tokio::time::sleep(Duration::from_secs(5)) => bail!("no answer"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn published_ports_are_read_from_the_service() {
-        let service = json!({"metadata": {"annotations": {PUBLISHED: "80=127.0.0.1:8080, 443=127.0.0.1:8443"}}});
-        let found = addresses(&service);
-        assert_eq!(found[&80], "127.0.0.1:8080".parse().unwrap());
-        assert_eq!(found.len(), 2);
-        assert!(addresses(&json!({})).is_empty());
     }
 }

@@ -69,6 +69,13 @@ fn launcher(folder: &Path) -> Option<Pid> {
     name.starts_with("malla").then(|| Pid::from_raw(pid))
 }
 
+/// Removes the folder of temporary clusters, unless there are others in it.
+pub(crate) fn leave() {
+    if let Ok(parent) = temporary_parent() {
+        drop(fs::remove_dir(parent));
+    }
+}
+
 /// A folder of this user's below the system's temporary one.
 fn temporary_parent() -> Result<PathBuf> {
     let user = Uid::effective().as_raw();

@@ -17,6 +17,7 @@ use super::home;
 use super::images::{envoy_in_container, images, programs};
 use super::launch::Options;
 use super::report::{ClusterReady, Message, Ready};
+use crate::output::in_words;
 
 /// Where the cluster says it is; a zone, because two clusters will be in two.
 const REGION: &str = "north";
@@ -38,7 +39,7 @@ pub(crate) fn run(inside: Inside, options: &Options, directory: RunDirectory) ->
     match serve(&inside, &mut launcher, options, directory) {
         Ok(()) => 0,
         Err(error) => {
-            launcher.tell(&Message::Failed(format!("{error:#}")));
+            launcher.tell(&Message::Failed(in_words(&error)));
             1
         }
     }

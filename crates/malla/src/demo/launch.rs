@@ -54,6 +54,9 @@ pub(crate) fn launch(options: Options, out: &mut Output) -> Result<ExitCode> {
     if let Some(file) = &options.ready_file {
         drop(std::fs::remove_file(file));
     }
+    if options.data.is_none() {
+        home::leave();
+    }
     code
 }
 
