@@ -61,6 +61,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "malla-xds-proto",
         ],
     ),
+    ("malla-telemetry", &["malla-runtime", "malla-xds-proto"]),
     ("malla-testkit", &[]),
     ("xtask", &[]),
 ];
