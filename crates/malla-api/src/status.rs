@@ -53,7 +53,8 @@ pub fn status(outcome: &Outcome<'_>, previous: &Value, now: &str) -> Value {
         .cloned()
         .unwrap_or_default();
     let mut conditions = vec![accepted(outcome), honoured(outcome)];
-    conditions.extend(outcome.progress.as_ref().map(reconciled));
+    let progress = outcome.progress.as_ref();
+    conditions.extend(progress.map(|progress| reconciled(outcome, progress)));
     let mut written: Vec<Value> = conditions
         .iter()
         .map(|condition| condition.write(&before, outcome.generation, now))
@@ -160,7 +161,15 @@ fn honoured(outcome: &Outcome<'_>) -> Condition {
     }
 }
 
-fn reconciled(progress: &Progress) -> Condition {
+fn reconciled(outcome: &Outcome<'_>, progress: &Progress) -> Condition {
+    if outcome.refused.is_some() {
+        return Condition {
+            name: RECONCILED,
+            holds: false,
+            reason: "Refused",
+            message: "no proxy has it".to_owned(),
+        };
+    }
     let count = format!("active on {}/{} proxies", progress.active, progress.of);
     if !progress.rejections.is_empty() {
         return Condition {
@@ -326,5 +335,32 @@ mod tests {
             "{text}"
         );
         assert!(text.ends_with("; and 2 more"), "{text}");
+    }
+    #[test]
+    fn what_is_refused_is_active_nowhere() {
+        let object = malla_model::ObjectRef::new("EnvoyFilter", "base", "ef");
+        let refused = Refused {
+            object,
+            path: "spec".into(),
+            reason: "not yet".into(),
+        };
+        let outcome = Outcome {
+            refused: Some(&refused),
+            progress: Some(Progress {
+                active: 9,
+                of: 9,
+                ..Progress::default()
+            }),
+            ..Outcome::default()
+        };
+        let written = lines(&status(&outcome, &Value::Null, "t"));
+        assert_eq!(
+            written,
+            [
+                "Accepted=False t spec: not yet",
+                "Honoured=False t nothing of the object has an effect",
+                "Reconciled=False t no proxy has it",
+            ]
+        );
     }
 }

@@ -16,6 +16,8 @@ type Gap = (&'static str, &'static str);
 
 const NEVER: &str = "Istio has never implemented it either";
 const NOT_YET: &str = "Malla does not act on it yet";
+const NO_SECRETS: &str =
+    "Malla does not deliver Secrets to proxies yet; name files (serverCertificate, privateKey)";
 
 const VIRTUAL_SERVICE: &[Gap] = &[
     ("http[].fault.delay.exponentialDelay", NEVER),
@@ -30,6 +32,7 @@ const TRAFFIC_POLICY: &[Gap] = &[
     ("connectionPool.http.http2KeepAlive", NOT_YET),
     ("outlierDetection.outlierDetectionHttpErrorCodes", NOT_YET),
     ("tls.caCrl", NOT_YET),
+    ("tls.credentialName", NO_SECRETS),
     ("tunnel", NOT_YET),
     ("proxyProtocol", NOT_YET),
     ("retryBudget.budgetInterval", NOT_YET),
@@ -46,6 +49,9 @@ const GATEWAY: &[Gap] = &[
     ("servers[].defaultEndpoint", NEVER),
     ("servers[].port.targetPort", NEVER),
     ("servers[].tls.caCrl", NOT_YET),
+    ("servers[].tls.credentialName", NO_SECRETS),
+    ("servers[].tls.credentialNames", NO_SECRETS),
+    ("servers[].tls.caCertCredentialName", NO_SECRETS),
     ("servers[].tls.tlsCertificates", NOT_YET),
     ("servers[].tls.verifyCertificateSpki", NOT_YET),
     ("servers[].tls.verifyCertificateHash", NOT_YET),
