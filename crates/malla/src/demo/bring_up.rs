@@ -22,6 +22,9 @@ const GATEWAY: &str = "istio-ingressgateway";
 /// Lessons that are applied from the start: the shop, and the way to it.
 const AT_START: usize = 2;
 
+/// The page, and through it every service: cart asks stock.
+const SHOP_PATHS: &[&str] = &["/", "/product", "/user", "/list"];
+
 /// How long a part may take to come up on a slow machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -88,9 +91,11 @@ pub(crate) async fn bring_up(
     }
     let open = plan.shop && shop_is_there && (fresh || is_open(client, 80));
     let port = if open { 80 } else { 15021 };
-    let path = if open { "/" } else { "/healthz/ready" };
+    let paths = if open { SHOP_PATHS } else { &["/healthz/ready"] };
     let ingress = published(client, port).await?;
-    answered(ingress, path).await?;
+    for path in paths {
+        answered(ingress, path).await?;
+    }
     Ok(Reached { ingress })
 }
 
