@@ -3,5 +3,8 @@
 //! | module | one line |
 //! |---|---|
 //! | [`metrics`] | the metric store: labels, Gorilla chunks, log, blocks, retention |
+//! | [`scrape`] | fetches metrics from a changing list of targets |
 
+pub mod clock;
 pub mod metrics;
+pub mod scrape;
