@@ -1,0 +1,30 @@
+/** Short names for the schemas of `openapi.yaml`. */
+import type { components } from './schema';
+
+type S = components['schemas'];
+export type Overview = S['Overview'];
+export type Graph = S['Graph'];
+export type GraphNode = S['GraphNode'];
+export type GraphEdge = S['GraphEdge'];
+export type GraphView = S['GraphView'];
+export type LogLine = S['LogLine'];
+export type ServiceSummary = S['ServiceSummary'];
+export type ServiceDetail = S['ServiceDetail'];
+export type Kind = S['Kind'];
+export type ObjectRef = S['ObjectRef'];
+export type ObjectSummary = S['ObjectSummary'];
+export type ObjectDetail = S['ObjectDetail'];
+export type Finding = S['Finding'];
+export type Active = S['Active'];
+export type CheckResult = S['CheckResult'];
+export type CheckError = S['CheckError'];
+export type Change = S['Change'];
+export type GatewaySummary = S['GatewaySummary'];
+export type Security = S['Security'];
+export type Proxy = S['Proxy'];
+export type SyncState = S['SyncState'];
+export type Lesson = S['Lesson'];
+export type LocalizedText = S['LocalizedText'];
+export type ObjectEvent = S['ObjectEvent'];
+export type JaegerTrace = S['JaegerTrace'];
+export type JaegerSpan = S['JaegerSpan'];
