@@ -40,7 +40,7 @@ impl<'a> RequestView<'a> {
         self.headers.get(header::HOST).map_or("", text)
     }
 
-    /// The value of a field; several header lines are joined by commas, as Envoy's matchers see them.
+    /// The value of a field; several header lines are joined by commas, as logs and hashes see them.
     pub fn get(&self, field: &Field) -> Option<Cow<'a, str>> {
         match field {
             Field::Method => Some(Cow::Borrowed(self.method.as_str())),
@@ -52,6 +52,17 @@ impl<'a> RequestView<'a> {
                 .map(|value| Cow::Borrowed(text(value))),
             Field::Status => None,
             Field::Header(name) => joined(self.headers, name),
+        }
+    }
+
+    /// Whether a test holds for any value of a field; `None` where the field is missing.
+    ///
+    /// Each header line counts alone, as in Envoy: a rule on a value must not be evaded by sending
+    /// a second line.
+    fn any(&self, field: &Field, test: impl Fn(&str) -> bool) -> Option<bool> {
+        match field {
+            Field::Header(name) => any_line(self.headers, name, test),
+            _ => self.get(field).map(|value| test(&value)),
         }
     }
 
@@ -96,6 +107,17 @@ pub fn joined<'a>(headers: &'a HeaderMap, name: &http::HeaderName) -> Option<Cow
         all.push_str(&String::from_utf8_lossy(more.as_bytes()));
     }
     Some(out)
+}
+
+fn any_line(
+    headers: &HeaderMap,
+    name: &http::HeaderName,
+    test: impl Fn(&str) -> bool,
+) -> Option<bool> {
+    let mut lines = headers.get_all(name).iter().peekable();
+    lines.peek()?;
+    // Not dropped where it is not UTF-8: a deny rule on a prefix must still see the prefix.
+    Some(lines.any(|line| test(&String::from_utf8_lossy(line.as_bytes()))))
 }
 
 /// A header value as text; empty where it is not UTF-8.
@@ -179,40 +201,47 @@ impl HeaderMatcher {
 
     /// True if the request fits.
     pub fn is_match(&self, request: &RequestView<'_>) -> bool {
-        self.matches_value(request.get(&self.field).as_deref())
+        self.judge(request.any(&self.field, |value| self.test.holds(value)))
     }
 
     /// The same for a header of a response.
     pub fn matches_headers(&self, headers: &HeaderMap, status: http::StatusCode) -> bool {
-        match &self.field {
-            Field::Header(name) => self.matches_value(joined(headers, name).as_deref()),
-            Field::Status => self.matches_value(Some(status.as_str())),
-            Field::Method | Field::Path | Field::Scheme | Field::Authority => {
-                self.matches_value(None)
-            }
-        }
+        let hit = match &self.field {
+            Field::Header(name) => any_line(headers, name, |value| self.test.holds(value)),
+            Field::Status => Some(self.test.holds(status.as_str())),
+            Field::Method | Field::Path | Field::Scheme | Field::Authority => None,
+        };
+        self.judge(hit)
     }
 
     /// The same for a value at hand.
     pub fn matches_text(&self, value: Option<&str>) -> bool {
-        self.matches_value(value)
+        self.judge(value.map(|value| self.test.holds(value)))
     }
 
-    fn matches_value(&self, value: Option<&str>) -> bool {
-        let value = match (value, &self.test) {
-            (Some(value), _) => value,
-            (None, _) if self.missing_as_empty => "",
-            (None, HeaderTest::Present(present)) => return self.invert == *present,
+    /// From whether any value of the field holds; `None` where there is none.
+    fn judge(&self, hit: Option<bool>) -> bool {
+        let hit = match (hit, &self.test) {
+            (Some(hit), _) => hit,
+            (None, test) if self.missing_as_empty => test.holds(""),
+            (None, HeaderTest::Present(present)) => !present,
+            // Missing never matches, not even inverted.
             (None, HeaderTest::Range(..) | HeaderTest::Text(_)) => return false,
         };
-        let hit = match &self.test {
-            HeaderTest::Present(present) => *present,
-            HeaderTest::Range(start, end) => value
+        hit != self.invert
+    }
+}
+
+impl HeaderTest {
+    /// Whether it holds for a value that is there.
+    fn holds(&self, value: &str) -> bool {
+        match self {
+            Self::Present(present) => *present,
+            Self::Range(start, end) => value
                 .parse()
                 .is_ok_and(|number: i64| (*start..*end).contains(&number)),
-            HeaderTest::Text(matcher) => matcher.is_match(value),
-        };
-        hit != self.invert
+            Self::Text(matcher) => matcher.is_match(value),
+        }
     }
 }
 
@@ -329,8 +358,12 @@ mod tests {
                 assert_eq!(matcher.is_match(&request), want, "{matcher:?}");
             };
         let exact = |text: &str| HeaderTest::Text(StringMatcher::exact(text));
-        check("x-a", exact("1,2"), false, false, true);
-        check("x-a", exact("1"), false, false, false);
+        // Each line counts alone.
+        check("x-a", exact("1,2"), false, false, false);
+        check("x-a", exact("1"), false, false, true);
+        check("x-a", exact("2"), false, false, true);
+        check("x-a", exact("2"), true, false, false);
+        check("x-a", HeaderTest::Range(2, 3), false, false, true);
         check("x-b", exact("1"), true, false, false); // Missing never matches, not even inverted…
         check("x-b", exact("1"), true, true, true); // …unless it counts as empty.
         check("x-b", HeaderTest::Present(true), false, false, false);

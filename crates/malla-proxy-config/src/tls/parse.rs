@@ -190,6 +190,14 @@ impl Validation {
         };
         match wire {
             None => Ok(Self::default()),
+            Some(ValidationContextType::ValidationContext(context))
+                if !context_proves(&context) =>
+            {
+                Err(cx.invalid(
+                    "validation_context",
+                    "names are demanded without trusted_ca, so anybody could have them; set trusted_ca",
+                ))
+            }
             Some(ValidationContextType::ValidationContext(context)) => Ok(Self {
                 fixed: fixed("validation_context", context, cx)?,
                 sds: None,
@@ -262,6 +270,18 @@ impl TlsCertificate {
             key: cx.field("private_key", |cx| DataSource::parse(key, cx))?,
         })
     }
+}
+
+/// Names count only with a CA that vouches for them, or a pin.
+fn context_proves(context: &pb::CertificateValidationContext) -> bool {
+    let names = &context.match_typed_subject_alt_names;
+    #[expect(deprecated, reason = "Envoy still reads it")]
+    let untyped = &context.match_subject_alt_names;
+    (names.is_empty() && untyped.is_empty())
+        || context.trusted_ca.is_some()
+        || context.system_root_certs.is_some()
+        || !context.verify_certificate_spki.is_empty()
+        || !context.verify_certificate_hash.is_empty()
 }
 
 impl ValidationContext {

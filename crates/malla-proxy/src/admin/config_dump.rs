@@ -89,7 +89,7 @@ pub(super) fn dump(admin: &Admin, query: &Query) -> Result<Value, String> {
     }
     let mut configs = vec![json!({
         "@type": format!("{DUMP}BootstrapConfigDump"),
-        "bootstrap": proto_json::print(&admin.bootstrap),
+        "bootstrap": bootstrap(admin),
         "last_updated": timestamp(admin.started),
     })];
     for section in &SECTIONS {
@@ -130,7 +130,7 @@ fn one_resource(
             .collect());
     }
     match field {
-        "bootstrap" => Ok(vec![proto_json::print(&admin.bootstrap)]),
+        "bootstrap" => Ok(vec![bootstrap(admin)]),
         _ => Err(format!("{field} not found in config dump\n")),
     }
 }
@@ -203,6 +203,12 @@ fn item(section: &Section, name: &str, entry: &Entry) -> Value {
         );
     }
     Value::Object(out)
+}
+
+fn bootstrap(admin: &Admin) -> Value {
+    let mut value = proto_json::print(&admin.bootstrap);
+    redact(&mut value);
+    value
 }
 
 fn resource(url: &str, body: &[u8]) -> Value {

@@ -15,7 +15,8 @@ use crate::connection::Connection;
 use crate::upstream::Upstreams;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+/// How the client spoke, by the word of a trusted peer or our own.
+pub(super) const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 const ENVOY_INTERNAL: HeaderName = HeaderName::from_static("x-envoy-internal");
@@ -40,9 +41,12 @@ const INTERNAL_ONLY: [&str; 14] = [
     "x-envoy-original-url",
     "x-envoy-hedge-on-per-try-timeout",
 ];
-const EDGE_ONLY: [&str; 2] = [
+const EDGE_ONLY: [&str; 5] = [
+    "x-envoy-decorator-operation",
     "x-envoy-downstream-service-cluster",
     "x-envoy-downstream-service-node",
+    "x-envoy-original-host",
+    "x-envoy-original-path",
 ];
 
 /// Sets the family of headers and the record's view of the client.
@@ -272,7 +276,22 @@ fn client_cert(headers: &mut HeaderMap, connection: &Connection, config: &HttpMa
 mod tests {
     use http::HeaderMap;
 
-    use super::{FORWARDED_FOR, append_forwarded_for, last_forwarded};
+    use super::{FORWARDED_FOR, append_forwarded_for, last_forwarded, remove_untrusted};
+
+    #[test]
+    fn outsiders_cannot_say_what_only_proxies_say() {
+        let names = ["x-envoy-retry-on", "x-envoy-original-path", "x-other"];
+        let sent =
+            HeaderMap::from_iter(names.map(|name| (name.parse().unwrap(), "1".parse().unwrap())));
+        let left = |edge: bool| {
+            let mut headers = sent.clone();
+            remove_untrusted(&mut headers, edge);
+            names.map(|name| headers.contains_key(name))
+        };
+        assert_eq!(left(true), [false, false, true]);
+        // The hop before us may have rewritten the path.
+        assert_eq!(left(false), [false, true, true]);
+    }
 
     #[test]
     fn hops_are_counted_from_the_right() {

@@ -82,7 +82,8 @@ fn take_authority<U: Upstreams>(
             None => {}
         }
     }
-    if http1 && x.head.headers.get_all(header::HOST).iter().nth(1).is_some() {
+    // Whoever is behind might take the other one.
+    if x.head.headers.get_all(header::HOST).iter().nth(1).is_some() {
         return Err(ProxyError::InvalidHost);
     }
     if let Some(authority) = x.head.uri.authority() {

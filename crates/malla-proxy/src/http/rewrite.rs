@@ -14,6 +14,7 @@ use malla_proxy_config::route::redirect::{Redirect, RedirectPath};
 
 use super::error::ProxyError;
 use super::exchange::Exchange;
+use super::forwarded::FORWARDED_PROTO;
 use super::forwarded::REQUEST_ID;
 use super::selected::Selected;
 use crate::telemetry::access_log::{self, Source};
@@ -28,7 +29,9 @@ pub(super) fn answer_of_route<U: Upstreams>(
     x: &mut Exchange<U>,
     selected: &Selected,
 ) -> Result<(), ProxyError> {
-    let plain = x.observer.record().scheme == "http";
+    // Not the scheme an HTTP/2 client writes: this header was set by us, or by a trusted proxy.
+    let proto = x.head.headers.get(&FORWARDED_PROTO);
+    let plain = proto.is_none_or(|proto| proto != "https");
     let must_be_tls = match selected.vhost().require_tls {
         RequireTls::None => false,
         RequireTls::ExternalOnly => !x.internal,

@@ -28,6 +28,9 @@ pub(super) fn downstream_info(
     let chain = connection.peer_certificates();
     let peer = chain.and_then(certificate).map(Arc::new);
     let proven = |check: &PeerCheck| {
+        if !check.proves() {
+            return false;
+        }
         // An untrusted peer may have been let in; a resumed one was proven when the session was made.
         !check.accepts_untrusted()
             || chain

@@ -41,6 +41,8 @@ enum Mismatch {
     Names { names: String, expected: String },
     #[error("verify cert hash: no pin matches the peer's certificate")]
     Pins,
+    #[error("names are demanded and no trusted CA is there to prove them")]
+    Unprovable,
     #[error("the peer's certificate does not parse: {0}")]
     Malformed(String),
 }
@@ -99,6 +101,11 @@ impl PeerCheck {
         self.accept_untrusted
     }
 
+    /// Whether passing it proves anything: names in a certificate that anybody can make do not.
+    pub fn proves(&self) -> bool {
+        !(self.bundle.is_empty() && self.spki_pins.is_empty() && self.certificate_pins.is_empty())
+    }
+
     /// Checks a chain, leaf first.
     pub fn check(
         &self,
@@ -109,7 +116,10 @@ impl PeerCheck {
         let leaf = chain
             .first()
             .ok_or(rustls::Error::NoCertificatesPresented)?;
-        // Without roots only names and pins are checked, as Envoy does without `trusted_ca`.
+        if !self.proves() && !self.san.is_empty() {
+            return Err(Mismatch::Unprovable.into());
+        }
+        // Without roots only pins are checked, as Envoy does without `trusted_ca`.
         if !self.bundle.is_empty() {
             let result = verify(&self.bundle, chain, usage, now, &self.algorithms);
             let result = match result {

@@ -71,9 +71,12 @@ pub(crate) const PLAIN_HEADERS: &[(&str, &str)] = &[
     ("/cluster-header", "x-cluster: nope"),
     ("/header-match", "x-kind: a"),
     ("/header-match", "x-kind: b\r\nx-kind: c"),
+    ("/header-match", "x-kind: z\r\nx-kind: a"),
+    ("/header-match", "x-kind: z,a"),
     ("/cors", "origin: http://good.example"),
     ("/cors", "origin: http://bad.example"),
     ("/denied", "x-allow: yes"),
+    ("/denied", "x-allow: no\r\nx-allow: yes"),
     ("/", "connection: close"),
     ("/", "connection: x-mine\r\nx-mine: 1"),
     (
@@ -89,6 +92,10 @@ pub(crate) const PLAIN_HEADERS: &[(&str, &str)] = &[
     ),
     ("/", "x-forwarded-client-cert: By=spiffe://x"),
     ("/", "x-envoy-internal: true"),
+    (
+        "/",
+        "x-envoy-original-host: b\r\nx-envoy-decorator-operation: c",
+    ),
     ("/", "upgrade: websocket\r\nconnection: upgrade"),
     ("/grpc-only", "content-type: application/grpc"),
     ("/nowhere-cluster", "content-type: application/grpc"),

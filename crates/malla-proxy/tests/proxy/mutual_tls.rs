@@ -6,7 +6,7 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 use super::support::{
-    Certs, Envoy, LIMIT, Running, bootstrap, cluster, echo, free_port, listener, round_trip,
+    Certs, Envoy, LIMIT, Running, bind, bootstrap, cluster, echo, free_port, listener, round_trip,
     tcp_proxy,
 };
 
@@ -154,4 +154,41 @@ async fn openssl_gets_in_with_the_right_certificate_only() {
         .until_stat("listener.in.ssl.fail_verify_error: 1")
         .await;
     proxy.stop().await;
+}
+
+/// Anybody can make a certificate with a colleague's name in it.
+#[tokio::test]
+async fn a_certificate_nobody_vouches_for_is_no_identity() {
+    let certs = Certs::new(&["client", "server"]);
+    let rbac = r#"{ name: rbac, typed_config: { "@type": type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC, stat_prefix: rbac, rules: { action: ALLOW, policies: { named: { permissions: [ { any: true } ], principals: [ { authenticated: { principal_name: { prefix: "spiffe://" } } } ] } } } } }"#;
+    let filters = format!("{rbac}, {}", tcp_proxy("app", ""));
+    let trusting = certs.downstream("server");
+    let trust = trusting.find(", validation_context").unwrap();
+    let end = trust + trusting[trust..].find("} }").unwrap() + 3;
+    let believing = format!("{}{}", &trusting[..trust], &trusting[end..]);
+    for (tls, want) in [(trusting, "hi there"), (believing, "")] {
+        let app = cluster("app", &[echo("hi ").await], "");
+        let inside = bootstrap(&[listener("in", anywhere(), &filters, &tls)], &[app]);
+        let (inner, inner_address) = Running::start(&inside, "in").await;
+        let outside = client_side(&certs, anywhere(), inner_address, "server");
+        let (outer, address) = Running::start(&outside, "out").await;
+        assert_eq!(round_trip(address, "there").await, want, "{tls}");
+        outer.stop().await;
+        inner.stop().await;
+    }
+    let names = r#", validation_context: { match_typed_subject_alt_names: [ { san_type: URI, matcher: { prefix: "spiffe://" } } ] }"#;
+    let naming = certs.downstream("server");
+    let naming = format!("{}{names}{}", &naming[..trust], &naming[end..]);
+    let app = cluster("app", &[], "");
+    let yaml = bootstrap(&[listener("in", anywhere(), &filters, &naming)], &[app]);
+    let Err(error) = bind(&yaml).await else {
+        panic!("names without a CA were accepted");
+    };
+    let mut said = String::new();
+    let mut cause: Option<&dyn std::error::Error> = Some(&error);
+    while let Some(error) = cause {
+        said += &format!("{error}; ");
+        cause = error.source();
+    }
+    assert!(said.contains("set trusted_ca"), "{said}");
 }

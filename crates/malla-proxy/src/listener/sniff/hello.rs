@@ -95,10 +95,25 @@ fn server_name(mut data: Reader<'_>) -> Option<String> {
         let kind = names.take(1)?;
         let name = names.vec16()?;
         if kind == [0] {
-            return Some(std::str::from_utf8(name).ok()?.to_ascii_lowercase());
+            return Some(host_name(name));
         }
     }
     Some(String::new())
+}
+
+/// In lower case; what no host name has is replaced and the name marked, as Envoy does, so that it
+/// matches nothing and may be logged.
+fn host_name(bytes: &[u8]) -> String {
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    let shown = bytes.iter().map(|&byte| match byte {
+        byte if legal(byte) => char::from(byte.to_ascii_lowercase()),
+        _ => '_',
+    });
+    if bytes.iter().all(|&byte| legal(byte)) {
+        shown.collect()
+    } else {
+        "invalid:".chars().chain(shown).collect()
+    }
 }
 
 fn alpn(mut data: Reader<'_>) -> Option<Vec<String>> {
@@ -148,7 +163,7 @@ mod tests {
     use proptest::{prop_assert_eq, proptest};
     use rustls::{ClientConfig, ClientConnection, RootCertStore};
 
-    use super::{ClientHello, Verdict, inspect_tls};
+    use super::{ClientHello, Verdict, host_name, inspect_tls};
 
     fn hello(name: &str, alpn: &[&str]) -> Vec<u8> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -224,5 +239,15 @@ mod tests {
             let first = inspect_tls(&bytes);
             prop_assert_eq!(inspect_tls(&bytes), first);
         }
+    }
+    #[test]
+    fn names_that_are_none_are_marked() {
+        assert_eq!(host_name(b"Web.example-1.com"), "web.example-1.com");
+        assert_eq!(
+            host_name(b"outbound_.80_._.web.base"),
+            "outbound_.80_._.web.base"
+        );
+        assert_eq!(host_name(b"a\n\x1b[2J\xffend"), "invalid:a___2j_end");
+        assert_eq!(host_name(b""), "");
     }
 }
