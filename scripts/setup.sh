@@ -57,7 +57,7 @@ tools_dir="${XDG_CACHE_HOME:-$HOME/.cache}/malla/tools"
 
 # Peers that the tests talk to: real ones, each of a fixed version.
 setup_test() {
-  packages iptables openssl nghttp2-client nghttp2-server chromium python3 unzip procps
+  packages iptables openssl nghttp2-client nghttp2-server chromium python3 unzip procps prometheus
   # These may be there without being Debian's.
   command -v node >/dev/null || packages nodejs
   command -v npm >/dev/null || packages npm

@@ -1,0 +1,3 @@
+//! What is asked over HTTP.
+
+pub mod json;
