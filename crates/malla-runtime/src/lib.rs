@@ -2,6 +2,7 @@
 //!
 //! | module | one line |
 //! |---|---|
+//! | [`admission`] | bounds on accepted connections: silent peers keep nobody out |
 //! | [`task`] | every task has an owner and a span; dropping the owner ends the task |
 //! | [`drain`] | stop, wait, kill: one implementation of going away |
 //! | [`signal`] | SIGTERM and SIGINT as a value to await |
@@ -14,6 +15,7 @@
 //! Nothing here reads the environment, and apart from [`log::init`] nothing is process-wide: two
 //! meshes fit into one process.
 
+pub mod admission;
 pub mod backoff;
 pub mod drain;
 pub mod log;

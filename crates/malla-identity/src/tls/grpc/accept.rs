@@ -12,13 +12,14 @@ use rustls::ServerConfig;
 use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 use tracing::Instrument;
 
 use malla_model::SpiffeId;
+use malla_runtime::admission::{Admission, Guarded, Keeper, Limits};
 use malla_runtime::log::Throttle;
 use malla_runtime::task::{AbortOnDrop, TaskSet};
 
@@ -34,6 +35,9 @@ pub struct PeerInfo {
     pub certificates: Arc<[CertificateDer<'static>]>,
     /// The names in the first of them.
     pub names: Option<Arc<PeerNames>>,
+    /// Keeps the connection. Whoever accepts the peer's proof of identity has to, where
+    /// [`AcceptLimits::idle`] is set.
+    pub keeper: Keeper,
 }
 
 impl PeerInfo {
@@ -48,15 +52,21 @@ impl PeerInfo {
 #[derive(Debug, Clone, Copy)]
 pub struct AcceptLimits {
     pub handshake: Duration,
-    /// Handshakes at a time; more wait in the kernel's queue.
-    pub concurrent_handshakes: usize,
+    /// Connections at a time. Of those that have not been kept, some make room for new ones.
+    pub connections: usize,
+    /// Connections of one IP address that have not been kept.
+    pub unproven_per_peer: usize,
+    /// A connection that has not been kept is closed after this time.
+    pub idle: Option<Duration>,
 }
 
 impl Default for AcceptLimits {
     fn default() -> Self {
         Self {
             handshake: Duration::from_secs(10),
-            concurrent_handshakes: 1024,
+            connections: 16_384,
+            unproven_per_peer: 1024,
+            idle: None,
         }
     }
 }
@@ -64,8 +74,8 @@ impl Default for AcceptLimits {
 /// An accepted connection.
 #[derive(Debug)]
 pub enum ServerIo {
-    Tls(Box<TlsStream<TcpStream>>, PeerInfo),
-    Plain(TcpStream, PeerInfo),
+    Tls(Box<TlsStream<Guarded<TcpStream>>>, PeerInfo),
+    Plain(Box<Guarded<TcpStream>>, PeerInfo),
 }
 
 impl Connected for ServerIo {
@@ -115,27 +125,17 @@ async fn accept_loop(
     limits: AcceptLimits,
     sender: mpsc::Sender<io::Result<ServerIo>>,
 ) {
-    let slots = Arc::new(Semaphore::new(limits.concurrent_handshakes.max(1)));
+    let admission = Admission::new(Limits {
+        total: limits.connections,
+        per_peer: limits.unproven_per_peer,
+        idle: limits.idle,
+    });
     let warnings = Arc::new(Throttle::default());
     let mut handshakes = TaskSet::new();
     loop {
-        let Ok(slot) = slots.clone().acquire_owned().await else {
-            return;
-        };
-        let (stream, remote) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                // Usually out of file descriptors: let some connections end first.
-                if let Some(skipped) = warnings.allow("accept") {
-                    tracing::warn!(%error, skipped, "cannot accept a connection");
-                }
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
+        let (stream, remote) = admission.accept(&listener).await;
         let (acceptor, sender, warnings) = (acceptor.clone(), sender.clone(), warnings.clone());
         let handshake = async move {
-            let _slot = slot;
             match tokio::time::timeout(limits.handshake, shake(acceptor, stream, remote)).await {
                 Ok(Ok(io)) => {
                     // The server has gone when this fails, and so does the connection.
@@ -156,18 +156,20 @@ async fn accept_loop(
 
 async fn shake(
     acceptor: Option<TlsAcceptor>,
-    stream: TcpStream,
+    stream: Guarded<TcpStream>,
     remote: SocketAddr,
 ) -> io::Result<ServerIo> {
-    stream.set_nodelay(true)?;
+    stream.get_ref().set_nodelay(true)?;
+    let keeper = stream.keeper();
     let Some(acceptor) = acceptor else {
         let info = PeerInfo {
             remote,
             tls: false,
             certificates: Arc::new([]),
             names: None,
+            keeper,
         };
-        return Ok(ServerIo::Plain(stream, info));
+        return Ok(ServerIo::Plain(Box::new(stream), info));
     };
     let stream = acceptor.accept(stream).await?;
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
@@ -181,6 +183,7 @@ async fn shake(
         tls: true,
         certificates: chain.iter().map(|der| der.clone().into_owned()).collect(),
         names: names.map(Arc::new),
+        keeper,
     };
     Ok(ServerIo::Tls(Box::new(stream), info))
 }
