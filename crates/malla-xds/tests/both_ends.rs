@@ -2,29 +2,35 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use futures_util::{StreamExt as _, stream};
 use malla_runtime::backoff::BackoffConfig;
 use malla_runtime::drain::{Drain, DrainWatch};
 use malla_runtime::task::AbortOnDrop;
 use malla_xds::client::{
     AdsClient, ClientConfig, Interest, Rejection, ResourceHandler, Update, Verdict,
 };
+use malla_xds::message::ClientMessage;
 use malla_xds::server::{AdsServer, Event, Hello, NodeHandle, ResourceSource, ServerOptions};
 use malla_xds::transport::Transport;
 use malla_xds::transport::grpc::{GrpcTransport, UnixConnector, service};
 use malla_xds::transport::memory::MemoryTransport;
 use malla_xds::{NodeResources, ResourceMap, ResourceSet, TypeUrl, Variant};
 use malla_xds_proto::core::Node;
+use malla_xds_proto::discovery::DeltaDiscoveryRequest;
 use malla_xds_proto::endpoint::ClusterLoadAssignment;
 use malla_xds_proto::type_url::{CLUSTER, ENDPOINTS};
 use malla_xds_proto::{any, cluster::Cluster};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio_stream::wrappers::UnixListenerStream;
-use tonic::{Extensions, Status};
+use tonic::metadata::MetadataMap;
+use tonic::{Code, Extensions, Status};
 use tracing::Span;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -40,6 +46,20 @@ struct Handle {
 }
 
 impl ResourceSource for Source {
+    fn admit<'a>(
+        &'a self,
+        metadata: &'a MetadataMap,
+        _extensions: &'a mut Extensions,
+    ) -> BoxFuture<'a, Result<(), Status>> {
+        let refused = metadata.contains_key("stranger");
+        Box::pin(async move {
+            match refused {
+                true => Err(Status::unauthenticated("no proof of identity")),
+                false => Ok(()),
+            }
+        })
+    }
+
     fn connect(&self, hello: Hello) -> BoxFuture<'_, Result<Box<dyn NodeHandle>, Status>> {
         let handle = Handle {
             resources: self.resources.clone(),
@@ -325,4 +345,53 @@ async fn a_draining_server_lets_its_clients_go() {
     let gone = status.wait_for(|status| !status.connected);
     tokio::time::timeout(PATIENCE, gone).await.unwrap().unwrap();
     assert_eq!(world.held(CLUSTER), ["cart"], "what is held stays");
+}
+
+#[tokio::test]
+async fn nothing_of_a_stranger_is_read() {
+    let world = World::new(DrainWatch::never());
+    let mut metadata = MetadataMap::new();
+    metadata.insert("stranger", "yes".parse().unwrap());
+    let read = Arc::new(AtomicBool::new(false));
+    let reading = Arc::clone(&read);
+    let requests = stream::poll_fn(move |_| {
+        reading.store(true, Ordering::SeqCst);
+        Poll::Pending
+    });
+    let mut responses = world.server.open(
+        Variant::Delta,
+        requests.boxed(),
+        metadata,
+        Extensions::new(),
+    );
+    let answer = tokio::time::timeout(PATIENCE, responses.next()).await;
+    assert_eq!(
+        answer.unwrap().unwrap().unwrap_err().code(),
+        Code::Unauthenticated
+    );
+    assert!(!read.load(Ordering::SeqCst));
+}
+
+#[tokio::test]
+async fn a_request_of_more_than_four_mebibytes_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("xds");
+    let world = World::new(DrainWatch::never());
+    let _serving = serve(&world, &path);
+    let transport = GrpcTransport::new(Arc::new(UnixConnector(path)));
+    let mut link = transport.open(Variant::Delta).await.unwrap();
+    let request = DeltaDiscoveryRequest {
+        node: Some(Node {
+            id: "x".repeat(5 << 20),
+            ..Node::default()
+        }),
+        type_url: CLUSTER.into(),
+        ..DeltaDiscoveryRequest::default()
+    };
+    link.requests
+        .send(ClientMessage::Delta(Box::new(request)))
+        .unwrap();
+    let answer = tokio::time::timeout(PATIENCE, link.responses.next()).await;
+    let error = answer.unwrap().unwrap().unwrap_err();
+    assert!(error.to_string().contains("too large"), "{error}");
 }

@@ -188,8 +188,17 @@ impl<S: ResourceSource> Session<S> {
         }
     }
 
-    async fn serve(&mut self, metadata: MetadataMap, extensions: Extensions) -> Result<(), Status> {
+    async fn serve(
+        &mut self,
+        metadata: MetadataMap,
+        mut extensions: Extensions,
+    ) -> Result<(), Status> {
         let limit = self.inner.options.first_request;
+        // Strangers have nothing of theirs read: a message is megabytes where it is decoded.
+        let admitting = self.inner.source.admit(&metadata, &mut extensions);
+        tokio::time::timeout(limit, admitting)
+            .await
+            .map_err(|_| Status::unavailable("nobody could say in time who this is"))??;
         let first = tokio::time::timeout(limit, self.requests.next())
             .await
             .map_err(|_| Status::deadline_exceeded("no request arrived"))?;

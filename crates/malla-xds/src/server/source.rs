@@ -27,11 +27,24 @@ pub struct Hello {
 
 /// Says who may connect and what they get.
 pub trait ResourceSource: Send + Sync + 'static {
-    /// Authenticates the client and prepares what it gets. Dropping the handle tells that the stream
+    /// Authenticates the client by its headers and its connection, before a byte of its messages is
+    /// read. What was found out can be left in the extensions; [`ResourceSource::connect`] gets them.
+    ///
+    /// # Errors
+    /// The status that the client is sent: `Unauthenticated`, `Unavailable`.
+    fn admit<'a>(
+        &'a self,
+        _metadata: &'a MetadataMap,
+        _extensions: &'a mut Extensions,
+    ) -> BoxFuture<'a, Result<(), Status>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// Decides what an admitted client gets. Dropping the handle tells that the stream
     /// has ended, for whatever reason.
     ///
     /// # Errors
-    /// The status that the client is sent: `Unauthenticated`, `PermissionDenied`, `Unavailable`.
+    /// The status that the client is sent: `PermissionDenied`, `Unavailable`.
     fn connect(&self, hello: Hello) -> BoxFuture<'_, Result<Box<dyn NodeHandle>, Status>>;
 }
 

@@ -29,8 +29,9 @@ use crate::server::{AdsServer, ResourceSource};
 /// Largest response a client takes. One cluster is about 2 KiB, so this is a very large mesh.
 const MAX_RESPONSE: usize = 256 << 20;
 
-/// Largest request a server takes: after a reconnect it lists every resource the client holds.
-const MAX_REQUEST: usize = 64 << 20;
+/// Largest request a server takes: after a reconnect it lists every resource the client holds, some
+/// hundred bytes for each. istiod takes as much.
+const MAX_REQUEST: usize = 4 << 20;
 
 /// PINGs, also while idle: a server that vanished without a word is noticed.
 const KEEPALIVE: Duration = Duration::from_secs(30);
