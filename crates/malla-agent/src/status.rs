@@ -28,23 +28,29 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use malla_runtime::admission::{Admission, Limits};
 use malla_runtime::metrics::{CONTENT_TYPE, Registry};
 use malla_runtime::ready::Readiness;
 use malla_runtime::task::TaskSet;
 use rustls::crypto::CryptoProvider;
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::Span;
 
 use crate::http::{Call, successful};
 use crate::settings::{AppMetrics, Settings};
 
-/// Connections at a time; probes and a scraper or two need a handful.
-const MAX_CONNECTIONS: usize = 64;
+/// Probes and a scraper or two need a handful. Whoever opens more, silently or not, makes room for
+/// the next probe with its own oldest connection.
+const LIMITS: Limits = Limits {
+    total: 64,
+    per_peer: 16,
+    idle: Some(Duration::from_secs(60)),
+};
 
 /// A client that sends no head within this time is cut off.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The proxy, as this port sees it.
 pub trait Proxy: Send + Sync {
@@ -219,26 +225,20 @@ pub async fn wait_until_ready(address: SocketAddr, patience: Duration) -> Result
 
 /// Answers on `listener` until it is dropped.
 pub async fn serve(listener: TcpListener, status: Arc<Status>) {
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let admission = Admission::new(LIMITS);
     let mut connections = TaskSet::new();
     loop {
-        let Ok(slot) = slots.clone().acquire_owned().await else {
-            return;
-        };
-        let (stream, peer) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection on the agent's port");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
+        let (stream, peer) = admission.accept(&listener).await;
         let status = status.clone();
         connections.spawn(Span::current(), async move {
-            let _slot = slot;
+            let keeper = stream.keeper();
             let service = service_fn(|request: Request<Incoming>| {
-                let status = &status;
-                async move { Ok::<_, Infallible>(status.answer(&request, peer).await) }
+                let (status, keeper) = (&status, &keeper);
+                async move {
+                    let answer = status.answer(&request, peer).await;
+                    keeper.touch();
+                    Ok::<_, Infallible>(answer)
+                }
             });
             let served = http1::Builder::new()
                 .timer(TokioTimer::new())
@@ -251,3 +251,6 @@ pub async fn serve(listener: TcpListener, status: Arc<Status>) {
         });
     }
 }
+
+#[cfg(test)]
+mod tests;
