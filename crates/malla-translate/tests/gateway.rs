@@ -181,3 +181,37 @@ fn other_workloads_carry_none_of_it() {
     let mesh = world(&format!("{INGRESS}{BASE}{HTTP_GATEWAY}"));
     assert!(router(&mesh, "web-0.base").listeners.is_empty());
 }
+
+#[test]
+fn a_server_with_a_secret_of_another_namespace_is_left_out() {
+    let gateway = "
+kind: Gateway
+metadata: {name: gw, namespace: base}
+spec:
+  selector: {istio: ingressgateway}
+  servers:
+  - port: {number: 443, name: own, protocol: HTTPS}
+    hosts: [own.example.com]
+    tls: {mode: SIMPLE, credentialName: istio-system/own}
+  - port: {number: 443, name: stolen, protocol: HTTPS}
+    hosts: [stolen.example.com]
+    tls: {mode: SIMPLE, credentialName: bank/cert}
+  - port: {number: 443, name: roots, protocol: HTTPS}
+    hosts: [roots.example.com]
+    tls: {mode: MUTUAL, credentialName: own, caCertCredentialName: bank/cert}
+---";
+    let rule = rule(
+        "a",
+        "*.example.com",
+        "{route: [{destination: {host: web}}]}",
+    );
+    let closed = "closed: no filter chain matches";
+    check(
+        &format!("{gateway}{rule}"),
+        &[
+            ("https://own.example.com:8443/", WEB),
+            ("https://stolen.example.com:8443/", closed),
+            ("https://roots.example.com:8443/", closed),
+        ],
+    );
+}

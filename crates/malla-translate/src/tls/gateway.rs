@@ -10,8 +10,9 @@ use super::{
     any_san, certificate_files, combined, delivered, in_file, mesh_server, protocol_versions,
 };
 
-/// What a gateway's server presents and asks for. `None` where it does not terminate TLS.
-/// Secrets are taken from `namespace`, the gateway pod's.
+/// What a gateway's server presents and asks for. `None` where it does not terminate TLS, or where
+/// it would with a secret of a namespace that is not `namespace`, the gateway pod's: a Gateway may be
+/// written by people who may not read that secret.
 pub(crate) fn gateway_server(
     mesh: &Mesh,
     tls: &ServerTls,
@@ -50,12 +51,12 @@ pub(crate) fn gateway_server(
         common.tls_certificate_sds_secret_configs = tls
             .credential_names
             .iter()
-            .map(|name| delivered(&secret_name(namespace, name)))
-            .collect();
+            .map(|name| Some(delivered(&secret_name(namespace, name)?)))
+            .collect::<Option<_>>()?;
         if asks {
             let ca = match &tls.ca_credential_name {
-                Some(name) => secret_name(namespace, name),
-                None => secret_name(namespace, first),
+                Some(name) => secret_name(namespace, name)?,
+                None => secret_name(namespace, first)?,
             };
             common.validation_context_type =
                 Some(combined(validation, delivered(&format!("{ca}-cacert"))));
@@ -80,11 +81,27 @@ pub(crate) fn gateway_server(
     })
 }
 
-/// `kubernetes://namespace/name`; a name may already say its namespace.
-fn secret_name(namespace: &str, name: &str) -> String {
-    if name.contains('/') {
-        format!("kubernetes://{name}")
-    } else {
-        format!("kubernetes://{namespace}/{name}")
+/// `kubernetes://namespace/name`. A name may say its namespace, but no other than the gateway's own.
+fn secret_name(namespace: &str, name: &str) -> Option<String> {
+    let name = match name.split_once('/') {
+        Some((own, name)) if own == namespace => name,
+        Some(_) => return None,
+        None => name,
+    };
+    Some(format!("kubernetes://{namespace}/{name}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::secret_name;
+
+    #[test]
+    fn a_gateway_reads_secrets_of_its_own_namespace_only() {
+        let check = |name: &str| secret_name("istio-system", name);
+        let own = Some("kubernetes://istio-system/cert".to_owned());
+        assert_eq!(check("cert"), own);
+        assert_eq!(check("istio-system/cert"), own);
+        assert_eq!(check("bank/cert"), None);
+        assert_eq!(check("/cert"), None);
     }
 }
