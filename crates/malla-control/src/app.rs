@@ -5,25 +5,26 @@
 
 mod http;
 mod listen;
+mod own;
 mod world;
 mod writers;
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
-use malla_identity::authority::{Authority, Lifetimes};
-use malla_identity::bundle::TrustBundle;
+use malla_identity::authority::Lifetimes;
 use malla_identity::ca_server::{CaServer, RateLimit};
-use malla_identity::source::CertSource;
-use malla_model::{MeshSettings, SpiffeId, TrustDomain};
+use malla_model::{MeshSettings, TrustDomain};
 use malla_runtime::drain::DrainWatch;
 use malla_runtime::ready::Readiness;
 use malla_runtime::task::AbortOnDrop;
 use rustls::crypto::CryptoProvider;
 use tokio::sync::{mpsc, watch};
 use tracing::{info, info_span};
+
+use own::OwnCertificate;
 
 use crate::index::World;
 use crate::inject::InjectSettings;
@@ -94,9 +95,6 @@ pub enum ControlError {
     Tls(#[from] rustls::Error),
 }
 
-/// Certificates of the control plane live a day less often than they are renewed.
-const OWN_CERTIFICATE: Duration = Duration::from_secs(365 * 24 * 3600);
-
 /// Runs until the drain starts.
 ///
 /// # Errors
@@ -121,7 +119,9 @@ pub async fn run(
         )
         .await?,
     );
-    let own = own_certificate(&config, &authority, &trust_domain, &provider)?;
+    let own = OwnCertificate::new(&config, &authority, &trust_domain, &provider)?;
+    let own_source = own.source();
+    let _renewing = AbortOnDrop::spawn(info_span!("own certificate"), own.keep());
 
     let (updates, received) = mpsc::channel(1024);
     let (worlds, world) = watch::channel(None::<World>);
@@ -148,10 +148,7 @@ pub async fn run(
         ),
     );
 
-    let authenticator = Authenticator {
-        client: client.clone(),
-        trust_domain,
-    };
+    let authenticator = Authenticator::new(client.clone(), trust_domain);
     let nodes = Arc::new(Nodes::new(authenticator.clone(), world.clone()));
     let ca = CaServer::new(
         Arc::new(ArcSwap::from(Arc::clone(&authority))),
@@ -173,7 +170,7 @@ pub async fn run(
     listen::serve(
         bound,
         listen::Parts {
-            own,
+            own: own_source,
             ca,
             nodes,
             reviewer,
@@ -184,39 +181,6 @@ pub async fn run(
         drain,
     )
     .await
-}
-
-fn own_certificate(
-    config: &ControlConfig,
-    authority: &Authority,
-    trust_domain: &TrustDomain,
-    provider: &CryptoProvider,
-) -> Result<CertSource, ControlError> {
-    let namespace = &config.namespace;
-    let names = [
-        format!("istiod.{namespace}.svc"),
-        format!("istiod.{namespace}.svc.cluster.local"),
-        format!("istiod.{namespace}"),
-        "istiod".to_owned(),
-        "istio-pilot.istio-system.svc".to_owned(),
-    ];
-    let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let id = SpiffeId::new(trust_domain, namespace, "istiod");
-    let credential = authority
-        .issue_server(
-            &names,
-            Some(&id),
-            OWN_CERTIFICATE,
-            SystemTime::now(),
-            provider,
-        )
-        .map_err(ControlError::Certificate)?;
-    let bundle = TrustBundle::from_pem("the mesh's roots", authority.roots_pem().as_bytes())
-        .map_err(ControlError::Roots)?;
-    Ok(CertSource::fixed(
-        Some(Arc::new(credential)),
-        bundle.for_domains([trust_domain.clone()]),
-    ))
 }
 
 fn inject_settings(config: &ControlConfig, mesh: &MeshSettings) -> InjectSettings {

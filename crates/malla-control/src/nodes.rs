@@ -1,13 +1,16 @@
 //! Connected proxies: who they are, what they get, and what they made of it.
 //!
 //! Invariant: a proxy is served as the pod its proof of identity belongs to. What it says about
-//! itself (labels, namespace) never widens what it sees.
+//! itself (labels, namespace, addresses) never widens what it sees: as long as no pod is known with
+//! the address it says and the identity it proves, it has no labels, and so carries no gateway.
 
+mod attest;
 mod session;
 mod set;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use malla_identity::ca_server::{Denied, bearer};
@@ -19,15 +22,21 @@ use malla_xds::NodeResources;
 use malla_xds::server::{Hello, NodeHandle, ResourceSource};
 use malla_xds_proto::core::Node;
 use tokio::sync::watch;
-use tonic::Status;
-use tracing::{debug, info, info_span};
+use tonic::metadata::MetadataMap;
+use tonic::{Extensions, Status};
+use tracing::{info, info_span, warn};
 
+use attest::{attested, restricted};
 use session::Session;
 pub use session::{NodeReport, Progress};
 use set::NodeSet;
 
 use crate::index::World;
 use crate::tokens::Authenticator;
+
+/// How long a proxy's first answer waits for its pod to be known: a proxy may be faster than the
+/// news of its pod, and a burst of changes holds worlds back for ten seconds.
+const PATIENCE: Duration = Duration::from_secs(12);
 
 /// Serves every connected proxy its view of the newest world.
 #[derive(Debug)]
@@ -78,30 +87,34 @@ impl Nodes {
         reports
     }
 
-    async fn accept(&self, hello: Hello) -> Result<Box<dyn NodeHandle>, Status> {
-        let identity = self.identify(&hello).await?;
-        let view = NodeView::from_xds(&hello.node)
+    async fn accept(
+        &self,
+        hello: Hello,
+        patience: Duration,
+    ) -> Result<Box<dyn NodeHandle>, Status> {
+        let Some(Proved(identity)) = hello.extensions.get::<Proved>().cloned() else {
+            return Err(Denied::NoProof.into());
+        };
+        let claimed = NodeView::from_xds(&hello.node)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let claimed = claims(&hello.node, &view);
-        if let Some(refusal) = refusal(&claimed, &identity) {
+        if let Some(refusal) = refusal(&claims(&hello.node, &claimed), &identity) {
             return Err(Status::permission_denied(refusal));
         }
-        let mut worlds = self.shared.worlds.clone();
-        // Nothing is served before the first whole world: an empty one would take everything away.
-        let first = worlds.wait_for(Option::is_some).await;
-        let world = first
-            .map_err(|_| Status::unavailable("the control plane is stopping"))?
-            .clone();
-        let Some(world) = world else {
-            return Err(Status::unavailable("the control plane is starting"));
-        };
-        let view = known_by(&world, view, &identity);
+        let world = self.world_with(&claimed, &identity, patience).await?;
+        let view = attested(&world, &claimed, &identity).unwrap_or_else(|| {
+            warn!(
+                node = hello.node.id,
+                %identity,
+                "no pod of that address and identity is known: the proxy is served without labels"
+            );
+            restricted(&world, &claimed, &identity)
+        });
         info!(node = hello.node.id, %identity, "proxy connected");
         let set = NodeSet::translate(&world, &view, None);
         let session = Arc::new(Session::new(
-            hello.connection,
-            &hello.node.id,
+            &hello,
             identity,
+            claimed,
             view,
             world.number,
             set,
@@ -120,25 +133,68 @@ impl Nodes {
         }))
     }
 
-    async fn identify(&self, hello: &Hello) -> Result<SpiffeId, Status> {
-        let token = bearer(&hello.metadata);
-        let peer = hello.extensions.get::<PeerInfo>();
-        // A certificate is proof enough; a token is asked about only where there is none.
-        let proof = match peer.and_then(PeerInfo::identity) {
-            Some(identity) => Ok(identity.clone()),
-            None => self.authenticator.identify(token, None).await,
+    /// The first world that knows the proxy's pod, or the newest one when patience is over.
+    async fn world_with(
+        &self,
+        claimed: &NodeView,
+        identity: &SpiffeId,
+        patience: Duration,
+    ) -> Result<World, Status> {
+        let mut worlds = self.shared.worlds.clone();
+        let stopping = |_| Status::unavailable("the control plane is stopping");
+        // Nothing is served before the first whole world: an empty one would take everything away.
+        drop(worlds.wait_for(Option::is_some).await.map_err(stopping)?);
+        let knows = |world: &Option<World>| {
+            let world = world.as_ref();
+            world.is_some_and(|world| attested(world, claimed, identity).is_some())
         };
-        proof.map_err(|denied: Denied| Status::unauthenticated(denied.to_string()))
+        let known = match tokio::time::timeout(patience, worlds.wait_for(knows)).await {
+            Ok(known) => known.map_err(stopping)?.clone(),
+            Err(_) => None,
+        };
+        known
+            .or_else(|| self.shared.worlds.borrow().clone())
+            .ok_or_else(|| Status::unavailable("the control plane is starting"))
+    }
+
+    async fn identify(
+        &self,
+        metadata: &MetadataMap,
+        extensions: &Extensions,
+    ) -> Result<SpiffeId, Denied> {
+        let peer = extensions.get::<PeerInfo>();
+        // A certificate is proof enough; a token is asked about only where there is none.
+        let token = match peer.and_then(PeerInfo::identity) {
+            Some(_) => None,
+            None => bearer(metadata),
+        };
+        self.authenticator.identify(token, peer).await
     }
 }
+
+/// Who the client of a stream is; left in its extensions when it has been admitted.
+#[derive(Debug, Clone)]
+struct Proved(SpiffeId);
 
 /// The same `Nodes` behind every listener.
 #[derive(Debug, Clone)]
 pub struct Source(pub Arc<Nodes>);
 
 impl ResourceSource for Source {
+    fn admit<'a>(
+        &'a self,
+        metadata: &'a MetadataMap,
+        extensions: &'a mut Extensions,
+    ) -> BoxFuture<'a, Result<(), Status>> {
+        Box::pin(async move {
+            let identity = self.0.identify(metadata, extensions).await?;
+            extensions.insert(Proved(identity));
+            Ok(())
+        })
+    }
+
     fn connect(&self, hello: Hello) -> BoxFuture<'_, Result<Box<dyn NodeHandle>, Status>> {
-        Box::pin(self.0.accept(hello))
+        Box::pin(self.0.accept(hello, PATIENCE))
     }
 }
 
@@ -173,23 +229,6 @@ fn refusal(claims: &Claims, identity: &SpiffeId) -> Option<String> {
         )),
         _ => None,
     }
-}
-
-/// The view with what Kubernetes says of the pod in place of what the proxy says.
-fn known_by(world: &World, mut view: NodeView, identity: &SpiffeId) -> NodeView {
-    view.service_account = Arc::clone(&identity.service_account);
-    let workload = view
-        .addresses
-        .iter()
-        .find_map(|ip| world.mesh.workload_by_ip(*ip));
-    if let Some(workload) = workload.filter(|w| w.identity == *identity) {
-        view.labels = workload.meta.labels.clone();
-        view.locality = workload.locality.clone();
-        view.machine = Arc::clone(&workload.node);
-    } else {
-        debug!(node = %view.name, "no pod of that address and identity is known yet");
-    }
-    view
 }
 
 #[derive(Debug)]
@@ -233,24 +272,4 @@ async fn push(shared: Arc<Shared>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use malla_model::TrustDomain;
-
-    use super::*;
-
-    #[test]
-    fn a_proxy_may_not_claim_to_be_another() {
-        let identity = SpiffeId::new(&TrustDomain::default(), "base", "cart");
-        let check = |namespace: &str, account: Option<&str>| {
-            let claims = Claims {
-                namespace: namespace.into(),
-                service_account: account.map(str::to_owned),
-            };
-            refusal(&claims, &identity)
-        };
-        assert_eq!(check("base", Some("cart")), None);
-        assert_eq!(check("base", None), None);
-        assert!(check("other", Some("cart")).is_some());
-        assert!(check("base", Some("order")).is_some());
-    }
-}
+mod tests;

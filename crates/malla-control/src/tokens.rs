@@ -1,5 +1,9 @@
 //! Who shows a service-account token: Kubernetes says so (TokenReview), for audience `istio-ca` only.
 
+mod reviews;
+
+use std::sync::Arc;
+
 use futures_util::future::BoxFuture;
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
 use kube::api::{Api, PostParams};
@@ -7,14 +11,17 @@ use malla_identity::ca_server::{Authenticate, Caller, Denied};
 use malla_identity::tls::grpc::PeerInfo;
 use malla_model::{SpiffeId, TrustDomain};
 
+use reviews::Reviews;
+
 /// The audience of tokens for the certificate authority and xDS; others are for somebody else.
 pub const AUDIENCE: &str = "istio-ca";
 
 /// Accepts tokens of this cluster's service accounts, and certificates of this mesh.
 #[derive(Clone)]
 pub struct Authenticator {
-    pub client: kube::Client,
-    pub trust_domain: TrustDomain,
+    client: kube::Client,
+    trust_domain: TrustDomain,
+    reviews: Arc<Reviews>,
 }
 
 impl std::fmt::Debug for Authenticator {
@@ -26,7 +33,17 @@ impl std::fmt::Debug for Authenticator {
 }
 
 impl Authenticator {
-    /// The identity a caller proves: its token's where it shows one, else its certificate's.
+    #[must_use]
+    pub fn new(client: kube::Client, trust_domain: TrustDomain) -> Self {
+        Self {
+            client,
+            trust_domain,
+            reviews: Arc::default(),
+        }
+    }
+
+    /// The identity a caller proves: its token's where it shows one, else its certificate's. The
+    /// connection of a caller who proves one is kept.
     ///
     /// # Errors
     /// When neither proves anything, or the API server cannot be asked.
@@ -35,13 +52,20 @@ impl Authenticator {
         token: Option<&str>,
         peer: Option<&PeerInfo>,
     ) -> Result<SpiffeId, Denied> {
-        match token {
-            Some(token) => self.by_token(token).await,
+        let identity = match token {
+            Some(token) => {
+                let ask = self.by_token(token);
+                self.reviews.identify(token, AUDIENCE, ask).await?
+            }
             None => peer
                 .and_then(PeerInfo::identity)
                 .cloned()
-                .ok_or(Denied::NoProof),
+                .ok_or(Denied::NoProof)?,
+        };
+        if let Some(peer) = peer {
+            peer.keeper.keep();
         }
+        Ok(identity)
     }
 
     async fn by_token(&self, token: &str) -> Result<SpiffeId, Denied> {
@@ -55,7 +79,9 @@ impl Authenticator {
         let reviews: Api<TokenReview> = Api::all(self.client.clone());
         let answer = reviews.create(&PostParams::default(), &review).await;
         let answer = answer.map_err(|error| {
-            Denied::BadProof(format!("the API server could not review it: {error}"))
+            Denied::Unavailable(format!(
+                "the API server could not review the token: {error}"
+            ))
         })?;
         identity(&answer.status.unwrap_or_default(), &self.trust_domain)
     }

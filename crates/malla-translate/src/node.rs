@@ -62,6 +62,8 @@ pub struct NodeView {
     pub dns_capture: bool,
     /// May not open ports below 1024 (`ISTIO_META_UNPRIVILEGED_POD`).
     pub unprivileged: bool,
+    /// Nobody vouches for its labels: it carries no gateway, not even one that selects everything.
+    pub stranger: bool,
 }
 
 /// Why a node's description cannot be used.
@@ -93,6 +95,7 @@ impl NodeView {
             http10: false,
             dns_capture: false,
             unprivileged: false,
+            stranger: false,
         }
     }
 

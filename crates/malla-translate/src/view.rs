@@ -162,7 +162,7 @@ impl<'a> View<'a> {
 
     /// Gateways this node carries; none on a sidecar.
     pub(crate) fn gateways(&self) -> Vec<&'a Arc<Gateway>> {
-        if self.node.kind != NodeKind::Router {
+        if self.node.kind != NodeKind::Router || self.node.stranger {
             return Vec::new();
         }
         self.mesh

@@ -11,6 +11,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use malla_runtime::admission::{Admission, Limits};
 use malla_runtime::drain::DrainWatch;
 use malla_runtime::ready::Readiness;
 use malla_translate::unresolved;
@@ -23,6 +24,12 @@ use tracing::info_span;
 use crate::index::World;
 use crate::nodes::{Nodes, Source};
 
+const LIMITS: Limits = Limits {
+    total: 256,
+    per_peer: 64,
+    idle: Some(Duration::from_secs(60)),
+};
+
 /// What there is to tell.
 pub(super) struct Facts {
     pub(super) readiness: Readiness,
@@ -32,17 +39,18 @@ pub(super) struct Facts {
 }
 
 pub(super) async fn serve(listener: TcpListener, facts: Arc<Facts>, drain: DrainWatch) {
+    let admission = Admission::new(LIMITS);
     loop {
-        let accepted = tokio::select! {
+        let (stream, _) = tokio::select! {
             biased; // A stop asked for comes before new work.
             () = drain.draining() => return,
-            accepted = listener.accept() => accepted,
+            accepted = admission.accept(&listener) => accepted,
         };
-        let Ok((stream, _)) = accepted else { continue };
-        let facts = Arc::clone(&facts);
+        let (facts, keeper) = (Arc::clone(&facts), stream.keeper());
         let service = service_fn(move |request| {
-            let facts = Arc::clone(&facts);
-            async move { Ok::<_, Infallible>(facts.answer(&request)) }
+            let answer = facts.answer(&request);
+            keeper.touch();
+            std::future::ready(Ok::<_, Infallible>(answer))
         });
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())

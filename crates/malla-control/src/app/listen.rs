@@ -28,6 +28,21 @@ use crate::nodes::{Nodes, Source};
 use crate::tokens::Authenticator;
 use crate::webhook::{self, Reviewer};
 
+/// Bounds of the xDS ports. Whoever has not proved an identity is held to the smaller ones, so that
+/// a crowd of them costs megabytes and no proxy its place.
+const ACCEPT: AcceptLimits = AcceptLimits {
+    handshake: Duration::from_secs(10),
+    connections: 16_384,
+    unproven_per_peer: 128,
+    idle: Some(Duration::from_secs(30)),
+};
+
+/// Streams of one connection; a proxy has one or two.
+const STREAMS: u32 = 32;
+
+/// What a connection may send without being read.
+const WINDOW: u32 = 256 << 10;
+
 /// Listeners that are bound and not served yet.
 #[derive(Debug)]
 pub(super) struct Bound {
@@ -89,6 +104,9 @@ pub(super) async fn serve(
     let routes = Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        .max_concurrent_streams(STREAMS)
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW)
         .add_service(grpc::service(ads.clone()))
         .add_service(ca);
 
@@ -101,7 +119,7 @@ pub(super) async fn serve(
     let mut serving = JoinSet::new();
     for (listener, tls) in [(bound.plain_xds, None), (bound.xds, Some(xds_tls))] {
         let (routes, drain) = (routes.clone(), drain.clone());
-        let connections = incoming(listener, tls, AcceptLimits::default());
+        let connections = incoming(listener, tls, ACCEPT);
         serving.spawn(async move {
             let ended = routes
                 .serve_with_incoming_shutdown(connections, async move { drain.draining().await })

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use malla_model::SpiffeId;
 use malla_translate::NodeView;
-use malla_xds::server::Event;
+use malla_xds::server::{Event, Hello};
 use malla_xds::{Name, NodeResources};
 use tokio::sync::watch;
 use tracing::{debug, warn};
 
+use super::attest::attested;
 use super::set::NodeSet;
 use crate::index::World;
 
@@ -64,6 +65,8 @@ pub(super) struct Session {
     connection: u64,
     id: String,
     identity: SpiffeId,
+    /// What the proxy says of itself. Never translated for: see [`attested`].
+    claimed: NodeView,
     state: Mutex<State>,
     resources: watch::Sender<Arc<dyn NodeResources>>,
 }
@@ -87,18 +90,19 @@ impl std::fmt::Debug for Session {
 
 impl Session {
     pub(super) fn new(
-        connection: u64,
-        id: &str,
+        hello: &Hello,
         identity: SpiffeId,
+        claimed: NodeView,
         view: NodeView,
         offered: u64,
         set: Arc<NodeSet>,
     ) -> Self {
         let resources: Arc<dyn NodeResources> = Arc::clone(&set) as _;
         Self {
-            connection,
-            id: id.to_owned(),
+            connection: hello.connection,
+            id: hello.node.id.clone(),
             identity,
+            claimed,
             state: Mutex::new(State {
                 view,
                 set,
@@ -135,7 +139,8 @@ impl Session {
             }
             (state.view.clone(), Arc::clone(&state.set))
         };
-        let view = super::known_by(world, view, &self.identity);
+        // A pod that has gone leaves its proxy what it was: it is draining.
+        let view = attested(world, &self.claimed, &self.identity).unwrap_or(view);
         let set = translated
             .entry(view.clone())
             .or_insert_with(|| NodeSet::translate(world, &view, Some(&before)));
