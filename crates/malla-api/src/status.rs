@@ -192,6 +192,32 @@ fn reconciled(outcome: &Outcome<'_>, progress: &Progress) -> Condition {
     }
 }
 
+/// What a status says about how far that generation of the object has got; the other way round from
+/// [`status`]. `None` where nothing has been said about it. Of rejections only their number would be
+/// known, so none are given.
+#[must_use]
+pub fn progress(status: &Value, generation: i64) -> Option<Progress> {
+    let conditions = status.get("conditions")?.as_array()?;
+    let said = conditions.iter().find(|c| {
+        c.get("type").is_some_and(|name| name == RECONCILED)
+            && c.get("observedGeneration").and_then(Value::as_i64) == Some(generation)
+    })?;
+    let message = said.get("message")?.as_str()?;
+    let (active, rest) = message.strip_prefix("active on ")?.split_once('/')?;
+    let (of, rest) = rest.split_once(" proxies")?;
+    let took = rest
+        .strip_prefix(", ")
+        .and_then(|rest| rest.strip_suffix(" ms"));
+    Some(Progress {
+        active: active.parse().ok()?,
+        of: of.parse().ok()?,
+        took: took
+            .and_then(|ms| ms.parse().ok())
+            .map(Duration::from_millis),
+        rejections: Vec::new(),
+    })
+}
+
 fn listed(texts: &[String]) -> String {
     let shown: Vec<&str> = texts.iter().take(MOST_LISTED).map(String::as_str).collect();
     let rest = texts.len().saturating_sub(MOST_LISTED);
@@ -259,6 +285,26 @@ mod tests {
                 )
             })
             .collect()
+    }
+
+    #[test]
+    fn progress_is_read_back_as_it_was_written() {
+        for (active, of, took) in [(3, 3, Some(35)), (2, 3, None), (0, 0, None)] {
+            let progress = Progress {
+                active,
+                of,
+                took: took.map(Duration::from_millis),
+                rejections: Vec::new(),
+            };
+            let outcome = Outcome {
+                generation: 7,
+                progress: Some(progress.clone()),
+                ..Outcome::default()
+            };
+            let status = status(&outcome, &Value::Null, "2026-01-01T00:00:00Z");
+            assert_eq!(super::progress(&status, 7), Some(progress));
+            assert_eq!(super::progress(&status, 8), None);
+        }
     }
 
     #[test]

@@ -62,6 +62,10 @@ const EDGES: &[(&str, &[&str])] = &[
         ],
     ),
     ("malla-telemetry", &["malla-runtime", "malla-xds-proto"]),
+    (
+        "malla-console",
+        &["malla-api", "malla-model", "malla-runtime"],
+    ),
     ("malla-testkit", &[]),
     ("xtask", &[]),
 ];

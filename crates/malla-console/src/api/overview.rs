@@ -1,0 +1,120 @@
+//! The mesh at a glance.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use serde_json::{Value, json};
+
+use super::proxies::is_synced;
+use super::services::ARRIVED;
+use crate::findings::finding;
+use crate::metrics::{Flow, Metrics, flows};
+use crate::server::App;
+
+/// Ten minutes.
+const WINDOW: u32 = 600;
+const STEP: f64 = 15.0;
+const MOST: usize = 10;
+const MOST_FINDINGS: usize = 50;
+
+pub(crate) async fn get(State(app): State<Arc<App>>) -> Json<Value> {
+    let metrics = app.metrics.as_deref();
+    let (signals, worst, changes, proxies, messages) = tokio::join!(
+        signals(metrics),
+        worst(metrics),
+        app.history.list(MOST, |_| true),
+        super::proxies::all(&app),
+        app.analyzer.messages(&app.mirror),
+    );
+    let synced = proxies.iter().filter(|proxy| is_synced(proxy)).count();
+    let mut versions: BTreeMap<&str, usize> = BTreeMap::new();
+    for proxy in proxies.iter().filter(|proxy| !proxy.version.is_empty()) {
+        *versions.entry(&proxy.version).or_default() += 1;
+    }
+    let mut identities = app.identities.all();
+    identities.sort_by(|a, b| a.expires.cmp(&b.expires));
+    let certificates = identities.iter().take(MOST).map(|identity| {
+        json!({"pod": identity.pod, "namespace": identity.namespace, "expires": identity.expires})
+    });
+    Json(json!({
+        "signals": signals,
+        "worst": worst,
+        "changes": changes,
+        "proxies": {"total": proxies.len(), "synced": synced, "stale": proxies.len() - synced, "versions": versions},
+        "certificates": certificates.collect::<Vec<_>>(),
+        "findings": messages.iter().take(MOST_FINDINGS).map(|message| finding(message, true)).collect::<Vec<_>>(),
+    }))
+}
+
+async fn signals(metrics: Option<&dyn Metrics>) -> Value {
+    let all = flows(metrics, ARRIVED, &[], WINDOW).await;
+    let flow: Flow = all.into_values().next().unwrap_or_default();
+    json!({
+        "rps": flow.rps, "errorShare": flow.error_share, "p50": flow.p50, "p90": flow.p90, "p99": flow.p99,
+        "series": series(metrics).await,
+    })
+}
+
+/// Rate, share of errors and p99 over the window, side by side.
+async fn series(metrics: Option<&dyn Metrics>) -> Vec<Value> {
+    let Some(metrics) = metrics else {
+        return Vec::new();
+    };
+    let end = jiff::Timestamp::now().as_second();
+    #[expect(clippy::cast_precision_loss, reason = "seconds of this era are exact")]
+    let end = end as f64;
+    let start = end - f64::from(WINDOW);
+    let rate = |more: &str| format!("sum(rate(istio_requests_total{{{ARRIVED}{more}}}[1m]))");
+    let buckets = format!("rate(istio_request_duration_milliseconds_bucket{{{ARRIVED}}}[1m])");
+    let queries = [
+        rate(""),
+        rate(",response_code=~\"0|5..\""),
+        format!("histogram_quantile(0.99, sum by (le) ({buckets}))"),
+    ];
+    let asked = queries
+        .iter()
+        .map(|query| metrics.range(query, start, end, STEP));
+    let answers = futures_util::future::join_all(asked).await;
+    // Keyed by the step, as every answer has the same.
+    let mut points: BTreeMap<i64, [Option<f64>; 3]> = BTreeMap::new();
+    for (at, answer) in answers.into_iter().enumerate() {
+        let series = answer.unwrap_or_default();
+        for (t, value) in series.into_iter().flat_map(|series| series.points) {
+            #[expect(clippy::cast_possible_truncation, reason = "unix seconds")]
+            let slots = points.entry(t as i64).or_default();
+            if let Some(slot) = slots.get_mut(at) {
+                *slot = Some(value).filter(|value| value.is_finite());
+            }
+        }
+    }
+    let shown = points.into_iter().map(|(t, [rps, errors, p99])| {
+        let share = rps
+            .filter(|rps| *rps > 0.0)
+            .map(|rps| (errors.unwrap_or(0.0) / rps).clamp(0.0, 1.0));
+        json!({"t": t, "rps": rps, "errorShare": share, "p99": p99})
+    });
+    shown.collect()
+}
+
+/// The services with the most errors, then the slowest.
+async fn worst(metrics: Option<&dyn Metrics>) -> Vec<Value> {
+    let by = ["destination_service_namespace", "destination_service_name"];
+    let measured = flows(metrics, ARRIVED, &by, WINDOW).await;
+    let mut services: Vec<(Vec<String>, Flow)> = measured
+        .into_iter()
+        .filter(|(_, flow)| flow.rps > 0.0)
+        .collect();
+    services.sort_by(|(_, a), (_, b)| {
+        let slow = |flow: &Flow| flow.p99.unwrap_or(0.0);
+        b.error_share
+            .total_cmp(&a.error_share)
+            .then(slow(b).total_cmp(&slow(a)))
+    });
+    let shown = services.into_iter().take(MOST).map(|(names, flow)| {
+        let part = |at: usize| names.get(at).cloned().unwrap_or_default();
+        json!({"namespace": part(0), "name": part(1), "rps": flow.rps, "errorShare": flow.error_share, "p99": flow.p99})
+    });
+    shown.collect()
+}

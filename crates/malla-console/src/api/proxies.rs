@@ -1,0 +1,88 @@
+//! Proxies: how far each has come with its configuration, and that configuration.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use serde_json::{Value, json};
+
+use crate::control::Synced;
+use crate::error::ApiError;
+use crate::mirror::{Watched, containers, has_proxy};
+use crate::proxies::config_dump;
+use crate::server::App;
+
+pub(crate) async fn list(State(app): State<Arc<App>>) -> Json<Vec<Value>> {
+    Json(all(&app).await.iter().map(described).collect())
+}
+
+pub(crate) async fn config(
+    State(app): State<Arc<App>>,
+    Path((namespace, pod)): Path<(String, String)>,
+) -> Result<Json<Value>, ApiError> {
+    let known = app.mirror.get(Watched::Pod, &namespace, &pod);
+    let known =
+        known.ok_or_else(|| ApiError::not_found(format!("there is no Pod {namespace}/{pod}")))?;
+    if !has_proxy(&known.value) {
+        return Err(ApiError::not_found(format!(
+            "the Pod {namespace}/{pod} has no proxy"
+        )));
+    }
+    Ok(Json(
+        config_dump(app.cluster.client(), &namespace, &pod).await?,
+    ))
+}
+
+/// Those that are connected, and those of the cluster's pods that are not.
+pub(crate) async fn all(app: &App) -> Vec<Synced> {
+    let connected = app.control.proxies(&app.mirror).await;
+    let known: BTreeSet<(&str, &str)> = connected
+        .iter()
+        .map(|p| (p.namespace.as_str(), p.pod.as_str()))
+        .collect();
+    let pods = app.mirror.list(Watched::Pod);
+    let others = pods.iter().filter(|pod| {
+        let lives = !["Succeeded", "Failed"].contains(&pod.text("/status/phase"));
+        lives && has_proxy(&pod.value) && !known.contains(&(pod.namespace(), pod.name()))
+    });
+    let others = others.map(|pod| Synced {
+        namespace: pod.namespace().to_owned(),
+        pod: pod.name().to_owned(),
+        // A gateway is nothing but its proxy.
+        gateway: containers(&pod.value).all(|name| name == "istio-proxy"),
+        version: String::new(),
+        replica: String::new(),
+        sync: ["CDS", "EDS", "LDS", "RDS", "SDS"].map(|kind| (kind, "NOT SENT")),
+        last_error: None,
+    });
+    let mut all: Vec<Synced> = connected.iter().cloned().chain(others).collect();
+    all.sort_by(|a, b| (&a.namespace, &a.pod).cmp(&(&b.namespace, &b.pod)));
+    all
+}
+
+/// Whether the proxy is connected and has taken all it was sent.
+pub(crate) fn is_synced(proxy: &Synced) -> bool {
+    !proxy.replica.is_empty()
+        && proxy
+            .sync
+            .iter()
+            .all(|(_, state)| ["SYNCED", "NOT SENT"].contains(state))
+}
+
+fn described(proxy: &Synced) -> Value {
+    let sync: serde_json::Map<String, Value> = proxy
+        .sync
+        .iter()
+        .map(|(kind, state)| ((*kind).to_owned(), json!(state)))
+        .collect();
+    let mut shown = json!({
+        "pod": proxy.pod, "namespace": proxy.namespace,
+        "kind": if proxy.gateway { "gateway" } else { "sidecar" },
+        "version": proxy.version, "connectedTo": proxy.replica, "sync": sync,
+    });
+    if let Some(error) = &proxy.last_error {
+        shown["lastError"] = json!(error);
+    }
+    shown
+}
