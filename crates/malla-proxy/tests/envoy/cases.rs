@@ -125,6 +125,13 @@ fn asks() -> Vec<(&'static str, Ask)> {
         out.push(("plain", get(path)));
     }
     out.push(("plain", post("/", "hello")));
+    out.push((
+        "plain",
+        Ask {
+            body: "hello",
+            ..get("/")
+        },
+    ));
     out.push(("plain", post("/h2/echo", "hello")));
     out.push((
         "plain",

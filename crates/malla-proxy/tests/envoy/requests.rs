@@ -144,6 +144,8 @@ pub(crate) const PLAIN_RAW: &[&str] = &[
     "OPTIONS * HTTP/1.1\r\nhost: test.example\r\n\r\n",
     "POST / HTTP/1.1\r\nhost: test.example\r\ncontent-length: 5\r\n\r\nhello",
     "POST / HTTP/1.1\r\nhost: test.example\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+    "GET / HTTP/1.1\r\nhost: test.example\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+    "DELETE / HTTP/1.1\r\nhost: test.example\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
     "POST /retry/flaky/503/1/e HTTP/1.1\r\nhost: test.example\r\nx-proxy: {proxy}\r\ncontent-length: 5\r\n\r\nhello",
     "POST / HTTP/1.1\r\nhost: test.example\r\nexpect: 100-continue\r\ncontent-length: 5\r\n\r\nhello",
 ];

@@ -1,8 +1,9 @@
 //! Sends one request to one host ([`ClusterHandle`]), and opens connections for TCP.
 use std::sync::Arc;
 
-use http::header::{CONNECTION, HOST, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderValue, Method, Request, Response, Uri, Version};
+use http_body::Body;
 use malla_proxy_config::address::Address;
 use malla_proxy_config::cluster::Cluster;
 use malla_proxy_config::endpoints::Endpoint;
@@ -236,9 +237,9 @@ impl Handle {
         if lease.is_h2() {
             for_h2(&mut parts, https);
         } else {
-            for_h1(&mut parts);
+            for_h1(&mut parts, &body);
         }
-        let empty = http_body::Body::is_end_stream(&body);
+        let empty = body.is_end_stream();
         let (body, sent) = Outgoing::new(body);
         let started = Instant::now();
         if empty {
@@ -327,11 +328,17 @@ fn grpc_to_http(code: u32) -> u16 {
     }
 }
 
-/// Origin form and a Host header.
-fn for_h1(parts: &mut http::request::Parts) {
+/// Origin form, a Host header, and the framing of a body whose length nobody knows.
+fn for_h1(parts: &mut http::request::Parts, body: &RequestBody) {
     parts.version = Version::HTTP_11;
     if parts.method == Method::CONNECT {
         return;
+    }
+    let unsized_body = !body.is_end_stream() && body.size_hint().exact().is_none();
+    if unsized_body && !parts.headers.contains_key(CONTENT_LENGTH) {
+        // The codec frames the body of a GET only if it is told to.
+        let chunked = HeaderValue::from_static("chunked");
+        parts.headers.insert(TRANSFER_ENCODING, chunked);
     }
     if let Some(authority) = parts.uri.authority() {
         if !parts.headers.contains_key(HOST)
