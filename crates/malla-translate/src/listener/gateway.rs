@@ -1,12 +1,14 @@
 //! A gateway's listeners, one for each port of its servers.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use malla_model::gateway::ServerTlsMode;
 use malla_model::route::WeightedDestination;
 use malla_model::{Host, Protocol};
 use malla_xds_proto::core::TrafficDirection;
 use malla_xds_proto::listener::{FilterChain, FilterChainMatch, Listener};
+use malla_xds_proto::wkt::duration;
 
 use super::hcm::{Routes, Side};
 use super::{base, chain, filter, hcm, sniff, tcp};
@@ -16,6 +18,9 @@ use crate::rbac;
 use crate::route::{in_scope, tcp_destinations};
 use crate::tls;
 use crate::view::View;
+
+/// How long a client may take for its TLS handshake, as Istio has it.
+const HANDSHAKE: Duration = Duration::from_secs(15);
 
 pub(crate) fn listeners(view: &View<'_>) -> Vec<Listener> {
     gateways::merged(view)
@@ -118,6 +123,7 @@ fn terminated(view: &View<'_>, listener: &str, server: &Bound<'_>) -> Option<Fil
     let names = server.server.hosts.iter().map(|host| &host.host);
     Some(FilterChain {
         transport_socket: Some(tls::server_socket(&context)),
+        transport_socket_connect_timeout: Some(duration(HANDSHAKE)),
         ..chain("", by_name(names), filters)
     })
 }
