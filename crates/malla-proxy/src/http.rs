@@ -3,12 +3,14 @@
 //! Reading order: [`serve`] (a request's life as named phases), [`normalise`] and [`forwarded`] (what comes in),
 //! [`authorise`] (who may go on),
 //! [`rewrite`] (what goes on), [`send`] (tries, mirrors), [`timeouts`], [`answer`] and [`response`] (what goes back and when it is over),
-//! [`error`] (whose fault, which answer), [`upgrade`] (tunnels), [`connection`] (codecs and their limits).
+//! [`error`] (whose fault, which answer), [`upgrade`] (tunnels), [`connection`] (codecs and
+//! their limits), [`preface`] (which codec), [`ending`] (what ends without a peer's help).
 
 mod answer;
 mod authorise;
 pub mod body;
 pub mod connection;
+mod ending;
 mod error;
 mod exchange;
 mod forwarded;
@@ -16,6 +18,7 @@ mod hash;
 mod mirror;
 mod normalise;
 mod path;
+mod preface;
 mod response;
 mod retry;
 mod rewrite;

@@ -7,6 +7,8 @@
 #[path = "proxy/support.rs"]
 mod support;
 
+#[path = "proxy/deadlines.rs"]
+mod deadlines;
 #[path = "proxy/followed.rs"]
 mod followed;
 #[path = "proxy/hashing.rs"]

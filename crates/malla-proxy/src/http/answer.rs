@@ -13,7 +13,7 @@ use super::error::{ProxyError, Verdict};
 use super::exchange::{Exchange, has_no_body};
 use super::forwarded::REQUEST_ID;
 use super::normalise::hop_by_hop;
-use super::response::{BodyOf, Limits, ResponseBody, takes_trailers};
+use super::response::{BodyOf, ResponseBody, takes_trailers};
 use super::rewrite::{edit_response, manager_headers};
 use super::send::{ATTEMPT_COUNT, Sent};
 use super::upgrade::{Upgrade, tunnel};
@@ -70,22 +70,21 @@ pub(super) fn rewrite_response<U: Upstreams>(
         }
         edit_response(x, selected, status, &mut parts.headers);
     }
-    finish_headers(x, &mut parts.headers, false);
+    if x.upgrade.is_some() && !agreed {
+        x.flow.finish(); // Only a tunnel would have brought more.
+    }
+    finish_headers(x, &mut parts.headers, agreed, false);
     if let Some(upstream) = upstream_upgrade {
         return tunnelled(x, parts.headers, upstream, body);
     }
-    let limits = Limits {
-        idle: x.flow.idle.get(),
-        response: deadline,
-        stream: x.flow.until.get(),
-        upstream: until,
-    };
+    x.flow.response.set(deadline);
+    x.flow.upstream.set(until);
     let no_body = has_no_body(&x.head.method, status);
     let trailers = takes_trailers(x.head.version, config.config.http1.enable_trailers);
     let flow = Rc::clone(&x.flow);
     let observer = x.observer.hand_over();
     let mut out = Response::new(ResponseBody::upstream(
-        body, observer, flow, limits, no_body, trailers,
+        body, observer, flow, no_body, trailers,
     ));
     *out.status_mut() = status;
     *out.headers_mut() = parts.headers;
@@ -132,7 +131,8 @@ fn tunnelled<U: Upstreams>(
             tunnel(downstream, upstream, held, observer, flow).await;
             stats.downstream_cx_upgrades_active.dec();
         };
-        x.cx.worker.tasks.spawn_local(Span::none(), task);
+        // Part of the connection: the drain of its chain waits for it, and may cut it off.
+        x.cx.drain.spawn_local(Span::none(), task);
     }
     let mut out = Response::new(ResponseBody::tunnelled(Rc::clone(&x.flow)));
     *out.status_mut() = status;
@@ -146,6 +146,9 @@ pub(super) fn answer<U: Upstreams>(
     error: ProxyError,
 ) -> Response<ResponseBody<U>> {
     let from_route = error.is_from_route();
+    if x.upgrade.is_some() {
+        x.flow.finish(); // Only a tunnel would have brought more.
+    }
     let Verdict {
         status,
         flag,
@@ -206,7 +209,7 @@ pub(super) fn answer<U: Upstreams>(
     }
     record.status = (!unheard).then_some(status);
     record.details = Some(details);
-    finish_headers(&mut x, &mut headers, close);
+    finish_headers(&mut x, &mut headers, false, close);
     let body = if x.is_head() { Bytes::new() } else { body };
     let mut out = Response::new(ResponseBody::full(
         body,
@@ -226,14 +229,28 @@ fn url<U: Upstreams>(x: &Exchange<U>) -> String {
 }
 
 /// What every answer gets, whoever made it; then what logs read of it is kept.
-fn finish_headers<U: Upstreams>(x: &mut Exchange<U>, headers: &mut HeaderMap, close: bool) {
+fn finish_headers<U: Upstreams>(
+    x: &mut Exchange<U>,
+    headers: &mut HeaderMap,
+    agreed: bool,
+    close: bool,
+) {
     x.finish_headers(headers);
     let id = x.head.headers.get(&REQUEST_ID).cloned().or_else(|| {
         let kept = x.observer.record().request_headers.get(&REQUEST_ID)?;
         HeaderValue::from_bytes(&kept).ok()
     });
     manager_headers(headers, &x.cx.manager.config, id);
-    if x.head.version != Version::HTTP_2 && (close || x.closes || x.cx.is_last_request()) {
+    // Nobody waits for the rest of a request that is answered, and HTTP/1 cannot go on without.
+    let early = !agreed && x.flow.progress.request_end.get().is_none();
+    if early {
+        x.cx.manager
+            .stats
+            .downstream_rq_response_before_rq_complete
+            .inc();
+    }
+    let last = close || early || x.closes || x.cx.is_last_request();
+    if x.head.version != Version::HTTP_2 && last {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     let captured = Captured::of(headers, &x.cx.manager.needs.response);

@@ -1,20 +1,19 @@
 //! The body of a request on its way to an endpoint: streamed, counted, and kept while it may have to be sent again.
 
 use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
 use std::io::ErrorKind;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use smallvec::SmallVec;
 use tokio::time::Instant;
 
+use crate::telemetry::flags::Flag;
 use crate::telemetry::record::Progress;
 use crate::upstream::{ResetKind, StreamError};
 
@@ -47,7 +46,10 @@ enum Source {
     },
 }
 
-/// What a body has come to, and who waits for its end.
+/// A limit of an answer on its way that has passed: flag and details of the record.
+pub type Overdue = (Flag, &'static str);
+
+/// What a body has come to, and what limits it.
 #[derive(Debug, Default)]
 pub struct Flow {
     /// The record's view.
@@ -58,10 +60,16 @@ pub struct Flow {
     pub idle: Cell<Option<Duration>>,
     /// Latest end of the stream.
     pub until: Cell<Option<Instant>>,
+    /// The route's timeout as a moment, once there is an answer.
+    pub response: Cell<Option<Instant>>,
+    /// The latest end by the cluster's settings, likewise.
+    pub upstream: Cell<Option<Instant>>,
+    /// An answer is on its way to the client: these limits are the connection's to keep.
+    pub answering: Cell<bool>,
+    /// Why that answer is to end before its time.
+    pub overdue: Cell<Option<Overdue>>,
     /// The request's body broke its own framing.
     pub malformed: Cell<bool>,
-    /// Who waits for the end: the timeouts of the request, its mirrors.
-    waiting: RefCell<SmallVec<[Waker; 1]>>,
 }
 
 impl Flow {
@@ -100,26 +108,33 @@ impl Flow {
 
     /// Notes the end of the request.
     pub fn finish(&self) {
-        if self.progress.request_end.get().is_none() {
-            self.progress.request_end.set(Some(Instant::now()));
-            let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
-            waiting.into_iter().for_each(Waker::wake);
-        }
+        self.progress.finish();
     }
 
-    /// Waits for the end of the request; gives its moment.
-    pub async fn end(&self) -> Instant {
-        poll_fn(|cx| match self.progress.request_end.get() {
-            Some(end) => Poll::Ready(end),
-            None => {
-                let mut waiting = self.waiting.borrow_mut();
-                if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
-                    waiting.push(cx.waker().clone());
-                }
-                Poll::Pending
-            }
-        })
-        .await
+    /// The moment at which the answer on its way is given up if nothing moves until then, and why.
+    pub fn deadline(&self) -> Option<(Instant, Overdue)> {
+        if !self.answering.get() {
+            return None;
+        }
+        let response = self.response.get();
+        let response = response.map(|at| (at, (Flag::UpstreamRequestTimeout, "response_timeout")));
+        let until = self.until.get();
+        let until = until.map(|at| (at, (Flag::DurationTimeout, "max_duration_timeout")));
+        let upstream = self.upstream.get().map(|at| {
+            let flag = Flag::UpstreamMaxStreamDurationReached;
+            (at, (flag, "upstream_max_stream_duration_reached"))
+        });
+        let idle = self.idle.get().zip(self.last.get());
+        let idle = idle.map(|(idle, last)| {
+            (
+                last + idle,
+                (Flag::StreamIdleTimeout, "stream_idle_timeout"),
+            )
+        });
+        [response, until, upstream, idle]
+            .into_iter()
+            .flatten()
+            .min_by_key(|(at, _)| *at)
     }
 }
 

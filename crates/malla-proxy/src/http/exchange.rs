@@ -62,6 +62,7 @@ impl<U: Upstreams> Exchange<U> {
         record.grpc = malla_proxy_config::route::matcher::is_grpc(&head.headers);
         let flow = Flow::new(Rc::clone(&record.progress));
         flow.last.set(Some(record.start));
+        cx.begun.set(Some(Rc::clone(&flow)));
         let body = (!http_body::Body::is_end_stream(&body)).then_some(body);
         let closes = head.version < Version::HTTP_11 && !asks_keep_alive(&head.headers);
         let upgrade = Upgrade::of(&mut head, &body);
@@ -198,7 +199,7 @@ impl<U: Upstreams> Observer<U> {
     }
 
     /// The manager's counters.
-    pub(super) fn stats(&self) -> &HttpStats {
+    pub(super) fn stats(&self) -> &Arc<HttpStats> {
         &self.cx.manager.stats
     }
 
@@ -236,6 +237,7 @@ impl<U: Upstreams> Observer<U> {
 
     fn observe(&self, mut record: Record) {
         record.end = Some(Instant::now());
+        record.progress.give_up();
         let stats = &self.cx.manager.stats;
         stats.downstream_rq_active.dec();
         stats.downstream_rq_completed.inc();
@@ -254,7 +256,9 @@ impl<U: Upstreams> Observer<U> {
                 Some(_) | None => stats.grpc_failure.inc(),
             }
         }
-        self.cx.stream_ended();
+        let unread = record.progress.request_end.get().is_none();
+        self.cx
+            .stream_ended(unread && record.protocol != Some(Version::HTTP_2));
         let logs = &self.cx.manager.config.access_logs;
         if logs.is_empty() {
             return;

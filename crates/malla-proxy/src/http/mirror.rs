@@ -2,11 +2,13 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::{self, HeaderName, HeaderValue};
-use http::{HeaderMap, Method, Request, Uri, Version};
+use http::{HeaderMap, Method, Request, StatusCode, Uri, Version};
 use http_body_util::BodyExt;
 use malla_proxy_config::route::action::Mirror;
+use tokio::time::timeout;
 use tracing::Span;
 
 use super::body::{Flow, Inflow, RequestBody};
@@ -27,11 +29,12 @@ struct Copy {
 }
 
 /// Starts the mirrors of a request; each goes once the whole request has come, and is given up if it is too long to
-/// keep.
+/// keep or, like the request itself, if it is not answered within `limit`.
 pub(super) fn start<U: Upstreams>(
     x: &Exchange<U>,
     mirrors: &[Mirror],
     inflow: Option<&Rc<Inflow>>,
+    limit: Option<Duration>,
 ) {
     for mirror in mirrors {
         if !mirror.fraction.hit(x.cx.worker.random()) {
@@ -45,15 +48,14 @@ pub(super) fn start<U: Upstreams>(
             },
         };
         let copy = copy_of(x, mirror);
-        let one = send(
-            Rc::clone(&x.cx),
-            Rc::clone(&x.snapshot),
+        let one = Shadow {
+            cx: Rc::clone(&x.cx),
+            snapshot: Rc::clone(&x.snapshot),
             cluster,
-            copy,
-            inflow.cloned(),
-            Rc::clone(&x.flow),
-            x.observer.record().scheme == "https",
-        );
+            https: x.observer.record().scheme == "https",
+            limit,
+        };
+        let one = one.send(copy, inflow.cloned(), Rc::clone(&x.flow));
         x.cx.worker.tasks.spawn_local(Span::none(), one);
     }
 }
@@ -101,54 +103,88 @@ fn shadow(host: &str) -> String {
     format!("{bare}-shadow{port}")
 }
 
-async fn send<U: Upstreams>(
+/// Where a copy goes, and for how long at most.
+struct Shadow<U: Upstreams> {
     cx: Rc<Context<U>>,
     snapshot: LocalSnapshot,
     cluster: Arc<str>,
-    copy: Copy,
-    inflow: Option<Rc<Inflow>>,
-    flow: Rc<Flow>,
     https: bool,
-) {
-    let body = match inflow {
-        None => RequestBody::empty(),
-        Some(inflow) => {
-            flow.end().await;
-            match inflow.copy() {
-                Some(body) => body,
-                None => return tracing::debug!(%cluster, "a mirrored request was too long to keep"),
+    limit: Option<Duration>,
+}
+
+impl<U: Upstreams> Shadow<U> {
+    async fn send(self, copy: Copy, inflow: Option<Rc<Inflow>>, flow: Rc<Flow>) {
+        let cluster = &self.cluster;
+        let body = match inflow {
+            None => RequestBody::empty(),
+            Some(inflow) => {
+                if flow.progress.end().await.is_none() {
+                    return tracing::debug!(%cluster, "a request to be mirrored never ended");
+                }
+                match inflow.copy() {
+                    Some(body) => body,
+                    None => {
+                        return tracing::debug!(%cluster, "a mirrored request was too long to keep");
+                    }
+                }
+            }
+        };
+        let Some(handle) = self.cx.worker.upstreams.cluster(&self.snapshot, cluster) else {
+            return;
+        };
+        let mut request = Request::new(body);
+        *request.method_mut() = copy.method;
+        *request.uri_mut() = copy.uri;
+        *request.version_mut() = copy.version;
+        *request.headers_mut() = copy.headers;
+        let mut attempt = Attempt::default();
+        let exchange = self.exchange(&handle, request, &mut attempt);
+        let in_time = match self.limit {
+            None => {
+                exchange.await;
+                true
+            }
+            Some(limit) => timeout(limit, exchange).await.is_ok(),
+        };
+        if !in_time {
+            handle.stats().upstream_rq_timeout.inc();
+            handle.report_timeout(&attempt, true);
+            if attempt.first_byte.is_none() {
+                super::send::count_response(handle.stats(), StatusCode::GATEWAY_TIMEOUT);
+            }
+            tracing::debug!(%cluster, limit = ?self.limit, "a mirrored request took too long");
+        }
+    }
+
+    async fn exchange(
+        &self,
+        handle: &U::Handle,
+        request: Request<RequestBody>,
+        attempt: &mut Attempt,
+    ) {
+        let choice = Choice {
+            connection: &self.cx.connection,
+            hash: None,
+            tried: &[],
+            avoid_tried: false,
+            avoid_priorities: None,
+            host_selection_attempts: 1,
+            metadata_match: None,
+            high_priority: false,
+            auto_host: false,
+            https: self.https,
+        };
+        match handle.send(request, &choice, attempt).await {
+            Ok(response) => {
+                super::send::count_response(handle.stats(), response.status());
+                let mut body = std::pin::pin!(response.into_body());
+                // Read to its end, so that the connection can be used again.
+                while let Some(Ok(_)) = body.frame().await {}
+            }
+            Err(error) => {
+                tracing::debug!(cluster = %self.cluster, %error, "a mirrored request failed");
             }
         }
-    };
-    let Some(handle) = cx.worker.upstreams.cluster(&snapshot, &cluster) else {
-        return;
-    };
-    let mut request = Request::new(body);
-    *request.method_mut() = copy.method;
-    *request.uri_mut() = copy.uri;
-    *request.version_mut() = copy.version;
-    *request.headers_mut() = copy.headers;
-    let choice = Choice {
-        connection: &cx.connection,
-        hash: None,
-        tried: &[],
-        avoid_tried: false,
-        avoid_priorities: None,
-        host_selection_attempts: 1,
-        metadata_match: None,
-        high_priority: false,
-        auto_host: false,
-        https,
-    };
-    let stats = Arc::clone(handle.stats());
-    match handle.send(request, &choice, &mut Attempt::default()).await {
-        Ok(response) => {
-            super::send::count_response(&stats, response.status());
-            let mut body = std::pin::pin!(response.into_body());
-            // Read to its end, so that the connection can be used again.
-            while let Some(Ok(_)) = body.frame().await {}
-        }
-        Err(error) => tracing::debug!(%cluster, %error, "a mirrored request failed"),
     }
 }
 

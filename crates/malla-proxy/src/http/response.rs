@@ -1,16 +1,17 @@
-//! What goes back: the body on its way to the client, its timeouts, and the end of the request's record.
+//! What goes back: the body on its way to the client, and the end of the request's record.
+//!
+//! Invariant: the body keeps no time, for a client that does not read keeps it from being polled. Whoever polls the
+//! exchange keeps its [`Flow`]'s deadline, says so there, and lets go of the body.
 
-use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context as Task, Poll};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::Version;
 use http_body::{Body, Frame, SizeHint};
 use malla_proxy_config::request::text;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 use super::body::Flow;
 use super::error::{reset_flag, reset_reason};
@@ -30,8 +31,6 @@ pub(super) struct ResponseBody<U: Upstreams> {
     flow: Rc<Flow>,
     /// Bytes still to come, where the length is known.
     left: Option<u64>,
-    limits: Limits,
-    timer: Option<Pin<Box<Sleep>>>,
     /// HTTP/1 clients get trailers only where configured.
     trailers: bool,
 }
@@ -41,30 +40,16 @@ enum Inner<B> {
     Upstream(B),
 }
 
-/// When a response that does not end is given up.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Limits {
-    /// Without a byte for so long.
-    pub(super) idle: Option<Duration>,
-    /// The route's timeout, already a moment.
-    pub(super) response: Option<Instant>,
-    /// The longest a stream may take, already a moment.
-    pub(super) stream: Option<Instant>,
-    /// The same by the cluster's settings.
-    pub(super) upstream: Option<Instant>,
-}
-
 impl<U: Upstreams> ResponseBody<U> {
     /// A body made here.
     pub(super) fn full(bytes: Bytes, observer: Observer<U>, flow: Rc<Flow>) -> Self {
         let left = Some(bytes.len() as u64);
+        flow.answering.set(true);
         Self {
             inner: Inner::Full(bytes),
             observer: Some(observer),
             flow,
             left,
-            limits: Limits::default(),
-            timer: None,
             trailers: false,
         }
     }
@@ -76,8 +61,6 @@ impl<U: Upstreams> ResponseBody<U> {
             observer: None,
             flow,
             left: Some(0),
-            limits: Limits::default(),
-            timer: None,
             trailers: false,
         }
     }
@@ -87,7 +70,6 @@ impl<U: Upstreams> ResponseBody<U> {
         body: BodyOf<U>,
         observer: Observer<U>,
         flow: Rc<Flow>,
-        limits: Limits,
         no_body: bool,
         trailers: bool,
     ) -> Self {
@@ -96,13 +78,12 @@ impl<U: Upstreams> ResponseBody<U> {
         } else {
             body.size_hint().exact()
         };
+        flow.answering.set(true);
         Self {
             inner: Inner::Upstream(body),
             observer: Some(observer),
             flow,
             left,
-            limits,
-            timer: None,
             trailers,
         }
     }
@@ -120,12 +101,14 @@ impl<U: Upstreams> ResponseBody<U> {
     }
 
     fn finish(&mut self) {
+        self.flow.answering.set(false);
         if let Some(observer) = self.observer.take() {
             observer.finish();
         }
     }
 
     fn fail(&mut self, flag: Flag, details: String) {
+        self.flow.answering.set(false);
         if let Some(mut observer) = self.observer.take() {
             let stats = observer.stats();
             stats.downstream_rq_tx_reset.inc();
@@ -139,52 +122,13 @@ impl<U: Upstreams> ResponseBody<U> {
         }
     }
 
-    /// The moment the response is given up if nothing comes until then, and why.
-    fn deadline(&self) -> Option<(Instant, Flag, &'static str)> {
-        let last = self.flow.last.get();
-        let idle = self
-            .limits
-            .idle
-            .zip(last)
-            .map(|(idle, last)| (last + idle, Flag::StreamIdleTimeout, "stream_idle_timeout"));
-        let response = self
-            .limits
-            .response
-            .map(|at| (at, Flag::UpstreamRequestTimeout, "response_timeout"));
-        let stream = self
-            .limits
-            .stream
-            .map(|at| (at, Flag::DurationTimeout, "max_duration_timeout"));
-        let upstream = self.limits.upstream.map(|at| {
-            (
-                at,
-                Flag::UpstreamMaxStreamDurationReached,
-                "upstream_max_stream_duration_reached",
-            )
-        });
-        [response, stream, upstream, idle]
-            .into_iter()
-            .flatten()
-            .min_by_key(|(at, ..)| *at)
-    }
-
-    /// Waits for the deadline beside the upstream; ready when it has passed.
-    fn poll_deadline(&mut self, cx: &mut Task<'_>) -> Poll<(Flag, &'static str)> {
-        loop {
-            let Some((at, flag, details)) = self.deadline() else {
-                return Poll::Pending;
-            };
-            if Instant::now() >= at {
-                return Poll::Ready((flag, details));
-            }
-            let timer = self
-                .timer
-                .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
-            if timer.deadline() != at {
-                timer.as_mut().reset(at);
-            }
-            std::task::ready!(timer.as_mut().poll(cx));
-        }
+    /// True if the connection has found the answer overdue; then its record is written.
+    fn fail_if_overdue(&mut self) -> bool {
+        let Some((flag, details)) = self.flow.overdue.take() else {
+            return false;
+        };
+        self.fail(flag, details.to_owned());
+        true
     }
 
     fn note_trailers(&mut self, frame: &Frame<Bytes>) {
@@ -213,6 +157,12 @@ impl<U: Upstreams> Body for ResponseBody<U> {
         cx: &mut Task<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
         let this = self.get_mut();
+        if this.fail_if_overdue() {
+            return Poll::Ready(Some(Err(StreamError {
+                kind: ResetKind::Local,
+                before_request: false,
+            })));
+        }
         let polled = match &mut this.inner {
             Inner::Full(bytes) => {
                 let bytes = std::mem::take(bytes);
@@ -221,16 +171,7 @@ impl<U: Upstreams> Body for ResponseBody<U> {
             Inner::Upstream(body) => Pin::new(body).poll_frame(cx),
         };
         match polled {
-            Poll::Pending => match this.poll_deadline(cx) {
-                Poll::Pending => Poll::Pending,
-                Poll::Ready((flag, details)) => {
-                    this.fail(flag, details.to_owned());
-                    Poll::Ready(Some(Err(StreamError {
-                        kind: ResetKind::Local,
-                        before_request: false,
-                    })))
-                }
-            },
+            Poll::Pending => Poll::Pending,
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(data) = frame.data_ref() {
                     this.sent(data.len());
@@ -275,6 +216,11 @@ impl<U: Upstreams> Body for ResponseBody<U> {
 
 impl<U: Upstreams> Drop for ResponseBody<U> {
     fn drop(&mut self) {
+        // Not polled any more where the client does not read.
+        if self.fail_if_overdue() {
+            return;
+        }
+        self.flow.answering.set(false);
         // The codec drops a body without asking for its end when it knows that there is nothing more.
         if self.left == Some(0) || self.is_end_stream() {
             self.finish();

@@ -97,7 +97,7 @@ pub(super) async fn send<U: Upstreams>(x: &mut Exchange<U>) -> Result<Sent<BodyO
     x.capture_request();
     x.cx.manager.stats.rq_total.inc();
     let inflow = keep_body(x, &selected, forward, &retries);
-    mirror::start(x, &forward.mirrors, inflow.as_ref());
+    mirror::start(x, &forward.mirrors, inflow.as_ref(), timeouts.global);
     let mut tries = Tries {
         handle,
         hash: hashed.hash,
@@ -402,7 +402,9 @@ async fn passed(flow: &Flow, start: Option<Instant>, limit: Option<Duration>) {
     let Some(limit) = limit else {
         return std::future::pending().await;
     };
-    let end = flow.end().await;
+    let Some(end) = flow.progress.end().await else {
+        return std::future::pending().await; // Nobody waits for an answer any more.
+    };
     tokio::time::sleep_until(start.map_or(end, |start| start.max(end)) + limit).await;
 }
 

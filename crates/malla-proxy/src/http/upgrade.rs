@@ -5,6 +5,7 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use http::header::{self, HeaderMap};
 use http::request::Parts;
@@ -15,8 +16,9 @@ use hyper_util::rt::TokioIo;
 use malla_proxy_config::http_manager::HttpManager;
 use malla_proxy_config::route::action::Forward;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::Instant;
 
-use super::body::Flow;
+use super::body::{Flow, Overdue};
 use super::exchange::Observer;
 use crate::telemetry::flags::Flag;
 use crate::upstream::Upstreams;
@@ -97,8 +99,8 @@ fn asked(headers: &HeaderMap) -> Option<String> {
     (counts && !kind.is_empty()).then_some(kind)
 }
 
-/// Copies both ways until both sides have ended or one broke, then writes the record. `held` keeps the pooled
-/// connection's slots taken for as long.
+/// Copies both ways until both sides have ended, one broke, or a limit of the stream has passed, then writes the record.
+/// `held` keeps the pooled connection's slots taken for as long.
 pub(super) async fn tunnel<U: Upstreams, H>(
     downstream: OnUpgrade,
     upstream: OnUpgrade,
@@ -106,58 +108,94 @@ pub(super) async fn tunnel<U: Upstreams, H>(
     mut observer: Observer<U>,
     flow: Rc<Flow>,
 ) {
-    match tokio::try_join!(downstream, upstream) {
-        Ok((down, up)) => {
-            let copied = copy(down, up, &flow).await;
-            let record = observer.record_mut();
-            let received = &record.progress.received;
-            received.set(received.get() + copied.received);
-            record.bytes_sent += copied.sent;
-            if copied.client_left_first {
-                record.flags.set(Flag::DownstreamConnectionTermination);
-                record.details = Some("downstream_remote_disconnect".into());
+    let copied = Copied::default();
+    flow.touch();
+    let passed = tokio::select! {
+        biased; // What has been copied counts before what is overdue.
+        () = join(downstream, upstream, &flow, &copied) => None,
+        overdue = limit_passed(&flow) => Some(overdue),
+    };
+    let stats = Arc::clone(observer.stats());
+    let record = observer.record_mut();
+    let received = &record.progress.received;
+    received.set(received.get() + copied.received.get());
+    record.bytes_sent += copied.sent.get();
+    match passed {
+        Some((flag, details)) => {
+            match flag {
+                Flag::StreamIdleTimeout => stats.downstream_rq_idle_timeout.inc(),
+                _ => stats.downstream_rq_max_duration_reached.inc(),
             }
+            record.flags.set(flag);
+            record.details = Some(details.into());
         }
-        Err(error) => {
-            tracing::debug!(%error, "an upgrade was agreed but not carried out");
-            observer
-                .record_mut()
-                .flags
-                .set(Flag::DownstreamConnectionTermination);
+        None if copied.client_left.get() == Some(true) => {
+            record.flags.set(Flag::DownstreamConnectionTermination);
+            record.details = Some("downstream_remote_disconnect".into());
         }
+        None => {}
     }
     drop(held);
     flow.finish();
     observer.finish();
 }
 
-/// What a tunnel came to.
-struct Copied {
-    received: u64,
-    sent: u64,
-    client_left_first: bool,
+/// Waits until nothing has moved for too long, or the stream has taken too long. The route's timeout is not for tunnels.
+async fn limit_passed(flow: &Flow) -> Overdue {
+    loop {
+        let idle = flow.idle.get().zip(flow.last.get());
+        let idle = idle.map(|(idle, last)| {
+            (
+                last + idle,
+                (Flag::StreamIdleTimeout, "stream_idle_timeout"),
+            )
+        });
+        let until = flow.until.get();
+        let until = until.map(|at| (at, (Flag::DurationTimeout, "max_duration_timeout")));
+        match [until, idle]
+            .into_iter()
+            .flatten()
+            .min_by_key(|(at, _)| *at)
+        {
+            None => return std::future::pending().await,
+            Some((at, overdue)) if Instant::now() >= at => return overdue,
+            Some((at, _)) => tokio::time::sleep_until(at).await,
+        }
+    }
 }
 
-async fn copy(down: Upgraded, up: Upgraded, flow: &Flow) -> Copied {
+/// What a tunnel has come to; right at every moment.
+#[derive(Default)]
+struct Copied {
+    received: Cell<u64>,
+    sent: Cell<u64>,
+    /// Who ended first, if one has: true for the client, also if it left before the tunnel was there.
+    client_left: Cell<Option<bool>>,
+}
+
+async fn join(downstream: OnUpgrade, upstream: OnUpgrade, flow: &Flow, copied: &Copied) {
+    match tokio::try_join!(downstream, upstream) {
+        Ok((down, up)) => copy(down, up, flow, copied).await,
+        Err(error) => {
+            tracing::debug!(%error, "an upgrade was agreed but not carried out");
+            copied.client_left.set(Some(true));
+        }
+    }
+}
+
+async fn copy(down: Upgraded, up: Upgraded, flow: &Flow, copied: &Copied) {
     let (mut down_read, mut down_write) = tokio::io::split(TokioIo::new(down));
     let (mut up_read, mut up_write) = tokio::io::split(TokioIo::new(up));
-    let first = Cell::new(None);
+    let first = &copied.client_left;
     let towards_endpoint = async {
-        let received = one_way(&mut down_read, &mut up_write, flow).await;
+        one_way(&mut down_read, &mut up_write, flow, &copied.received).await;
         first.set(first.get().or(Some(true)));
-        received
     };
     let towards_client = async {
-        let sent = one_way(&mut up_read, &mut down_write, flow).await;
+        one_way(&mut up_read, &mut down_write, flow, &copied.sent).await;
         first.set(first.get().or(Some(false)));
-        sent
     };
-    let (received, sent) = tokio::join!(towards_endpoint, towards_client);
-    Copied {
-        received,
-        sent,
-        client_left_first: first.get() == Some(true),
-    }
+    tokio::join!(towards_endpoint, towards_client);
 }
 
 /// Copies until the end of `from`, then passes the end on; counts the bytes.
@@ -165,9 +203,9 @@ async fn one_way(
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
     flow: &Flow,
-) -> u64 {
+    total: &Cell<u64>,
+) {
     let mut buffer = vec![0; 16 * 1024];
-    let mut total = 0;
     loop {
         let read = match from.read(&mut buffer).await {
             Ok(0) | Err(_) => break,
@@ -180,11 +218,11 @@ async fn one_way(
         if to.write_all(bytes).await.is_err() || to.flush().await.is_err() {
             break;
         }
-        total += read as u64;
+        flow.touch();
+        total.set(total.get() + read as u64);
     }
     // The other side may have gone already.
     let _ = to.shutdown().await;
-    total
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use malla_proxy_config::listener::ListenerFilterKind;
 use malla_runtime::socket::{canonical, original_destination, set_keepalive};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
@@ -28,6 +28,8 @@ use crate::worker::Worker;
 
 /// Pause after an accept failed for want of file descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long a handshake may go on once its chain drains.
+const DRAIN_HANDSHAKE: Duration = Duration::from_secs(1);
 
 /// What is being learned about a connection before its chain is chosen.
 #[derive(Debug, Clone)]
@@ -308,7 +310,7 @@ async fn through_chain(
     arrival: Arrival,
     stats: &ListenerStats,
 ) {
-    let Some((io, tls)) = secure(&worker, chain, stream, arrival.direct_remote, stats).await else {
+    let Some((io, tls)) = secure(&worker, chain, stream, &arrival, stats).await else {
         return;
     };
     let from_tls = tls.as_ref().map(|(_, name)| name.clone());
@@ -352,12 +354,59 @@ async fn through_chain(
     }
 }
 
+/// The limit that a handshake met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Overdue {
+    Handshake,
+    Idle,
+    Connection,
+    Drain,
+}
+
+/// Waits until a connection has been at its handshake for too long: by the chain's limit for that, or by those of what
+/// the chain ends in, for which a connection that shakes hands is an idle one.
+async fn handshake_overdue(chain: &ActiveChain, accepted: Instant) -> Overdue {
+    let (idle, longest) = match &chain.config.terminal {
+        Terminal::Http(manager) => {
+            let common = &manager.common;
+            (common.idle_timeout, common.max_connection_duration)
+        }
+        Terminal::Tcp(proxy) => (proxy.idle_timeout, proxy.max_connection_duration),
+        Terminal::Close => (None, None),
+    };
+    let own = chain.config.transport_connect_timeout;
+    let limits = [
+        own.map(|limit| (Instant::now() + limit, Overdue::Handshake)),
+        idle.map(|limit| (accepted + limit, Overdue::Idle)),
+        longest.map(|limit| (accepted + limit, Overdue::Connection)),
+    ];
+    let first = limits.into_iter().flatten().min_by_key(|(at, _)| *at);
+    let limit = async {
+        match first {
+            Some((at, limit)) => {
+                sleep_until(at).await;
+                limit
+            }
+            None => std::future::pending().await,
+        }
+    };
+    let drained = async {
+        chain.drain.draining().await;
+        tokio::time::sleep(DRAIN_HANDSHAKE).await;
+        Overdue::Drain
+    };
+    tokio::select! {
+        limit = limit => limit,
+        drained = drained => drained,
+    }
+}
+
 /// The TLS handshake, where the chain has one. `None` if it failed, which is counted and logged here.
 async fn secure(
     worker: &Worker,
     chain: &ActiveChain,
     stream: TcpStream,
-    peer: SocketAddr,
+    arrival: &Arrival,
     stats: &ListenerStats,
 ) -> Option<(Io, Option<(TlsInfo, Option<Arc<str>>)>)> {
     let Some(acceptor) = &chain.acceptor else {
@@ -365,16 +414,17 @@ async fn secure(
     };
     let snapshot = worker.live().load_full();
     let handshake = acceptor.accept(Socket::Tcp(stream), &snapshot);
-    let result = match chain.config.transport_connect_timeout {
-        None => handshake.await,
-        Some(limit) => match timeout(limit, handshake).await {
-            Ok(result) => result,
-            Err(_) => {
+    let peer = arrival.direct_remote;
+    let result = tokio::select! {
+        biased; // A handshake that is done counts, however late.
+        result = handshake => result,
+        limit = handshake_overdue(chain, arrival.accepted) => {
+            if limit == Overdue::Handshake {
                 stats.downstream_cx_transport_socket_connect_timeout.inc();
-                tracing::debug!(%peer, ?limit, "TLS handshake took too long");
-                return None;
             }
-        },
+            tracing::debug!(%peer, ?limit, "TLS handshake took too long");
+            return None;
+        }
     };
     match result {
         Ok((stream, info)) => {

@@ -3,15 +3,18 @@
 //! Invariant: filled while the request goes, read by formats at any time; what is not known (yet) is `None`.
 
 use std::borrow::Cow;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Poll, Waker};
 use std::time::SystemTime;
 
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use malla_proxy_config::cluster::Cluster;
+use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::flags::Flags;
@@ -88,6 +91,49 @@ pub struct Progress {
     pub received: Cell<u64>,
     /// When the last byte of the request came.
     pub request_end: Cell<Option<Instant>>,
+    /// The exchange is over, whether or not its request has ended.
+    over: Cell<bool>,
+    /// Who waits for either end: the timeouts of the request, its mirrors.
+    waiting: RefCell<SmallVec<[Waker; 1]>>,
+}
+
+impl Progress {
+    /// Notes the end of the request.
+    pub fn finish(&self) {
+        if self.request_end.get().is_none() {
+            self.request_end.set(Some(Instant::now()));
+            self.wake();
+        }
+    }
+
+    /// Notes the end of the exchange: what has not come of the request never will.
+    pub fn give_up(&self) {
+        self.over.set(true);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
+        waiting.into_iter().for_each(Waker::wake);
+    }
+
+    /// Waits for the end of the request; gives its moment, or `None` if the exchange was over before.
+    pub async fn end(&self) -> Option<Instant> {
+        poll_fn(|cx| {
+            if let Some(end) = self.request_end.get() {
+                return Poll::Ready(Some(end));
+            }
+            if self.over.get() {
+                return Poll::Ready(None);
+            }
+            let mut waiting = self.waiting.borrow_mut();
+            if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+                waiting.push(cx.waker().clone());
+            }
+            Poll::Pending
+        })
+        .await
+    }
 }
 
 /// Header fields kept for formats after the message has moved on.

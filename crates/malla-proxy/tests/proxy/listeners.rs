@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::support::{
-    Certs, Running, bind, bootstrap, cluster, echo, listener, round_trip, tcp_proxy,
+    Certs, Running, bind, bootstrap, cluster, echo, http, listener, round_trip, tcp_proxy,
 };
 
 fn anywhere() -> SocketAddr {
@@ -71,8 +71,8 @@ async fn chains_that_cannot_be_told_apart_are_refused() {
 
 #[tokio::test]
 async fn a_drain_tells_busy_http_connections_and_closes_quiet_ones() {
-    let manager = r#"{ name: http, typed_config: { "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager, stat_prefix: http, http_filters: [ { name: router, typed_config: { "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router } } ], route_config: { virtual_hosts: [ { name: all, domains: ["*"], routes: [ { match: { prefix: "/" }, direct_response: { status: 200, body: { inline_string: "hi" } } } ] } ] } } }"#;
-    let yaml = bootstrap(&[listener("web", anywhere(), manager, "")], &[]);
+    let hi = r#"{ match: { prefix: "/" }, direct_response: { status: 200, body: { inline_string: "hi" } } }"#;
+    let yaml = bootstrap(&[listener("web", anywhere(), &http(hi, ""), "")], &[]);
     let yaml = yaml.replace("  clusters:\n", "");
     let (proxy, address) = Running::start(&yaml, "web").await;
     let mut busy = TcpStream::connect(address).await.unwrap();

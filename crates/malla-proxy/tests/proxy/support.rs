@@ -5,6 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use malla_proxy::app::{BoundProxy, ConfigSource, Options, Proxy, StartError};
+use malla_runtime::drain::Stopped;
 use malla_xds_proto::json::from_yaml;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -33,7 +34,7 @@ pub async fn bind(yaml: &str) -> Result<BoundProxy, StartError> {
 pub struct Running {
     pub admin: SocketAddr,
     stop: oneshot::Sender<()>,
-    task: JoinHandle<malla_runtime::drain::Stopped>,
+    task: JoinHandle<Stopped>,
 }
 
 impl Running {
@@ -73,9 +74,10 @@ impl Running {
         }
     }
 
-    pub async fn stop(self) {
+    /// Stops it; tells whether its work ended by itself.
+    pub async fn stop(self) -> Stopped {
         self.stop.send(()).unwrap();
-        timeout(LIMIT, self.task).await.unwrap().unwrap();
+        timeout(LIMIT, self.task).await.unwrap().unwrap()
     }
 }
 
@@ -165,6 +167,13 @@ pub fn cluster(name: &str, endpoints: &[SocketAddr], more: &str) -> String {
 pub fn tcp_proxy(cluster: &str, more: &str) -> String {
     format!(
         r#"{{ name: tcp, typed_config: {{ "@type": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: tcp, cluster: {cluster}{more} }} }}"#
+    )
+}
+
+/// An HTTP connection manager for a chain, with these routes.
+pub fn http(routes: &str, more: &str) -> String {
+    format!(
+        r#"{{ name: http, typed_config: {{ "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager, stat_prefix: http, http_filters: [ {{ name: router, typed_config: {{ "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }} }} ], route_config: {{ virtual_hosts: [ {{ name: all, domains: ["*"], routes: [ {routes} ] }} ] }}{more} }} }}"#
     )
 }
 
