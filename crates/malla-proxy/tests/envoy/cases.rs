@@ -92,17 +92,14 @@ fn deadlines() -> impl Iterator<Item = (&'static str, Ask)> {
 
 /// The same over HTTP/2, to both kinds of backend.
 fn asks() -> Vec<(&'static str, Ask)> {
-    let get = |path| Ask {
-        method: "GET",
-        path,
-        ..Ask::default()
-    };
-    let post = |path, body| Ask {
-        method: "POST",
+    let ask = |method, path, body| Ask {
+        method,
         path,
         body,
         ..Ask::default()
     };
+    let get = |path| ask("GET", path, "");
+    let post = |path, body| ask("POST", path, body);
     let grpc = &[("content-type", "application/grpc"), ("te", "trailers")];
     let mut out = Vec::new();
     for path in [
@@ -125,13 +122,7 @@ fn asks() -> Vec<(&'static str, Ask)> {
         out.push(("plain", get(path)));
     }
     out.push(("plain", post("/", "hello")));
-    out.push((
-        "plain",
-        Ask {
-            body: "hello",
-            ..get("/")
-        },
-    ));
+    out.push(("plain", ask("GET", "/", "hello")));
     out.push(("plain", post("/h2/echo", "hello")));
     out.push((
         "plain",
