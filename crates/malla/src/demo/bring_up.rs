@@ -91,7 +91,11 @@ pub(crate) async fn bring_up(
     }
     let open = plan.shop && shop_is_there && (fresh || is_open(client, 80));
     let port = if open { 80 } else { 15021 };
-    let paths = if open { SHOP_PATHS } else { &["/healthz/ready"] };
+    let paths = if open {
+        SHOP_PATHS
+    } else {
+        &["/healthz/ready"]
+    };
     let ingress = published(client, port).await?;
     for path in paths {
         answered(ingress, path).await?;
