@@ -185,7 +185,7 @@ mod tests {
         );
         assert_eq!(check(&[]), ("PERMISSIVE", "default".to_owned()));
         assert_eq!(
-            check(&[mesh.clone()]),
+            check(std::slice::from_ref(&mesh)),
             ("STRICT", "istio-system/mesh".to_owned())
         );
         assert_eq!(
