@@ -1,3 +1,5 @@
+//! Connections and probes of the agent's port, over real sockets.
+
 use std::io;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

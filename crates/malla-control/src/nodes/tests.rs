@@ -1,3 +1,5 @@
+//! Which proxy is served as which pod.
+
 use std::convert::Infallible;
 
 use kube::api::DynamicObject;
