@@ -36,6 +36,8 @@ pub struct MetricsConfig {
     pub block_every: Duration,
     /// The log's size that makes a block sooner.
     pub max_wal_bytes: u64,
+    /// Chunks kept in memory while blocks cannot be written; then they are given up.
+    pub max_head_bytes: u64,
     /// Blocks whose index may stay in memory.
     pub loaded_blocks: usize,
 }
@@ -48,6 +50,7 @@ impl Default for MetricsConfig {
             max_series: 500_000,
             block_every: Duration::from_secs(2 * 3600),
             max_wal_bytes: 256 << 20,
+            max_head_bytes: 512 << 20,
             loaded_blocks: 24,
         }
     }
@@ -116,6 +119,7 @@ pub struct StoreStats {
     pub unwritten: u64,
     pub corrupt: u64,
     pub flush_failures: u64,
+    pub lost: u64,
     pub expired_blocks: u64,
 }
 
@@ -131,6 +135,7 @@ struct Counters {
     unwritten: AtomicU64,
     corrupt: AtomicU64,
     flush_failures: AtomicU64,
+    lost: AtomicU64,
     expired_blocks: AtomicU64,
 }
 
@@ -457,6 +462,13 @@ impl MetricStore {
         let result = self.flush_once();
         if result.is_err() {
             add(&self.counters.flush_failures, 1);
+            let mut state = self.write();
+            if state.head.bytes > self.config.max_head_bytes {
+                let before = state.head.samples;
+                state.head.thaw();
+                state.epoch += 1;
+                add(&self.counters.lost, before.saturating_sub(state.head.samples));
+            }
         }
         result
     }
@@ -575,6 +587,7 @@ impl MetricStore {
             unwritten: load(&counters.unwritten),
             corrupt: load(&counters.corrupt),
             flush_failures: load(&counters.flush_failures),
+            lost: load(&counters.lost),
             expired_blocks: load(&counters.expired_blocks),
         }
     }

@@ -324,3 +324,29 @@ fn a_query_too_large_says_so() {
     let error = store.select(&[], 0, i64::MAX, 1).unwrap_err();
     assert!(error.to_string().contains("more than 1 samples"), "{error}");
 }
+
+#[test]
+fn a_disk_that_refuses_blocks_costs_nothing_until_memory_is_full() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = MetricsConfig {
+        max_head_bytes: 40,
+        ..MetricsConfig::default()
+    };
+    let store = MetricStore::open(folder.path(), config).unwrap();
+    let blocks = folder.path().join("blocks");
+    fs::remove_dir(&blocks).unwrap();
+    store.append(START, &mut [row(1, 0, 1.0)]);
+    assert!(store.flush().is_err());
+    store.append(START + 10, &mut [row(1, 10, 2.0)]);
+    assert_eq!(all(&store)[&labels(1).to_string()].len(), 2);
+    fs::create_dir(&blocks).unwrap();
+    assert!(store.flush().unwrap());
+    assert_eq!(all(&store)[&labels(1).to_string()].len(), 2);
+    fs::rename(&blocks, folder.path().join("away")).unwrap();
+    for t in 1..=10 {
+        store.append(START + t * 100, &mut [row(1, t * 100, 3.0)]);
+        store.flush().unwrap_err();
+    }
+    let stats = store.stats();
+    assert!(stats.lost > 0 && stats.head_bytes <= 40 && stats.flush_failures == 11, "{stats:?}");
+}
