@@ -2,7 +2,11 @@
 //! and how long a query over a day takes. The clients run in the same process, on the same core.
 //!
 //! `taskset -c 0 cargo run --release -p malla-telemetry --example ingest`
-#![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a program for developers")]
+#![allow(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a program for developers"
+)]
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -33,7 +37,10 @@ use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
 use tokio::net::TcpListener;
 
 fn main() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     println!("{:<44} {:>14} {:>14}", "", "measured", "aim");
     runtime.block_on(receivers());
     proxies();
@@ -52,7 +59,10 @@ async fn receivers() {
     let url = format!("http://{}", grpc.local_addr().unwrap());
     let served = telemetry.clone();
     let _server = AbortOnDrop::spawn(tracing::Span::none(), async move {
-        served.serve_otlp(grpc, http, std::future::pending()).await.unwrap();
+        served
+            .serve_otlp(grpc, http, std::future::pending())
+            .await
+            .unwrap();
     });
     spans(&url).await;
     logs(&url, &telemetry).await;
@@ -62,13 +72,19 @@ async fn spans(url: &str) {
     const MESSAGES: u64 = 200;
     const EACH: u64 = 500;
     let mut client = TraceServiceClient::connect(url.to_owned()).await.unwrap();
-    let messages: Vec<_> = (0..MESSAGES).map(|at| span_message(at * EACH, EACH)).collect();
+    let messages: Vec<_> = (0..MESSAGES)
+        .map(|at| span_message(at * EACH, EACH))
+        .collect();
     let begun = Instant::now();
     for message in messages {
         client.export(message).await.unwrap();
     }
     let rate = (MESSAGES * EACH) as f64 / begun.elapsed().as_secs_f64();
-    line("spans by OTLP/gRPC, acknowledged", format!("{rate:.0}/s"), "5000/s");
+    line(
+        "spans by OTLP/gRPC, acknowledged",
+        format!("{rate:.0}/s"),
+        "5000/s",
+    );
 }
 
 fn span_message(first: u64, count: u64) -> ExportTraceServiceRequest {
@@ -90,7 +106,9 @@ fn span_message(first: u64, count: u64) -> ExportTraceServiceRequest {
             kind: 2,
             start_time_unix_nano: now + at * 1000,
             end_time_unix_nano: now + at * 1000 + 5_000_000,
-            attributes: (0..12).map(|tag| text(&format!("http.tag.{tag}"), "some usual value")).collect(),
+            attributes: (0..12)
+                .map(|tag| text(&format!("http.tag.{tag}"), "some usual value"))
+                .collect(),
             ..Span::default()
         }
     });
@@ -113,22 +131,42 @@ async fn logs(url: &str, telemetry: &Telemetry) {
     const MESSAGES: u64 = 1000;
     const EACH: u64 = 200;
     let messages: Vec<_> = (0..MESSAGES).map(|_| log_message(EACH)).collect();
-    let mut client = AccessLogServiceClient::connect(url.to_owned()).await.unwrap();
+    let mut client = AccessLogServiceClient::connect(url.to_owned())
+        .await
+        .unwrap();
     let begun = Instant::now();
-    client.stream_access_logs(tokio_stream::iter(messages)).await.unwrap();
+    client
+        .stream_access_logs(tokio_stream::iter(messages))
+        .await
+        .unwrap();
     let counted = |name: &str| {
         let text = telemetry.exposition();
-        let line = text.lines().find_map(|l| l.strip_prefix(name)).unwrap().trim().to_owned();
+        let line = text
+            .lines()
+            .find_map(|l| l.strip_prefix(name))
+            .unwrap()
+            .trim()
+            .to_owned();
         line.parse::<u64>().unwrap()
     };
     let dropped = "malla_telemetry_records_dropped_total{kind=\"log\"}";
-    while counted("malla_telemetry_records_written_total{kind=\"log\"}") + counted(dropped) < MESSAGES * EACH {
+    while counted("malla_telemetry_records_written_total{kind=\"log\"}") + counted(dropped)
+        < MESSAGES * EACH
+    {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let taken = MESSAGES * EACH - counted(dropped);
     let rate = taken as f64 / begun.elapsed().as_secs_f64();
-    line("log lines by ALS, written", format!("{rate:.0}/s"), "10000/s");
-    line("  of a burst of 200,000, dropped", counted(dropped).to_string(), "-");
+    line(
+        "log lines by ALS, written",
+        format!("{rate:.0}/s"),
+        "10000/s",
+    );
+    line(
+        "  of a burst of 200,000, dropped",
+        counted(dropped).to_string(),
+        "-",
+    );
 }
 
 fn log_message(count: u64) -> StreamAccessLogsMessage {
@@ -184,11 +222,20 @@ fn exposition(round: u64) -> String {
              grpc_response_status=\"\",response_flags=\"-\",connection_security_policy=\"unknown\""
         );
         for counter in 0..8 {
-            writeln!(text, "istio_counter_{counter}_total{{{labels}}} {}", round * 37 + peer).unwrap();
+            writeln!(
+                text,
+                "istio_counter_{counter}_total{{{labels}}} {}",
+                round * 37 + peer
+            )
+            .unwrap();
         }
         for bucket in 0..20 {
             let value = round * 20 + bucket;
-            writeln!(text, "istio_request_duration_milliseconds_bucket{{{labels},le=\"{bucket}\"}} {value}").unwrap();
+            writeln!(
+                text,
+                "istio_request_duration_milliseconds_bucket{{{labels},le=\"{bucket}\"}} {value}"
+            )
+            .unwrap();
         }
     }
     text
@@ -203,8 +250,9 @@ fn proxies() {
         let url = format!("http://10.0.{}.{}:15020/", at / 250, at % 250);
         Target::pod(&url, "istio", "base", &format!("web-{at}"))
     };
-    let mut states: Vec<TargetState> =
-        (0..PROXIES).map(|at| TargetState::new(&target(at), 100_000)).collect();
+    let mut states: Vec<TargetState> = (0..PROXIES)
+        .map(|at| TargetState::new(&target(at), 100_000))
+        .collect();
     let mut samples = 0;
     let mut seconds = Vec::new();
     for round in 0..4 {
@@ -226,11 +274,23 @@ fn proxies() {
     }
     let first = seconds.remove(0);
     let usual = seconds.iter().sum::<f64>() / seconds.len() as f64;
-    line(&format!("1,000 proxies, {samples} samples, first round"), format!("{first:.2} s"), "15 s");
+    line(
+        &format!("1,000 proxies, {samples} samples, first round"),
+        format!("{first:.2} s"),
+        "15 s",
+    );
     line("  each further round", format!("{usual:.2} s"), "15 s");
-    line("  of one core at every 15 s", format!("{:.1} %", usual / 15.0 * 100.0), "100 %");
+    line(
+        "  of one core at every 15 s",
+        format!("{:.1} %", usual / 15.0 * 100.0),
+        "100 %",
+    );
     let stats = store.stats();
-    line("  memory for chunks", format!("{} MB", stats.head_bytes >> 20), "-");
+    line(
+        "  memory for chunks",
+        format!("{} MB", stats.head_bytes >> 20),
+        "-",
+    );
 }
 
 fn day() {
@@ -269,7 +329,9 @@ fn day() {
         let mut best = f64::MAX;
         for _ in 0..3 {
             let begun = Instant::now();
-            let found = engine.range(query, bounds, step, &Cancel::default()).unwrap();
+            let found = engine
+                .range(query, bounds, step, &Cancel::default())
+                .unwrap();
             assert_eq!(found.len(), 20);
             best = best.min(begun.elapsed().as_secs_f64() * 1000.0);
         }

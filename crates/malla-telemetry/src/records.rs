@@ -65,19 +65,19 @@ pub enum RecordsError {
 pub(crate) struct Records {
     folder: PathBuf,
     limits: BTreeMap<Family, RetentionConfig>,
-    state: RwLock<Option<Open>>,
+    state: RwLock<Option<Opened>>,
     reopened: AtomicU64,
     expired: AtomicU64,
 }
 
-struct Open {
+struct Opened {
     db: Database,
     buckets: BTreeMap<Family, Vec<Bucket>>,
 }
 
-impl std::fmt::Debug for Open {
+impl std::fmt::Debug for Opened {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Open")
+        f.debug_struct("Opened")
             .field("buckets", &self.buckets)
             .finish()
     }
@@ -114,7 +114,7 @@ impl Records {
         logs: RetentionConfig,
     ) -> Result<Self, RecordsError> {
         Ok(Self {
-            state: RwLock::new(Some(Open::open(folder)?)),
+            state: RwLock::new(Some(Opened::at(folder)?)),
             folder: folder.to_owned(),
             limits: [(Family::Spans, spans), (Family::Logs, logs)].into(),
             reopened: AtomicU64::new(0),
@@ -131,7 +131,7 @@ impl Records {
     ) -> Result<(), RecordsError> {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         if state.is_none() {
-            *state = Some(Open::open(&self.folder)?);
+            *state = Some(Opened::at(&self.folder)?);
             self.reopened.fetch_add(1, Ordering::Relaxed);
         }
         let Some(open) = state.as_mut() else {
@@ -161,7 +161,7 @@ impl Records {
     /// The bucket to write to, which may be a new one.
     fn bucket<'o>(
         &self,
-        open: &'o mut Open,
+        open: &'o mut Opened,
         family: Family,
         now: i64,
     ) -> Result<&'o mut Bucket, RecordsError> {
@@ -262,8 +262,8 @@ fn options() -> KeyspaceCreateOptions {
     KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE)
 }
 
-impl Open {
-    fn open(folder: &Path) -> Result<Self, RecordsError> {
+impl Opened {
+    fn at(folder: &Path) -> Result<Self, RecordsError> {
         let wrong = |source| RecordsError::Open {
             path: folder.to_owned(),
             source,

@@ -182,7 +182,10 @@ impl Telemetry {
         let http = axum::serve(http, spans::otlp::router(self.span_intake.clone()))
             .with_graceful_shutdown(wait(stopping.subscribe()));
         let servers = async {
-            tokio::try_join!(async { grpc.await.map_err(io::Error::other) }, http.into_future())
+            tokio::try_join!(
+                async { grpc.await.map_err(io::Error::other) },
+                http.into_future()
+            )
         };
         // Streams of access logs never end by themselves.
         let stop = async {

@@ -163,7 +163,9 @@ impl<'a> Collected<'a> {
         let Answer::Vector(vector) = answer else {
             return;
         };
-        let rates = vector.into_iter().map(|(labels, sample)| (use_of, labels, sample.v));
+        let rates = vector
+            .into_iter()
+            .map(|(labels, sample)| (use_of, labels, sample.v));
         self.rates.extend(rates);
     }
 
@@ -183,7 +185,9 @@ impl<'a> Collected<'a> {
                 services.insert((service_namespace, service));
             }
         }
-        let single = found.into_iter().filter(|(_, services)| services.len() == 1);
+        let single = found
+            .into_iter()
+            .filter(|(_, services)| services.len() == 1);
         let single = single.filter_map(|(workload, mut s)| Some((workload, s.pop_first()?)));
         self.services = single.collect();
     }
@@ -243,7 +247,9 @@ impl<'a> Collected<'a> {
         let Some(node) = self.node(namespace, workload, service, version) else {
             return NodeKey::unknown();
         };
-        let key = namespace.zip(workload).map(|(n, w)| (n.to_owned(), w.to_owned()));
+        let key = namespace
+            .zip(workload)
+            .map(|(n, w)| (n.to_owned(), w.to_owned()));
         match key.and_then(|key| self.services.get(&key)) {
             Some((namespace, name)) if node.kind == NodeKind::Service => NodeKey {
                 namespace: namespace.clone(),

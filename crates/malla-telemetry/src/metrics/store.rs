@@ -467,7 +467,10 @@ impl MetricStore {
                 let before = state.head.samples;
                 state.head.thaw();
                 state.epoch += 1;
-                add(&self.counters.lost, before.saturating_sub(state.head.samples));
+                add(
+                    &self.counters.lost,
+                    before.saturating_sub(state.head.samples),
+                );
             }
         }
         result

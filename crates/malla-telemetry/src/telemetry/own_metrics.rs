@@ -172,14 +172,26 @@ impl Telemetry {
             "Log lines that slow followers did not see.",
             &[("", self.log_intake.missed())],
         );
-        let bytes = |family| self.records.stats(family).bytes;
+        let (spans, logs) = (
+            self.records.stats(Family::Spans),
+            self.records.stats(Family::Logs),
+        );
         out.family(
             "malla_telemetry_records_bytes",
             "gauge",
             "Size of the stores of records, without the journal.",
             &[
-                ("{kind=\"span\"}", bytes(Family::Spans)),
-                ("{kind=\"log\"}", bytes(Family::Logs)),
+                ("{kind=\"span\"}", spans.bytes),
+                ("{kind=\"log\"}", logs.bytes),
+            ],
+        );
+        out.family(
+            "malla_telemetry_buckets",
+            "gauge",
+            "Buckets of records.",
+            &[
+                ("{kind=\"span\"}", spans.buckets),
+                ("{kind=\"log\"}", logs.buckets),
             ],
         );
         let (reopened, expired) = self.records.events();

@@ -348,5 +348,8 @@ fn a_disk_that_refuses_blocks_costs_nothing_until_memory_is_full() {
         store.flush().unwrap_err();
     }
     let stats = store.stats();
-    assert!(stats.lost > 0 && stats.head_bytes <= 40 && stats.flush_failures == 11, "{stats:?}");
+    assert!(
+        stats.lost > 0 && stats.head_bytes <= 40 && stats.flush_failures == 11,
+        "{stats:?}"
+    );
 }
