@@ -12,7 +12,8 @@ const arg = (name, fallback) => {
   const at = process.argv.indexOf(`--${name}`);
   return at > 0 ? process.argv[at + 1] : fallback;
 };
-export const csp = "default-src 'self'; style-src 'self'; script-src 'self'; object-src 'none'; base-uri 'none'; frame-ancestors 'none'; form-action 'self'";
+/** No wider than the real server's. */
+export const csp = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; font-src 'self'; connect-src 'self'; worker-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 const kinds = JSON.parse(readFileSync(new URL('./kinds.json', import.meta.url), 'utf8'));
 const mime = { '.html': 'text/html; charset=utf-8', '.js': 'text/javascript', '.css': 'text/css', '.svg': 'image/svg+xml', '.txt': 'text/plain; charset=utf-8', '.json': 'application/json' };
 
@@ -177,7 +178,7 @@ export function makeServer({ scene = 'demo', dist = fileURLToPath(new URL('../di
     push(past);
     timers.push(setInterval(() => {
       const now = Math.floor(Date.now() / 2000);
-      for (; cursorTrace < now; cursorTrace += 1) push(addTrace(cursorTrace + 1));
+      for (; cursorTrace < now; cursorTrace += 1) push(addTrace(cursorTrace - 1));
       clientIndex += 1;
       const line = clientLine(world, 10_000 + clientIndex, Date.now(), objects);
       if (line) push([line]);
@@ -220,7 +221,7 @@ export function makeServer({ scene = 'demo', dist = fileURLToPath(new URL('../di
     if (!s) throw new Refusal(404, 'not_found', `there is no service ${name} in namespace ${ns}`);
     const t = world.totals(s, objects);
     const mine = [...objects.values()].filter((o) => o.namespace === ns);
-    const about = (o) => [...(o.object.spec?.hosts ?? []), o.object.spec?.host].some((h) => String(h ?? '').split('.')[0] === name || h === '*');
+    const about = (o) => [...(o.object.spec?.hosts ?? []), o.object.spec?.host].some((h) => String(h ?? '').split('.')[0] === name);
     const ref = (o) => ({ kind: o.kind, namespace: o.namespace, name: o.name, ...(o.kind === 'VirtualService' ? { summary: `${o.object.spec.http?.length ?? 0} HTTP routes` } : {}) });
     const parts = s.versions.length === 1 ? [1] : [0.62, 0.38];
     const dr = mine.find((o) => o.kind === 'DestinationRule' && about(o));
@@ -361,7 +362,7 @@ export function makeServer({ scene = 'demo', dist = fileURLToPath(new URL('../di
       sync: { CDS: 'SYNCED', EDS: 'SYNCED', LDS: 'SYNCED', RDS: i === 5 && scene === 'demo' ? 'STALE' : p.s.gateway ? 'SYNCED' : 'SYNCED', SDS: i % 7 === 6 ? 'NOT SENT' : 'SYNCED' }, memoryBytes: 6_100_000 + Math.floor(rnd(p.pod) * 3_000_000),
     })),
     'GET /proxies/*/*/config': ({ parts }) => configDump(parts[0], parts[1]),
-    'GET /lessons': () => (scene === 'empty' ? [] : lessons.map(({ source: _source, check, ...x }) => ({ ...x, ...check(objects) }))),
+    'GET /lessons': () => (scene === 'empty' ? [] : lessons.map(({ check, ...x }) => ({ ...x, source: undefined, ...check(objects) }))),
     'POST /lessons/*:apply': ({ parts }) => ({ changes: write(read(lessonOf(parts[0]).yaml).found, 'admin', `lesson ${parts[0]}`) }),
     'POST /lessons/*:revert': ({ parts }) => ({ changes: read(lessonOf(parts[0]).yaml).found.filter((f) => objects.has(keyOf(f))).map((f) => remove(keyOf(f), 'admin')) }),
     'GET /logs': ({ query }) => {
@@ -405,7 +406,10 @@ export function makeServer({ scene = 'demo', dist = fileURLToPath(new URL('../di
 
   function file(path, res) {
     let target = normalize(join(dist, path));
-    if (!target.startsWith(dist) || !existsSync(target) || !statSync(target).isFile()) target = join(dist, 'index.html');
+    if (!target.startsWith(dist) || !existsSync(target) || !statSync(target).isFile()) {
+      if (path.startsWith('/assets/')) { res.writeHead(404); return res.end(); }
+      target = join(dist, 'index.html');
+    }
     res.writeHead(200, { 'content-type': mime[extname(target)] ?? 'application/octet-stream', 'content-security-policy': csp, 'x-content-type-options': 'nosniff', 'cache-control': target.includes('/assets/') ? 'max-age=31536000, immutable' : 'no-cache' });
     createReadStream(target).pipe(res);
   }

@@ -33,7 +33,9 @@ function bigServices() {
       const local = rnd('near', i, j) < 0.75;
       const base = Math.floor(i / 45) * 45;
       const target = local ? base + Math.floor(rnd('l', i, j) * 45) : Math.floor(rnd('f', i, j) * 1000);
-      calls.push([`svc-${String(Math.min(999, target)).padStart(4, '0')}`, 1 + rnd('r', i, j) * 60, 3 + rnd('p', i, j) * 60]);
+      let free = Math.min(999, target);
+      while (calls.some(([name]) => name === `svc-${String(free).padStart(4, '0')}`)) free = (free + 1) % 1000;
+      calls.push([`svc-${String(free).padStart(4, '0')}`, 1 + rnd('r', i, j) * 60, 3 + rnd('p', i, j) * 60]);
     }
     out.push({ name: `svc-${String(i).padStart(4, '0')}`, namespace: ns, port: 8080, versions: ['v1'], replicas: 1, calls });
   }

@@ -42,8 +42,15 @@ function NotFound() {
   return <Empty icon="question" title={t('state.noPage')} actions={<a className="btn" href="/">{t('nav.overview')}</a>} />;
 }
 
-/** wouter decodes the parameters; what it cannot decode it leaves as it is. */
-const p = (params: Record<string, string | undefined>, name: string) => params[name] ?? '';
+/** The n-th part of the address. Read from the raw address, because wouter decodes only half of it. */
+function part(n: number): string {
+  const text = window.location.pathname.split('/')[n] ?? '';
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}
 
 export function App() {
   const [at] = useLocation();
@@ -55,22 +62,20 @@ export function App() {
             <Route path="/"><Overview /></Route>
             <Route path="/topology"><Topology /></Route>
             <Route path="/services"><Services /></Route>
-            <Route path="/services/:ns/:name">{(m) => <Service key={`${p(m, 'ns')}/${p(m, 'name')}`} namespace={p(m, 'ns')} name={p(m, 'name')} />}</Route>
+            <Route path="/services/:ns/:name">{() => <Service key={at} namespace={part(2)} name={part(3)} />}</Route>
             <Route path="/rules"><Rules /></Route>
             <Route path="/rules/history"><History /></Route>
-            <Route path="/rules/new/:kind">{(m) => <Rule key={`new/${p(m, 'kind')}`} kind={p(m, 'kind')} />}</Route>
-            <Route path="/rules/:kind/:ns/:name">
-              {(m) => <Rule key={`${p(m, 'kind')}/${p(m, 'ns')}/${p(m, 'name')}`} kind={p(m, 'kind')} namespace={p(m, 'ns')} name={p(m, 'name')} />}
-            </Route>
+            <Route path="/rules/new/:kind">{() => <Rule key={at} kind={part(3)} />}</Route>
+            <Route path="/rules/:kind/:ns/:name">{() => <Rule key={at} kind={part(2)} namespace={part(3)} name={part(4)} />}</Route>
             <Route path="/gateways"><Gateways /></Route>
             <Route path="/security"><Security /></Route>
             <Route path="/traces"><Traces /></Route>
-            <Route path="/traces/:id">{(m) => <Trace key={p(m, 'id')} id={p(m, 'id')} />}</Route>
+            <Route path="/traces/:id">{() => <Trace key={at} id={part(2)} />}</Route>
             <Route path="/logs"><Logs /></Route>
             <Route path="/proxies"><Proxies /></Route>
-            <Route path="/proxies/:ns/:pod">{(m) => <Proxy key={`${p(m, 'ns')}/${p(m, 'pod')}`} namespace={p(m, 'ns')} pod={p(m, 'pod')} />}</Route>
+            <Route path="/proxies/:ns/:pod">{() => <Proxy key={at} namespace={part(2)} pod={part(3)} />}</Route>
             <Route path="/learn"><Learn id="" /></Route>
-            <Route path="/learn/:id">{(m) => <Learn id={p(m, 'id')} />}</Route>
+            <Route path="/learn/:id">{() => <Learn id={part(2)} />}</Route>
             <Route><NotFound /></Route>
           </Switch>
         </Suspense>

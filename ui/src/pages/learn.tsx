@@ -8,7 +8,7 @@ import type { Lesson } from '../api/types';
 import { useT } from '../i18n';
 import { path, useParam } from '../lib/url';
 import { Icon } from '../ui/icons';
-import { CopyButton, Empty, Head, Loaded, Note, Panel, Skeleton, Tabs } from '../ui/parts';
+import { CopyButton, Empty, Head, Loaded, Panel, Refused, Skeleton, Tabs } from '../ui/parts';
 import { toast } from '../ui/toast';
 
 const Editor = lazy(() => import('../rules/editor').then((m) => ({ default: m.Editor })));
@@ -54,7 +54,7 @@ function LessonView({ lesson, next }: { lesson: Lesson; next: Lesson | undefined
           {lesson.yaml && <button type="button" className="btn" disabled={act.isPending} onClick={() => act.mutate('revert')}><Icon name="undo" size={16} />{t('learn.revert')}</button>}
         </div>
       </section>
-      {act.error && <Note tone="err">{act.error.message}</Note>}
+      {act.error && <Refused error={act.error} />}
       <div className="prose"><Prose text={local(lesson.text)} /></div>
       <Tabs label={local(lesson.title)} value={tab === 'kubectl' || tab === 'yaml' ? tab : 'console'} onChange={setTab} tabs={[{ id: 'console', label: t('learn.byHand') }, { id: 'kubectl', label: t('learn.kubectl') }, ...(lesson.yaml ? [{ id: 'yaml' as const, label: t('learn.yaml') }] : [])]} />
       {tab === 'kubectl' ? (

@@ -94,10 +94,11 @@ export function LogRows({ lines, more, loading }: { lines: LogLine[]; more?: () 
         {items.map((item) => {
           const line = lines[item.index] as LogLine;
           const key = keyOf(line);
+          const at = timeOfDay(new Date(line.time), lang, true).padEnd(4);
           return (
             <div key={item.key} data-index={item.index} ref={virtual.measureElement} className={`logitem${open === key ? ' open' : ''}`} style={{ transform: `translateY(${item.start}px)` }}>
               <button type="button" className="logline" aria-expanded={open === key} onClick={() => setOpen(open === key ? null : key)}>
-                <span className="l-time">{timeOfDay(new Date(line.time), lang, true)}</span>
+                <span className="l-time">{at.slice(0, -4)}<i>{at.slice(-4)}</i></span>
                 <span className={`l-code t-${codeTone(line)}`}>{line.code === 0 ? 'TCP' : line.code}</span>
                 <span className="l-method">{line.method}</span>
                 <span className="l-path ellipsis">{line.path || line.authority}</span>

@@ -15,8 +15,10 @@ export const types = ['LDS', 'RDS', 'CDS', 'EDS', 'SDS'] as const;
 const tones: Record<SyncState, string> = { SYNCED: 'ok', STALE: 'warn', 'NOT SENT': '', NACK: 'err' };
 const key = { SYNCED: 'SYNCED', STALE: 'STALE', 'NOT SENT': 'NOT_SENT', NACK: 'NACK' } as const;
 
-export function Sync({ type, state }: { type: string; state: SyncState }) {
+/** `brief` shows a mere tick where all is well, so that the rest stands out. */
+export function Sync({ type, state, brief }: { type: string; state: SyncState; brief?: boolean }) {
   const { t } = useT();
+  if (brief && state === 'SYNCED') return <span className="sync ok" role="img" aria-label={t('proxy.state_SYNCED')} title={`${type}: ${t('proxy.explain_SYNCED')}`}><Icon name="check" size={15} /></span>;
   return <span className={`sync ${tones[state]}`} title={`${type}: ${t(`proxy.explain_${key[state]}`)}`}><span className={`dot ${tones[state]}`} />{t(`proxy.state_${key[state]}`)}</span>;
 }
 
@@ -48,22 +50,24 @@ export default function Proxies() {
               label={t('nav.proxies')} rows={rows} rowKey={(p) => `${p.namespace}/${p.pod}`} rowHref={(p) => path('proxies', p.namespace, p.pod)} initialSort="state.desc"
               empty={all.length === 0 ? <Empty icon="proxies" title={t('overview.noProxies')} actions={<Link href="/learn/q0" className="btn">{t('services.noneAction')}</Link>}>{t('overview.noProxiesHelp')}</Empty> : <Empty icon="search" title={t('filter.nothing')} />}
               columns={[
+                { id: 'state', header: t('proxy.overall'), sort: worst, width: 64, cell: (p) => <span className={`dot ${worst(p) > 2 ? 'err' : worst(p) > 1 ? 'warn' : 'ok'}`} role="img" aria-label={worst(p) > 1 ? t('proxy.trouble') : t('proxy.fine')} /> },
                 {
                   id: 'pod', header: t('col.pod'), sort: (p) => p.pod,
                   cell: (p) => (
-                    <div>
-                      <Link href={path('proxies', p.namespace, p.pod)} className="name break">{p.pod}</Link>
-                      {p.lastError && <div className="small t-err break">{p.lastError}</div>}
+                    <div className="podcell">
+                      <span className="faint" title={t(`proxy.${p.kind}`)}><Icon name={p.kind === 'gateway' ? 'gateways' : 'cube'} size={15} /></span>
+                      <div className="grow">
+                        <Link href={path('proxies', p.namespace, p.pod)} className="name break">{p.pod}</Link>
+                        {p.lastError && <div className="small t-err break">{p.lastError}</div>}
+                      </div>
                     </div>
                   ),
                 },
-                { id: 'ns', header: t('col.namespace'), keep: 'mid', sort: (p) => p.namespace, cell: (p) => <span className="muted">{p.namespace}</span> },
-                { id: 'kind', header: t('proxy.kind'), keep: 'lo', sort: (p) => p.kind, cell: (p) => <span className="row gap-s"><Icon name={p.kind === 'gateway' ? 'gateways' : 'cube'} size={15} />{t(`proxy.${p.kind}`)}</span> },
-                { id: 'state', header: t('proxy.overall'), sort: worst, num: true, cell: (p) => <span className={`dot ${worst(p) > 2 ? 'err' : worst(p) > 1 ? 'warn' : 'ok'}`} role="img" aria-label={worst(p) > 1 ? t('proxy.trouble') : t('proxy.fine')} /> },
-                ...types.map((type) => ({ id: type, header: type, keep: 'mid' as const, sort: (p: Proxy) => p.sync[type], cell: (p: Proxy) => <Sync type={type} state={p.sync[type]} /> })),
-                { id: 'version', header: t('col.version'), keep: 'lo', sort: (p) => p.version, cell: (p) => <span className="mono">{p.version}</span> },
+                { id: 'ns', header: t('col.namespace'), keep: 'mid', sort: (p) => p.namespace, cell: (p) => <span className="muted nowrap">{p.namespace}</span> },
+                ...types.map((type) => ({ id: type, header: type, keep: 'mid' as const, sort: (p: Proxy) => p.sync[type], cell: (p: Proxy) => <Sync type={type} state={p.sync[type] ?? 'NOT SENT'} brief /> })),
+                { id: 'version', header: t('col.version'), keep: 'lo', sort: (p) => p.version, cell: (p) => <span className="nowrap">{p.version}</span> },
                 { id: 'memory', header: t('proxy.memory'), keep: 'lo', num: true, sort: (p) => p.memoryBytes ?? null, cell: (p) => bytes(p.memoryBytes, lang) },
-                { id: 'to', header: t('proxy.connectedTo'), keep: 'lo', sort: (p) => p.connectedTo, cell: (p) => p.connectedTo ? <span className="muted">{p.connectedTo}</span> : <span className="t-err">{t('proxy.notConnected')}</span> },
+                { id: 'to', header: t('proxy.connectedTo'), keep: 'lo', sort: (p) => p.connectedTo, cell: (p) => p.connectedTo ? <span className="muted nowrap">{p.connectedTo}</span> : <span className="t-err">{t('proxy.notConnected')}</span> },
               ]}
             />
           )}

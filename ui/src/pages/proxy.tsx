@@ -59,10 +59,10 @@ export default function ProxyPage({ namespace, pod }: { namespace: string; pod: 
       <Panel
         title={t('proxy.config')}
         actions={
-          <>
+          <div className="row">
             <SearchBox value={find} onChange={setFind} label={t('proxy.find')} />
             {shown && <CopyButton text={JSON.stringify(shown.value, null, 2)} label={t('proxy.copy')} />}
-          </>
+          </div>
         }
       >
         <Loaded query={config}>

@@ -78,12 +78,12 @@ function Instances({ detail }: { detail: ServiceDetail }) {
         rowKey={(i) => i.pod}
         empty={<Empty icon="cube" title={t('service.noInstances')}>{t('service.noInstancesHelp')}</Empty>}
         columns={[
-          { id: 'pod', header: t('col.pod'), sort: (i) => i.pod, cell: (i) => <span className="row"><span className={`dot ${i.ready ? 'ok' : 'err'}`} title={i.ready ? t('service.ready') : t('service.notReady')} />{i.proxy ? <Link href={path('proxies', ns, i.pod)} className="break">{i.pod}</Link> : <span className="break">{i.pod}</span>}</span> },
+          { id: 'pod', header: t('col.pod'), sort: (i) => i.pod, cell: (i) => <span className="row"><span className={`dot ${i.ready ? 'ok' : 'err'}`} title={i.ready ? t('service.ready') : t('service.notReady')} />{i.proxy ? <Link href={path('proxies', ns, i.pod)} className="nowrap">{i.pod}</Link> : <span className="nowrap">{i.pod}</span>}</span> },
           { id: 'version', header: t('col.version'), sort: (i) => i.version, cell: (i) => i.version },
           { id: 'ip', header: t('col.ip'), keep: 'mid', cell: (i) => <span className="mono">{i.ip}</span> },
-          { id: 'zone', header: t('col.zone'), keep: 'mid', sort: (i) => `${i.region}/${i.zone}`, cell: (i) => (i.region || i.zone ? `${i.region} / ${i.zone}` : <span className="faint">{'–'}</span>) },
-          { id: 'node', header: t('col.node'), keep: 'lo', sort: (i) => i.node, cell: (i) => i.node },
-          { id: 'proxy', header: t('col.proxy'), keep: 'lo', cell: (i) => i.proxy ?? <span className="t-warn">{t('service.noProxy')}</span> },
+          { id: 'zone', header: t('col.zone'), keep: 'mid', sort: (i) => `${i.region}/${i.zone}`, cell: (i) => (i.region || i.zone ? <span className="nowrap" title={`${i.region} / ${i.zone}`}>{i.zone || i.region}</span> : <span className="faint">{'–'}</span>) },
+          { id: 'node', header: t('col.node'), keep: 'lo', sort: (i) => i.node, cell: (i) => <span className="nowrap">{i.node}</span> },
+          { id: 'proxy', header: t('col.proxy'), keep: 'lo', cell: (i) => i.proxy ? <span className="nowrap">{i.proxy}</span> : <span className="t-warn">{t('service.noProxy')}</span> },
         ]}
       />
     </Panel>
@@ -114,7 +114,7 @@ function About({ detail }: { detail: ServiceDetail }) {
   const s = detail.service;
   const seed = { ns: s.namespace, host: s.name };
   return (
-    <div className="grid wide-left">
+    <div className="grid wide-left more">
       <div className="col gap-l">
         <Versions detail={detail} />
         <Instances detail={detail} />

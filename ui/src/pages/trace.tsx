@@ -3,6 +3,7 @@ import { useQuery } from '@tanstack/react-query';
 import { useMemo, useRef, useState } from 'react';
 import type { PointerEvent } from 'react';
 import { Link } from 'wouter';
+import { ApiError } from '../api/client';
 import { buildTrace } from '../api/jaeger';
 import type { Span, Trace as Tree } from '../api/jaeger';
 import { q } from '../api/queries';
@@ -148,9 +149,9 @@ function Waterfall({ trace }: { trace: Tree }) {
                   </div>
                   {/* eslint-disable-next-line jsx-a11y/click-events-have-key-events, jsx-a11y/no-static-element-interactions -- the name beside it has the keys */}
                   <div className="spantrack" onClick={() => set({ span: open ? null : s.id })}>
-                    <div className={`spanbar ${s.error ? 'bad' : `s${(colors.get(s.service) ?? 0) + 1}`}`} style={{ left: `${l}%`, width: `${w}%` }} />
-                    <span className="spantime" style={l + w > 70 ? { right: `${Math.max(0, 100 - l)}%` } : { left: `${l + w}%` }}>{us(s.duration, lang)}{s.code && ` · ${s.code}`}</span>
+                    <div className={`spanbar s${(colors.get(s.service) ?? 0) + 1}${s.error ? ' bad' : ''}`} style={{ left: `${l}%`, width: `${w}%` }} />
                   </div>
+                  <span className={`spantime${s.error ? ' t-err' : ''}`}>{us(s.duration, lang)}{s.code && ` · ${s.code}`}</span>
                 </div>
                 {open && <SpanDetail span={s} />}
               </div>
@@ -164,13 +165,16 @@ function Waterfall({ trace }: { trace: Tree }) {
 
 export default function Trace({ id }: { id: string }) {
   const { t, lang } = useT();
-  const query = useQuery(q.trace(id));
+  // A trace whose log line was just clicked may still be on its way.
+  const query = useQuery({ ...q.trace(id), refetchInterval: (s) => (s.state.data?.data?.length ? false : 4000) });
+  const missing = <Empty icon="traces" title={t('trace.missing')} actions={<Link className="btn" href="/traces">{t('trace.back')}</Link>}>{t('trace.missingHelp')}</Empty>;
+  if (query.error instanceof ApiError && query.error.status === 404) return missing;
   return (
     <Loaded query={query}>
       {(answer) => {
         const raw = answer.data?.[0];
         if (!raw || raw.spans.length === 0) {
-          return <Empty icon="traces" title={t('trace.missing')} actions={<Link className="btn" href="/traces">{t('trace.back')}</Link>}>{t('trace.missingHelp')}</Empty>;
+          return missing;
         }
         const trace = buildTrace(raw);
         return (

@@ -113,15 +113,15 @@ export function TraceList(search: TraceSearch) {
             {
               id: 'root', header: t('trace.root'), sort: (x) => `${x.root?.service} ${x.root?.operation}`,
               cell: (x) => (
-                <div className="row gap-s wrap">
-                  <Link href={path('traces', x.id)} className="name break">{x.root?.service}</Link>
+                <div className="row gap-s">
+                  <Link href={path('traces', x.id)} className="name">{x.root?.service.split('.')[0]}</Link>
                   <span className="muted break">{x.root?.operation}</span>
                   {x.errors > 0 && <span className="chip err">{t('trace.errors', { count: x.errors })}</span>}
                 </div>
               ),
             },
             { id: 'spans', header: t('trace.spans'), num: true, keep: 'mid', sort: (x) => x.spans.length, cell: (x) => x.spans.length },
-            { id: 'services', header: t('trace.services'), keep: 'lo', cell: (x) => <span className="small muted break">{x.services.join(', ')}</span> },
+            { id: 'services', header: t('trace.services'), keep: 'lo', cell: (x) => <span className="small muted" title={x.services.join(', ')}>{x.services.map((n) => n.split('.')[0]).join(', ')}</span> },
             {
               id: 'duration', header: t('trace.duration'), num: true, sort: (x) => x.duration, width: 150,
               cell: (x) => <span className="lenbar"><span className="bar" aria-hidden="true"><span className={x.errors > 0 ? 'err' : undefined} style={{ width: `${(100 * x.duration) / longest}%` }} /></span>{us(x.duration, lang)}</span>,

@@ -1,7 +1,7 @@
 /** Look at the difference, apply, and watch it become active on the proxies. */
 import { useMutation, useQuery, useQueryClient } from '@tanstack/react-query';
 import { useState } from 'react';
-import { ApiError, get, post } from '../api/client';
+import { get, post } from '../api/client';
 import type { Active } from '../api/types';
 import { useT } from '../i18n';
 import { ms } from '../lib/format';
@@ -9,7 +9,7 @@ import { Dialog } from '../ui/dialog';
 import { Diff } from '../ui/diff';
 import { Icon } from '../ui/icons';
 import { Findings } from '../ui/objects';
-import { Loaded, Note } from '../ui/parts';
+import { Loaded, Note, Refused } from '../ui/parts';
 import { identity, parse } from './yamldoc';
 import type { Identity } from './yamldoc';
 
@@ -67,7 +67,6 @@ export function ApplyDialog({ yaml, close, done }: { yaml: string; close: () => 
       </Dialog>
     );
   }
-  const error = apply.error;
   return (
     <Dialog
       title={t('apply.title')}
@@ -83,7 +82,7 @@ export function ApplyDialog({ yaml, close, done }: { yaml: string; close: () => 
         </>
       }
     >
-      {error && <Note tone="err">{error.message}{error instanceof ApiError && error.fix ? ` ${error.fix}` : ''}</Note>}
+      {apply.error && <Refused error={apply.error} />}
       <Loaded query={check}>
         {(result) => (
           <>

@@ -148,6 +148,8 @@ export function Editor({ value, onChange, marks = [], knowledge, label, readOnly
   const { t } = useT();
   const host = useRef<HTMLDivElement>(null);
   const view = useRef<EditorView | null>(null);
+  // What the editor said and React has not yet given back. Only a value that is none of these comes from outside.
+  const said = useRef<string[]>([]);
   const live = useRef({ onChange, knowledge, value });
   live.current = { onChange, knowledge, value };
   const editable = useRef(new Compartment());
@@ -167,12 +169,15 @@ export function Editor({ value, onChange, marks = [], knowledge, label, readOnly
           autocompletion({ override: [(c) => complete(c, live.current.knowledge)], icons: false, activateOnTyping: true }),
           describe(() => live.current.knowledge),
           EditorView.lineWrapping,
-          EditorView.contentAttributes.of({ 'aria-label': label, spellcheck: 'false', 'aria-multiline': 'true' }),
+          EditorView.contentAttributes.of({ 'aria-label': label, spellcheck: 'false', 'aria-multiline': 'true', tabindex: '0' }),
           // Tab indents; Escape and then Tab leaves the editor.
           keymap.of([{ key: 'Tab', run: insertTab, shift: indentLess }, ...closeBracketsKeymap, ...completionKeymap, ...searchKeymap, ...historyKeymap, ...foldKeymap, ...lintKeymap, ...defaultKeymap]),
           editable.current.of(EditorState.readOnly.of(readOnly)),
           EditorView.updateListener.of((update) => {
-            if (update.docChanged) live.current.onChange?.(update.state.doc.toString());
+            if (!update.docChanged || !live.current.onChange) return;
+            const text = update.state.doc.toString();
+            said.current.push(text);
+            live.current.onChange(text);
           }),
         ],
       }),
@@ -186,7 +191,12 @@ export function Editor({ value, onChange, marks = [], knowledge, label, readOnly
 
   useEffect(() => {
     const v = view.current;
-    if (v && v.state.doc.toString() !== value) v.dispatch({ changes: { from: 0, to: v.state.doc.length, insert: value } });
+    const own = said.current.lastIndexOf(value);
+    said.current = own >= 0 ? said.current.slice(own + 1) : [];
+    if (own < 0 && v && v.state.doc.toString() !== value) {
+      v.dispatch({ changes: { from: 0, to: v.state.doc.length, insert: value } });
+      said.current = [];
+    }
   }, [value]);
 
   useEffect(() => {

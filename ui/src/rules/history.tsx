@@ -11,7 +11,7 @@ import { Dialog } from '../ui/dialog';
 import { Diff } from '../ui/diff';
 import { Icon } from '../ui/icons';
 import { ChangeRow } from '../ui/objects';
-import { Empty, Head, Loaded, Note, Panel, SearchBox } from '../ui/parts';
+import { Empty, Head, Loaded, Note, Panel, Refused, SearchBox } from '../ui/parts';
 import { toast } from '../ui/toast';
 
 export function ChangeDialog({ change, close }: { change: Change; close: () => void }) {
@@ -41,7 +41,7 @@ export function ChangeDialog({ change, close }: { change: Change; close: () => v
     >
       <p className="muted">{t(`change.${change.action}`)}{' · '}{t('change.by', { who: change.who })}{' · '}{dateTime(new Date(change.time), lang)}</p>
       {change.note && <Note>{change.note}</Note>}
-      {undo.error && <Note tone="err">{undo.error.message}</Note>}
+      {undo.error && <Refused error={undo.error} />}
       <Diff before={change.before ?? ''} after={change.after ?? ''} />
     </Dialog>
   );

@@ -10,7 +10,7 @@ import { path, useParam } from '../lib/url';
 import { Dialog } from '../ui/dialog';
 import { Icon } from '../ui/icons';
 import { ActiveOn, Findings } from '../ui/objects';
-import { CopyButton, Empty, Head, Loaded, Note, Panel, Seg, Skeleton, Tabs } from '../ui/parts';
+import { CopyButton, Empty, Head, Loaded, Note, Panel, Refused, Seg, Skeleton, Tabs } from '../ui/parts';
 import { toast } from '../ui/toast';
 import { ApplyDialog } from './apply';
 import { useCheck } from './check';
@@ -211,7 +211,7 @@ function DeleteButton({ kind, namespace, name }: { kind: string; namespace: stri
           }
         >
           <p className="break">{t('rule.deleteHelp', { name: `${kind} ${namespace}/${name}` })}</p>
-          {remove.error && <Note tone="err">{remove.error.message}</Note>}
+          {remove.error && <Refused error={remove.error} />}
         </Dialog>
       )}
     </>

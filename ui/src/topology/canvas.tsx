@@ -88,6 +88,8 @@ function useDrawing(canvas: React.RefObject<HTMLCanvasElement | null>, scene: Sc
     const ctx = element?.getContext('2d');
     if (!element || !ctx) return;
     let frame = 0;
+    let later: ReturnType<typeof setTimeout> | undefined;
+    let drawn: [number, number, number] = [0, 0, 1];
     const paint = (now: number) => {
       frame = 0;
       const s = latest.current;
@@ -101,19 +103,32 @@ function useDrawing(canvas: React.RefObject<HTMLCanvasElement | null>, scene: Sc
       }
       const moving = s.animate && s.list.length <= 400;
       draw(ctx, s.scene, s.positions, s.list, { x: transform[0], y: transform[1], k: transform[2], width, height, dpr }, { ...s.options, time: moving ? now : null });
+      drawn = [...transform];
+      element.style.transform = '';
       if (moving && !document.hidden) ask();
     };
     const ask = () => {
       if (frame === 0) frame = requestAnimationFrame(paint);
     };
+    // Thousands of edges take longer than a frame: while the reader pans, the last picture moves along.
+    const follow = () => {
+      if (latest.current.list.length <= 1200) return ask();
+      const [x, y, k] = store.getState().transform;
+      const scale = k / drawn[2];
+      element.style.transform = `matrix(${scale}, 0, 0, ${scale}, ${x - drawn[0] * scale}, ${y - drawn[1] * scale})`;
+      clearTimeout(later);
+      later = setTimeout(ask, 110);
+    };
     const stop = store.subscribe((s, before) => {
-      if (s.transform !== before.transform || s.width !== before.width || s.height !== before.height) ask();
+      if (s.width !== before.width || s.height !== before.height) ask();
+      else if (s.transform !== before.transform) follow();
     });
     document.addEventListener('visibilitychange', ask);
     redraw.current = ask;
     ask();
     return () => {
       cancelAnimationFrame(frame);
+      clearTimeout(later);
       document.removeEventListener('visibilitychange', ask);
       stop();
     };
@@ -217,12 +232,12 @@ function Stage({ scene, find, label, animate, selected, select, openNamespace }:
         <button type="button" className="btn icon" onClick={() => void flow.zoomIn({ duration: 120 })} aria-label={t('graph.zoomIn')} title={t('graph.zoomIn')}><Icon name="plus" size={16} /></button>
         <button type="button" className="btn icon" onClick={() => void flow.zoomOut({ duration: 120 })} aria-label={t('graph.zoomOut')} title={t('graph.zoomOut')}><span className="minus" aria-hidden="true" /></button>
         <button type="button" className="btn icon" onClick={() => void flow.fitView({ padding: 0.1, maxZoom: 1.15, duration: 200 })} aria-label={t('graph.fit')} title={t('graph.fit')}><Icon name="fit" size={16} /></button>
-        <button type="button" className="btn icon" onClick={() => void save()} aria-label={t('graph.export')} title={t('graph.export')}><Icon name="image" size={16} /></button>
+        <button type="button" className="btn icon" disabled={places.size === 0} onClick={() => void save()} aria-label={t('graph.export')} title={t('graph.export')}><Icon name="image" size={16} /></button>
       </div>
       <div className="glegend small" aria-hidden="true">
-        <span><i className="ln ok" />{t('graph.legendOk')}</span>
-        <span><i className="ln warn" />{t('graph.legendWarn')}</span>
-        <span><i className="ln err" />{t('graph.legendErr')}</span>
+        <span><i className="stroke ok" />{t('graph.legendOk')}</span>
+        <span><i className="stroke warn" />{t('graph.legendWarn')}</span>
+        <span><i className="stroke err" />{t('graph.legendErr')}</span>
         <span><Icon name="lock" size={12} />{t('graph.mtls')}</span>
       </div>
     </div>

@@ -16,11 +16,32 @@ export interface Point {
   y: number;
 }
 export type Positions = Map<string, Point>;
-/** Above so many nodes or edges, ELK would take longer than a reader waits. */
-const elkLimit = { nodes: 140, edges: 500 };
+/** Above so many nodes or edges, ELK is not even asked. */
+const elkLimit = { nodes: 120, edges: 260 };
+/** How long a reader waits for the better picture, in milliseconds. */
+const patience = 1500;
 
-let elk: InstanceType<typeof ELK> | undefined;
-const engine = () => (elk ??= new ELK({ workerFactory: () => new Worker(workerUrl) }));
+type Engine = InstanceType<typeof ELK>;
+let elk: Engine | undefined;
+const engine = (): Engine => (elk ??= new ELK({ workerFactory: () => new Worker(workerUrl) }));
+
+/** ELK's answer, or an error when it takes too long; its worker is then ended and made anew for the next. */
+async function inTime(graph: ElkNode): Promise<ElkNode> {
+  const used = engine();
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => {
+      used.terminateWorker();
+      if (elk === used) elk = undefined;
+      reject(new Error('layout took too long'));
+    }, patience);
+  });
+  try {
+    return await Promise.race([used.layout(graph), late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
 
 function byNamespace(nodes: VNode[]): Map<string, VNode[]> {
   const out = new Map<string, VNode[]>();
@@ -34,18 +55,19 @@ function byNamespace(nodes: VNode[]): Map<string, VNode[]> {
 /** Which way calls run: to the right, or downwards where the window is taller than wide. */
 export type Direction = 'RIGHT' | 'DOWN';
 
-const options = (direction: Direction) => ({
+/** Network simplex places better, but its time explodes with edges. */
+const options = (direction: Direction, edges: number) => ({
   'elk.algorithm': 'layered',
   'elk.direction': direction,
   'elk.layered.spacing.nodeNodeBetweenLayers': direction === 'RIGHT' ? '66' : '60',
   'elk.spacing.nodeNode': '22',
   'elk.spacing.edgeNode': '16',
   'elk.layered.spacing.edgeNodeBetweenLayers': '16',
-  'elk.layered.nodePlacement.strategy': 'NETWORK_SIMPLEX',
+  'elk.layered.nodePlacement.strategy': edges <= 40 ? 'NETWORK_SIMPLEX' : 'BRANDES_KOEPF',
 });
 
 async function layered(scene: Scene, direction: Direction): Promise<Positions> {
-  const spacing = options(direction);
+  const spacing = options(direction, scene.edges.length);
   const children: ElkNode[] = [];
   for (const [namespace, members] of byNamespace(scene.nodes)) {
     const leaves = members.map((n) => ({ id: n.id, ...size }));
@@ -58,7 +80,7 @@ async function layered(scene: Scene, direction: Direction): Promise<Positions> {
     children,
     edges: scene.edges.filter((e) => e.source !== e.target).map((e) => ({ id: e.id, sources: [e.source], targets: [e.target] })),
   };
-  const done = await engine().layout(graph);
+  const done = await inTime(graph);
   const out: Positions = new Map();
   const walk = (node: ElkNode, x: number, y: number) => {
     for (const child of node.children ?? []) {
@@ -128,6 +150,6 @@ export async function layout(scene: Scene, direction: Direction): Promise<Positi
   try {
     return await layered(scene, direction);
   } catch {
-    return blocks(scene); // no worker: still a picture
+    return blocks(scene); // too slow, or no worker: still a picture
   }
 }

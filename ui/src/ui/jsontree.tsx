@@ -54,7 +54,7 @@ function Node({ name, value, path, needle, open, level }: { name: string; value:
     );
   }
   const entries = Object.entries(value);
-  const shown = toggled ?? (needle ? open.has(path) : level < 1);
+  const shown = toggled ?? (needle ? open.has(path) : level < 2);
   const array = Array.isArray(value);
   return (
     <div className="jnode">
@@ -66,7 +66,7 @@ function Node({ name, value, path, needle, open, level }: { name: string; value:
       </button>
       {shown && (
         <div className="jbody">
-          {entries.slice(0, limit).map(([k, v]) => <Node key={k} name={array ? `${k}${v !== null && typeof v === 'object' ? '' : ''}` : k} value={v} path={`${path}/${k}`} needle={needle} open={open} level={level + 1} />)}
+          {entries.slice(0, limit).map(([k, v]) => <Node key={k} name={k} value={v} path={`${path}/${k}`} needle={needle} open={open} level={level + 1} />)}
           {entries.length > limit && <button type="button" className="btn s ghost" onClick={() => setLimit(limit + chunk * 5)}>{t('json.more', { count: entries.length - limit })}</button>}
         </div>
       )}

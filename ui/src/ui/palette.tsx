@@ -74,7 +74,7 @@ export function Palette({ close }: { close: () => void }) {
       <ul role="listbox" id="palette-list" aria-label={t('palette.label')}>
         {found.map((x, i) => (
           // eslint-disable-next-line jsx-a11y/click-events-have-key-events -- the field above has the keys
-          <li key={x.to} id={`palette-${i}`} role="option" aria-selected={i === chosen} ref={i === chosen ? (el) => el?.scrollIntoView({ block: 'nearest' }) : undefined} onClick={() => go(x)}>
+          <li key={x.to} id={`palette-${i}`} role="option" aria-selected={i === chosen} ref={i === chosen ? (el) => { el?.scrollIntoView({ block: 'nearest' }); } : undefined} onClick={() => go(x)}>
             <Icon name={x.icon} size={16} />
             <span className="ellipsis">{x.label}</span>
             <span className="faint small ellipsis">{x.hint}</span>

@@ -116,6 +116,12 @@ export function Failure({ error, retry }: { error: unknown; retry?: () => void }
   );
 }
 
+/** The same in a line, for something that was tried. */
+export function Refused({ error }: { error: unknown }) {
+  const fix = error instanceof ApiError ? error.fix : undefined;
+  return <Note tone="err">{error instanceof Error ? error.message : String(error)}{fix && <div className="muted">{fix}</div>}</Note>;
+}
+
 export function Skeleton({ rows = 4, height = 14 }: { rows?: number; height?: number }) {
   const { t } = useT();
   return (

@@ -123,7 +123,9 @@ export function Shell({ children }: { children: ReactNode }) {
   useEffect(() => {
     document.title = `${t(`nav.${here}`)} · ${t('brand')}`;
   }, [t, here, lang]);
-  useEffect(() => window.scrollTo(0, 0), [at]);
+  useEffect(() => {
+    window.scrollTo(0, 0);
+  }, [at]);
 
   const rest = at.split('/').slice(2).filter(Boolean).map((s) => {
     try {
@@ -153,9 +155,10 @@ export function Shell({ children }: { children: ReactNode }) {
               ) : null}
             </div>
             {stream === 'lost' && <span className="chip warn"><span className="livedot lost" />{t('live.lost')}</span>}
-            <button type="button" className="btn ghost" onClick={() => setPalette(true)} aria-label={t('palette.label')}>
+            <button type="button" className="btn ghost" onClick={() => setPalette(true)} title={t('palette.label')}>
               <Icon name="search" size={16} />
-              <kbd aria-hidden="true">{t('palette.key')}</kbd>
+              <span className="sr">{t('palette.label')}</span>
+              <kbd>{t('palette.key')}</kbd>
             </button>
             <button type="button" className="btn ghost" onClick={() => void setLang(lang === 'en' ? 'zh' : 'en')} lang={lang === 'en' ? 'zh-CN' : 'en'} aria-label={t('shell.otherLanguage')}>
               {t('shell.otherLanguageShort')}

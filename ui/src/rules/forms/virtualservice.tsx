@@ -1,4 +1,5 @@
 /** The guided form of a VirtualService: for which hosts, which requests go where, and what happens on the way. */
+import { useState } from 'react';
 import { useT } from '../../i18n';
 import type { T } from '../../i18n';
 import { Icon } from '../../ui/icons';
@@ -47,12 +48,15 @@ export function routeSummary(edit: Edit, at: Path, t: T): string {
 
 function StringMatch({ edit, path, label }: { edit: Edit; path: Path; label: string }) {
   const { t } = useT();
-  const [h, v] = matcher(edit, path);
+  const [written, v] = matcher(edit, path);
+  // The way to compare may be chosen before there is a value to write.
+  const [wished, setWished] = useState<How>('exact');
+  const h = v === '' ? wished : written;
   return (
     <div className="field">
       <span className="lab">{label}</span>
       <div className="row">
-        <select className="input w-how" value={h} aria-label={t('form.how', { what: label })} onChange={(e) => v !== '' && edit.set(path, { [e.target.value]: v })}>
+        <select className="input w-how" value={h} aria-label={t('form.how', { what: label })} onChange={(e) => { setWished(e.target.value as How); if (v !== '') edit.set(path, { [e.target.value]: v }); }}>
           {how.map((x) => <option key={x} value={x}>{t(`form.${x}`)}</option>)}
         </select>
         <input className="input" value={v} aria-label={label} spellCheck={false} onChange={(e) => edit.set(path, e.target.value === '' ? undefined : { [h]: e.target.value })} />
