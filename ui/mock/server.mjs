@@ -162,7 +162,10 @@ export function makeServer({ scene = 'demo', dist = fileURLToPath(new URL('../di
   let clientIndex = 0;
   const push = (lines) => {
     for (const line of lines) {
-      logs.push(line);
+      // Lines arrive a little out of order, and are kept in order.
+      let at = logs.length;
+      while (at > 0 && logs[at - 1].time > line.time) at -= 1;
+      logs.splice(at, 0, line);
       for (const tail of tails) if (tail.match(line)) tail.res.write(`event: line\ndata: ${JSON.stringify(line)}\n\n`);
     }
     if (logs.length > 20_000) logs.splice(0, 5000);

@@ -24,7 +24,7 @@ it('both languages fill in the same values', () => {
 
 it('nothing is empty, and Chinese is Chinese', () => {
   // Words that are the same in both: names, units, codes.
-  const same = new Set(['brand', 'shell.version', 'palette.key', 'col.ip', 'col.p99', 'col.pod', 'overview.p50p90', 'rule.yaml', 'learn.yaml', 'learn.kubectl', 'gateway.p99', 'trace.id', 'log.traceId', 'log.userAgent', 'col.sidecars', 'proxy.sidecar', 'form.cookieName', 'learn.progress']);
+  const same = new Set(['brand', 'shell.version', 'palette.key', 'palette.keyApple', 'col.ip', 'col.p99', 'col.pod', 'overview.p50p90', 'rule.yaml', 'learn.yaml', 'learn.kubectl', 'gateway.p99', 'trace.id', 'log.traceId', 'log.userAgent', 'col.sidecars', 'proxy.sidecar', 'form.cookieName', 'learn.progress']);
   for (const [key, text] of texts.en) expect(text.trim(), key).not.toBe('');
   for (const [key, text] of texts.zh) if (!same.has(key) && key !== 'shell.otherLanguage' && key !== 'shell.otherLanguageShort') expect(text, key).toMatch(/[\u3000-\u9fff\uff00-\uffef]/);
 });

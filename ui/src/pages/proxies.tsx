@@ -67,7 +67,7 @@ export default function Proxies() {
                 ...types.map((type) => ({ id: type, header: type, keep: 'mid' as const, sort: (p: Proxy) => p.sync[type], cell: (p: Proxy) => <Sync type={type} state={p.sync[type] ?? 'NOT SENT'} brief /> })),
                 { id: 'version', header: t('col.version'), keep: 'lo', sort: (p) => p.version, cell: (p) => <span className="nowrap">{p.version}</span> },
                 { id: 'memory', header: t('proxy.memory'), keep: 'lo', num: true, sort: (p) => p.memoryBytes ?? null, cell: (p) => bytes(p.memoryBytes, lang) },
-                { id: 'to', header: t('proxy.connectedTo'), keep: 'lo', sort: (p) => p.connectedTo, cell: (p) => p.connectedTo ? <span className="muted nowrap">{p.connectedTo}</span> : <span className="t-err">{t('proxy.notConnected')}</span> },
+                { id: 'to', header: t('proxy.connectedTo'), keep: 'xlo', sort: (p) => p.connectedTo, cell: (p) => p.connectedTo ? <span className="muted nowrap">{p.connectedTo}</span> : <span className="t-err">{t('proxy.notConnected')}</span> },
               ]}
             />
           )}

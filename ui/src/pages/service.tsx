@@ -1,5 +1,6 @@
 /** One service: versions with live weights, instances, rules, policies, figures, traces and logs. */
 import { useQuery } from '@tanstack/react-query';
+import { Fragment } from 'react';
 import { Link } from 'wouter';
 import { q } from '../api/queries';
 import type { ObjectRef, ServiceDetail } from '../api/types';
@@ -109,6 +110,11 @@ function RefCard({ title, list, none, add }: { title: string; list: ObjectRef[];
   );
 }
 
+/** A host's name that breaks after its dots. */
+function Dotted({ name }: { name: string }) {
+  return name.split('.').map((part, i) => <Fragment key={i}>{i > 0 && <>{'.'}<wbr /></>}{part}</Fragment>);
+}
+
 function About({ detail }: { detail: ServiceDetail }) {
   const { t } = useT();
   const s = detail.service;
@@ -123,7 +129,7 @@ function About({ detail }: { detail: ServiceDetail }) {
         <Panel title={t('service.about')}>
           <dl className="kv">
             <dt>{t('service.hosts')}</dt>
-            <dd>{s.hosts.map((h) => <div key={h} className="mono break">{h}</div>)}</dd>
+            <dd>{s.hosts.map((h) => <div key={h} className="mono break"><Dotted name={h} /></div>)}</dd>
             <dt>{t('col.ports')}</dt>
             <dd>{s.ports.map((p) => `${p.name ? `${p.name} ` : ''}${p.port} ${p.protocol}`).join(', ')}</dd>
             <dt>{t('col.sidecars')}</dt>

@@ -56,7 +56,7 @@ export default function Rules() {
           className="btn primary"
           label={t('rules.new')}
           button={<><Icon name="plus" size={16} />{t('rules.new')}</>}
-          items={(kinds ?? []).map((k) => ({ id: k.kind, label: k.kind, run: () => start(k.kind) }))}
+          items={[...(kinds ?? []).map((k) => ({ id: k.kind, label: k.kind, run: () => start(k.kind) })), { id: 'yaml', label: t('rules.fromYaml'), run: () => start('yaml') }]}
         />
       </Head>
       <div className="filters">

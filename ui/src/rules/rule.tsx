@@ -12,7 +12,7 @@ import { Icon } from '../ui/icons';
 import { ActiveOn, Findings } from '../ui/objects';
 import { CopyButton, Empty, Head, Loaded, Note, Panel, Refused, Seg, Skeleton, Tabs } from '../ui/parts';
 import { toast } from '../ui/toast';
-import { ApplyDialog } from './apply';
+import { ApplyDialog, objectsOf } from './apply';
 import { useCheck } from './check';
 import type { Checked } from './check';
 import type { Schema } from './complete';
@@ -121,17 +121,18 @@ function Work({ kind, base, detail, done }: WorkProps) {
   const formable = hasForm(kind);
   const [as, setAs] = useParam('as', formable ? 'form' : 'yaml');
   const [text, setText] = useState(base);
-  const [seen, setSeen] = useState(base);
+  // What the text here was when its editing began.
+  const [origin, setOrigin] = useState(base);
   const [reveal, setReveal] = useState<{ line: number; n: number }>();
   const [applying, setApplying] = useState(false);
   const isNew = detail === undefined;
   const dirty = isNew || text !== base;
   // Somebody else's change arrives while nothing was edited here: take it over.
-  if (base !== seen) {
-    setSeen(base);
-    if (text === seen) setText(base);
+  if (base !== origin && (text === origin || text === base)) {
+    setOrigin(base);
+    setText(base);
   }
-  const moved = !isNew && base !== seen && text !== seen;
+  const moved = !isNew && base !== origin && !applying;
   useGuard(!isNew && dirty);
   const checked = useCheck(text, true);
   const edit = useEdit(text, setText);
@@ -150,7 +151,7 @@ function Work({ kind, base, detail, done }: WorkProps) {
             {formable ? (
               <Seg label={t('rule.as')} value={form ? 'form' : 'yaml'} onChange={setAs} options={[{ id: 'form', label: t('rule.form') }, { id: 'yaml', label: t('rule.yaml') }]} />
             ) : (
-              <span className="muted small">{t('rule.yamlOnly', { kind })}</span>
+              <span className="muted small">{kind ? t('rule.yamlOnly', { kind }) : t('rule.yamlMany')}</span>
             )}
             <CopyButton text={text} label={t('rule.copyYaml')} />
           </div>
@@ -174,9 +175,9 @@ function Work({ kind, base, detail, done }: WorkProps) {
       <div className="applybar">
         <span className="muted grow">{dirty ? t('rule.changed') : t('rule.unchanged')}</span>
         {!isNew && <button type="button" className="btn" disabled={!dirty} onClick={() => setText(base)}>{t('rule.discard')}</button>}
-        <button type="button" className="btn primary" disabled={!dirty || checked.marks.some((m) => m.severity === 'error')} onClick={() => setApplying(true)}>{t('rule.review')}</button>
+        <button type="button" className="btn primary" disabled={!dirty || text.trim() === '' || checked.marks.some((m) => m.severity === 'error')} onClick={() => setApplying(true)}>{t('rule.review')}</button>
       </div>
-      {applying && <ApplyDialog yaml={text} close={() => setApplying(false)} done={() => done(text)} />}
+      {applying && <ApplyDialog yaml={text} close={() => setApplying(false)} done={() => { setOrigin(text); done(text); }} />}
     </>
   );
 }
@@ -218,12 +219,32 @@ function DeleteButton({ kind, namespace, name }: { kind: string; namespace: stri
   );
 }
 
+/** Whatever one has as a file: any kinds, several documents. */
+function NewFromYaml() {
+  const { t } = useT();
+  const [, navigate] = useLocation();
+  const after = (text: string) => {
+    const [first, ...more] = objectsOf(text);
+    navigate(first && more.length === 0 ? path('rules', first.kind, first.namespace || 'default', first.name) : '/rules');
+  };
+  return (
+    <>
+      <Head title={t('rule.yamlTitle')} sub={t('rule.newSub')} />
+      <Work kind="" base="" done={after} />
+    </>
+  );
+}
+
 function NewRule({ kind }: { kind: string }) {
   const { t } = useT();
   const [, navigate] = useLocation();
   const [namespace] = useParam('ns', 'default');
   const [host] = useParam('host');
   const kinds = useQuery(q.kinds());
+  const services = useQuery({ ...q.services(false), enabled: host !== '' });
+  // The service's own versions: with only one there is nothing to tell apart.
+  const versions = services.data?.find((s) => s.namespace === namespace && s.name === host)?.versions.filter((v) => /^[a-z0-9][a-z0-9.-]*$/i.test(v));
+  const seeded = versions && (versions.length > 1 ? versions : []);
   return (
     <>
       <Head title={t('rule.newTitle', { kind })} sub={t('rule.newSub')} />
@@ -231,7 +252,8 @@ function NewRule({ kind }: { kind: string }) {
         {(list) => {
           const found = list.find((k) => k.kind === kind);
           if (!found) return <Empty icon="question" title={t('rule.noKind', { kind })} actions={<Link href="/rules" className="btn">{t('nav.rules')}</Link>} />;
-          return <Work kind={kind} base={template(found, namespace, host)} done={(text) => { const id = identity(text); if (id.name) navigate(path('rules', id.kind, id.namespace || 'default', id.name)); }} />;
+          if (services.isLoading) return <Skeleton rows={10} />;
+          return <Work kind={kind} base={template(found, namespace, host, seeded)} done={(text) => { const id = identity(text); if (id.name) navigate(path('rules', id.kind, id.namespace || 'default', id.name)); }} />;
         }}
       </Loaded>
     </>
@@ -260,5 +282,5 @@ function OldRule({ kind, namespace, name }: { kind: string; namespace: string; n
 }
 
 export default function Rule({ kind, namespace, name }: { kind: string; namespace?: string; name?: string }) {
-  return namespace !== undefined && name !== undefined ? <OldRule kind={kind} namespace={namespace} name={name} /> : <NewRule kind={kind} />;
+  return namespace !== undefined && name !== undefined ? <OldRule kind={kind} namespace={namespace} name={name} /> : kind === 'yaml' ? <NewFromYaml /> : <NewRule kind={kind} />;
 }

@@ -4,6 +4,7 @@ import type { Kind } from '../api/types';
 interface Seed {
   namespace: string;
   host: string;
+  versions: string[];
 }
 
 const specs: Record<string, (s: Seed) => string> = {
@@ -25,15 +26,8 @@ const specs: Record<string, (s: Seed) => string> = {
         - destination:
             host: ${host}
 `,
-  DestinationRule: ({ host }) => `  host: ${host}
-  subsets:
-    - name: v1
-      labels:
-        version: v1
-    - name: v2
-      labels:
-        version: v2
-`,
+  DestinationRule: ({ host, versions }) => `  host: ${host}
+${versions.length > 0 ? '  subsets:\n' : ''}${versions.map((v) => `    - name: ${v}\n      labels:\n        version: ${v}\n`).join('')}`,
   ServiceEntry: () => `  hosts:
     - api.example.com
   location: MESH_EXTERNAL
@@ -68,10 +62,10 @@ const specs: Record<string, (s: Seed) => string> = {
 `,
 };
 
-export function template(kind: Pick<Kind, 'kind' | 'group' | 'version'>, namespace: string, host: string): string {
+export function template(kind: Pick<Kind, 'kind' | 'group' | 'version'>, namespace: string, host: string, versions: string[] = ['v1', 'v2']): string {
   const fqdn = host ? (host.includes('.') ? host : `${host}.${namespace}.svc.cluster.local`) : `my-service.${namespace}.svc.cluster.local`;
   const base = host ? (host.split('.')[0] as string) : 'my';
   const name = { VirtualService: `${base}-vs`, Gateway: `${base}-gateway`, DestinationRule: base }[kind.kind] ?? `${base}-${kind.kind.toLowerCase()}`;
-  const body = specs[kind.kind]?.({ namespace, host: fqdn }) ?? '  {}\n';
+  const body = specs[kind.kind]?.({ namespace, host: fqdn, versions }) ?? '  {}\n';
   return `apiVersion: ${kind.group}/${kind.version}\nkind: ${kind.kind}\nmetadata:\n  name: ${name}\n  namespace: ${namespace}\nspec:\n${body}`;
 }

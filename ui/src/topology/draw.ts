@@ -272,19 +272,34 @@ function padlock(ctx: CanvasRenderingContext2D, x: number, y: number, closed: bo
   ctx.stroke();
 }
 
-function drawLabel(ctx: CanvasRenderingContext2D, w: Wire, o: Options, grow: number) {
+type Taken = [x: number, y: number, width: number, height: number][];
+const places = [0.5, 0.4, 0.6, 0.3, 0.7, 0.22, 0.78];
+
+/** The first place along the wire where the label covers no other; null if there is none. */
+function freePlace(w: Wire, width: number, height: number, taken: Taken): Point | null {
+  for (const u of places) {
+    const q = along(w, u);
+    if (taken.some(([x, y, tw, th]) => Math.abs(x - q.x) * 2 < width + tw && Math.abs(y - q.y) * 2 < height + th)) continue;
+    taken.push([q.x, q.y, width, height]);
+    return q;
+  }
+  return null;
+}
+
+function drawLabel(ctx: CanvasRenderingContext2D, w: Wire, o: Options, grow: number, taken: Taken) {
   const e = w.edge;
   const text = o.label(e);
   const secure = e.mtls >= 0.999;
   const lock = e.rps > 0 || e.bytesPerSecond > 0;
   if (!text && !lock) return;
-  const q = along(w, 0.5);
+  ctx.font = `500 11px ${o.palette.font}`;
+  const width = (text ? ctx.measureText(text).width : 0) + (lock ? (text ? 14 : 8) : 0) + 10;
+  const q = freePlace(w, (width + 3) * grow, 20 * grow, taken);
+  if (!q) return;
   const p = { x: 0, y: 0 };
   ctx.save();
   ctx.translate(q.x, q.y);
   ctx.scale(grow, grow);
-  ctx.font = `500 11px ${o.palette.font}`;
-  const width = (text ? ctx.measureText(text).width : 0) + (lock ? (text ? 14 : 8) : 0) + 10;
   ctx.globalAlpha = lit(e, o) ? 1 : 0.22;
   ctx.fillStyle = o.palette.surface;
   ctx.strokeStyle = o.selected === e.id ? o.palette.accent : o.palette.line;
@@ -318,6 +333,12 @@ export function draw(ctx: CanvasRenderingContext2D, scene: Scene, at: Positions,
   ctx.setLineDash([]);
   ctx.globalAlpha = 1;
   if (o.time !== null && seen.length <= 400) for (const w of seen) drawDots(ctx, w, o, o.time);
-  if (view.k > 0.4 && seen.length <= 260) for (const w of seen) drawLabel(ctx, w, o, Math.max(1, 0.85 / view.k));
+  if (view.k > 0.4 && seen.length <= 260) {
+    // What is pointed at or chosen has the first choice of places; then whatever fails, then what is busiest.
+    const first = (w: Wire) => (o.hover === w.edge.id || o.selected === w.edge.id ? 2 : lit(w.edge, o) ? 1 : 0);
+    const order = [...seen].sort((a, b) => first(b) - first(a) || b.edge.errorShare - a.edge.errorShare || b.edge.rps - a.edge.rps || (a.edge.id < b.edge.id ? -1 : 1));
+    const taken: Taken = [];
+    for (const w of order) drawLabel(ctx, w, o, Math.max(1, 0.85 / view.k), taken);
+  }
   ctx.globalAlpha = 1;
 }

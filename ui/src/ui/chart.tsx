@@ -24,22 +24,26 @@ interface Props {
   sync?: string;
   legend?: boolean;
   min?: number;
+  /** Axis steps of 1, 2, 4, 8 … times a power of 1024. */
+  binary?: boolean;
   /** The least upper end of the axis, so that noise does not look like a mountain. */
   max?: number;
 }
 
 const soft = (color: string) => `color-mix(in srgb, ${color} 14%, transparent)`;
 
-function axes(font: string, format: (v: number | null) => string, lang: string): uPlot.Axis[] {
+const binarySteps = Array.from({ length: 50 }, (_, i) => 2 ** i);
+
+function axes(font: string, format: (v: number | null) => string, lang: string, binary: boolean): uPlot.Axis[] {
   const muted = token('faint');
   const line = token('line');
   return [
     { stroke: muted, font, grid: { show: false }, ticks: { show: false }, size: 24, gap: 4, space: 70, values: (_, splits) => splits.map((s) => timeOfDay(new Date(s * 1000), lang).slice(0, splits.length > 1 && (splits[1] ?? 0) - (splits[0] ?? 0) < 60 ? 8 : 5)) },
-    { stroke: muted, font, grid: { stroke: line, width: 1 }, ticks: { show: false }, size: 54, gap: 6, space: 34, values: (_, splits) => splits.map((s) => format(s)) },
+    { stroke: muted, font, grid: { stroke: line, width: 1 }, ticks: { show: false }, size: 54, gap: 6, space: 34, ...(binary ? { incrs: binarySteps } : {}), values: (_, splits) => splits.map((s) => format(s)) },
   ];
 }
 
-export function Chart({ times, lines, format, height = 150, label, sync, legend = true, min = 0, max }: Props) {
+export function Chart({ times, lines, format, height = 150, label, sync, legend = true, min = 0, max, binary = false }: Props) {
   const { lang } = useT();
   const theme = useTheme();
   const [box, { width }] = useSize<HTMLDivElement>();
@@ -73,7 +77,7 @@ export function Chart({ times, lines, format, height = 150, label, sync, legend 
             return { label: l.label, stroke, width: 1.5, points: { show: false }, spanGaps: false, ...(l.fill ? { fill: soft(stroke) } : {}) };
           }),
         ],
-        axes: axes(font, (v) => formatRef.current(v), lang),
+        axes: axes(font, (v) => formatRef.current(v), lang, binary),
         hooks: { setCursor: [(u) => setAt(u.cursor.idx ?? null)] },
       },
       latest.current,
@@ -84,7 +88,7 @@ export function Chart({ times, lines, format, height = 150, label, sync, legend 
       made.destroy();
       plot.current = null;
     };
-  }, [box, width, height, theme, lang, shape, sync, min, max]);
+  }, [box, width, height, theme, lang, shape, sync, min, max, binary]);
 
   useEffect(() => plot.current?.setData(data), [data]);
 

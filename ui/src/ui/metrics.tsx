@@ -52,7 +52,7 @@ export function Metrics({ labels, window, end, every, show = ['codes', 'latency'
           <div key={id} className="col gap-s">
             <h3>{c.title}</h3>
             {c.query.data ? (
-              <RangeChart data={c.query.data} title={c.title} color={c.color} format={c.format} height={height} max={c.max} {...(sync ? { sync } : {})} />
+              <RangeChart data={c.query.data} title={c.title} color={c.color} format={c.format} height={height} max={c.max} binary={id === 'bytes'} {...(sync ? { sync } : {})} />
             ) : c.query.error ? (
               <Failure error={c.query.error} />
             ) : (
@@ -65,7 +65,7 @@ export function Metrics({ labels, window, end, every, show = ['codes', 'latency'
   );
 }
 
-function RangeChart({ data, title, color, format, height, sync, max }: { data: Range; title: string; color: (label: string, i: number) => string; format: (v: number | null) => string; height: number; sync?: string; max: number }) {
+function RangeChart({ data, title, color, format, height, sync, max, binary }: { data: Range; title: string; color: (label: string, i: number) => string; format: (v: number | null) => string; height: number; sync?: string; max: number; binary: boolean }) {
   const { t } = useT();
   const lines = useMemo<Line[]>(
     () => data.series.map((s, i) => ({ label: s.label || '–', color: color(s.label, i), values: s.values, fill: data.series.length === 1 })),
@@ -73,5 +73,5 @@ function RangeChart({ data, title, color, format, height, sync, max }: { data: R
     [data],
   );
   if (lines.length === 0) return <p className="muted small" style={{ height: height + 22 }}>{t('metrics.none')}</p>;
-  return <Chart label={title} times={data.times} lines={lines} format={format} height={height} max={max} {...(sync ? { sync } : {})} />;
+  return <Chart label={title} times={data.times} lines={lines} format={format} height={height} max={max} binary={binary} {...(sync ? { sync } : {})} />;
 }

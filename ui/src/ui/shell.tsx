@@ -24,6 +24,8 @@ const groups: { label?: 'configure' | 'observe'; pages: PageId[] }[] = [
 ];
 export const pages = groups.flatMap((g) => g.pages);
 
+const apple = /Mac|iPhone|iPad/.test(navigator.userAgent);
+
 /** The page an address belongs to. */
 const pageOf = (at: string): PageId => (at === '/' ? 'overview' : ((pages as string[]).includes(at.split('/')[1] ?? '') ? (at.split('/')[1] as PageId) : 'overview'));
 
@@ -150,7 +152,7 @@ export function Shell({ children }: { children: ReactNode }) {
                 <>
                   <Link href={pagePath(here)}>{t(`nav.${here}`)}</Link>
                   <Icon name="right" size={12} />
-                  <span className="here ellipsis">{rest.join(' / ')}</span>
+                  <span className="here ellipsis">{(here === 'learn' ? rest.map((r) => r.toUpperCase()) : rest).join(' / ')}</span>
                 </>
               ) : null}
             </div>
@@ -158,7 +160,7 @@ export function Shell({ children }: { children: ReactNode }) {
             <button type="button" className="btn ghost" onClick={() => setPalette(true)} title={t('palette.label')}>
               <Icon name="search" size={16} />
               <span className="sr">{t('palette.label')}</span>
-              <kbd>{t('palette.key')}</kbd>
+              <kbd>{t(apple ? 'palette.keyApple' : 'palette.key')}</kbd>
             </button>
             <button type="button" className="btn ghost" onClick={() => void setLang(lang === 'en' ? 'zh' : 'en')} lang={lang === 'en' ? 'zh-CN' : 'en'} aria-label={t('shell.otherLanguage')}>
               {t('shell.otherLanguageShort')}

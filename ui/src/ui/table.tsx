@@ -14,8 +14,8 @@ export interface Column<R> {
   /** What to sort by; without it the column does not sort. Numbers sort downwards first. */
   sort?: (row: R) => string | number | null;
   num?: boolean;
-  /** `mid` is hidden on phones, `lo` on tablets too. */
-  keep?: 'mid' | 'lo';
+  /** `mid` is hidden on phones, `lo` on tablets too, `xlo` on all but wide screens. */
+  keep?: 'mid' | 'lo' | 'xlo';
   width?: number;
 }
 
