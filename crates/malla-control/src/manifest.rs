@@ -3,12 +3,14 @@
 //! Names, labels, ports and paths are istiod's, so that tools which look for those find Malla.
 //! Everything is plain data: who applies it, and to which cluster, is the caller's business.
 
+mod console;
 mod gateway;
 mod rbac;
 mod webhooks;
 
 use serde_json::{Value, json};
 
+pub use console::{CONSOLE, CONSOLE_PORT, ConsoleOptions, console};
 pub use gateway::{MANAGED_PORTS, ingress_gateway};
 pub use webhooks::{MUTATING_WEBHOOK, VALIDATING_WEBHOOK};
 
@@ -138,6 +140,11 @@ mod tests {
         };
         let mut objects = control_plane(&installation);
         objects.extend(ingress_gateway(&installation));
+        let options = ConsoleOptions {
+            published: true,
+            lessons: true,
+        };
+        objects.extend(console(&installation, options));
         let mut keys: Vec<_> = objects
             .iter()
             .map(|o| {

@@ -2,7 +2,7 @@
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
-use crate::cmd::{analyze, control, demo, init, local, proxy};
+use crate::cmd::{analyze, console, control, demo, init, local, proxy};
 
 /// A service mesh in one binary: Istio's API, Envoy's xDS, its own data plane.
 #[derive(Debug, Parser)]
@@ -23,6 +23,7 @@ pub(crate) enum Command {
     Demo(demo::DemoArgs),
     Local(local::LocalArgs),
     Control(control::ControlArgs),
+    Console(console::ConsoleArgs),
     Proxy(proxy::ProxyArgs),
     Init(init::InitArgs),
     Analyze(analyze::AnalyzeArgs),

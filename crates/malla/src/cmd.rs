@@ -1,6 +1,7 @@
 //! One file per command: its arguments, and what it hands to which crate.
 
 pub(crate) mod analyze;
+pub(crate) mod console;
 pub(crate) mod control;
 pub(crate) mod demo;
 pub(crate) mod init;

@@ -21,6 +21,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => cmd::demo::run(args, &mut out),
         Command::Local(args) => cmd::local::run(args, &mut out),
         Command::Control(args) => cmd::control::run(args),
+        Command::Console(args) => cmd::console::run(args),
         Command::Proxy(args) => cmd::proxy::run(args, &mut out),
         Command::Init(args) => cmd::init::run(args, &mut out).map(|()| ExitCode::SUCCESS),
         Command::Analyze(args) => cmd::analyze::run(args, &mut out),

@@ -103,7 +103,7 @@ impl Facts {
                 })
                 .collect();
             json!({
-                "proxy": report.name, "node": report.id, "identity": report.identity.to_string(),
+                "proxy": report.name, "node": report.id, "version": report.version, "identity": report.identity.to_string(),
                 "offered": report.offered, "settled": report.progress.settled,
                 "settled_after_ms": report.progress.after.as_millis(),
                 "refused": report.progress.refused.iter().map(|r| json!({"type": r.type_url, "names": r.names, "message": r.message})).collect::<Vec<_>>(),

@@ -8,6 +8,8 @@ use malla_model::SpiffeId;
 use malla_translate::NodeView;
 use malla_xds::server::{Event, Hello};
 use malla_xds::{Name, NodeResources};
+use malla_xds_proto::core::Node;
+use malla_xds_proto::core::node::UserAgentVersionType;
 use tokio::sync::watch;
 use tracing::{debug, warn};
 
@@ -57,6 +59,8 @@ pub struct NodeReport {
     pub identity: SpiffeId,
     /// `pod.namespace`.
     pub name: String,
+    /// What it says it is, such as `malla-0.1.0`; empty if it does not say.
+    pub version: String,
     pub offered: u64,
     pub progress: Progress,
 }
@@ -64,6 +68,7 @@ pub struct NodeReport {
 pub(super) struct Session {
     connection: u64,
     id: String,
+    version: String,
     identity: SpiffeId,
     /// What the proxy says of itself. Never translated for: see [`attested`].
     claimed: NodeView,
@@ -101,6 +106,7 @@ impl Session {
         Self {
             connection: hello.connection,
             id: hello.node.id.clone(),
+            version: version(&hello.node),
             identity,
             claimed,
             state: Mutex::new(State {
@@ -199,8 +205,29 @@ impl Session {
             id: self.id.clone(),
             identity: self.identity.clone(),
             name: format!("{}.{}", state.view.name, state.view.namespace),
+            version: self.version.clone(),
             offered: state.offered,
             progress: state.progress.clone(),
         }
+    }
+}
+
+/// Name and version of the program, as a node says it of itself (`envoy-1.40.0`).
+fn version(node: &Node) -> String {
+    let version = match &node.user_agent_version_type {
+        Some(UserAgentVersionType::UserAgentVersion(version)) => version.clone(),
+        Some(UserAgentVersionType::UserAgentBuildVersion(build)) => {
+            let version = build.version.unwrap_or_default();
+            format!(
+                "{}.{}.{}",
+                version.major_number, version.minor_number, version.patch
+            )
+        }
+        None => String::new(),
+    };
+    match (node.user_agent_name.as_str(), version.as_str()) {
+        ("", version) => version.to_owned(),
+        (name, "") => name.to_owned(),
+        (name, version) => format!("{name}-{version}"),
     }
 }
