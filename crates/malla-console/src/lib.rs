@@ -1,5 +1,5 @@
-//! The web console's server: one origin for the pages, the API of `ui/openapi.yaml`, and what the
-//! binary mounts beside it (the telemetry store's own APIs).
+//! The web console's server: one origin for the pages, the API of `ui/openapi.yaml`, and the
+//! collector's own APIs where this process has one.
 //!
 //! A request passes [`guard`] (host, origin, session, cross-site forgery), then the one
 //! authorization seam ([`auth`]), then a handler of `api`. Handlers read the cluster's [`mirror`],
@@ -11,8 +11,10 @@
 mod api;
 mod assets;
 pub mod auth;
+mod builtin;
 mod cluster;
 mod control;
+mod discovery;
 pub mod error;
 mod findings;
 pub mod guard;

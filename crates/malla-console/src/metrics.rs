@@ -33,6 +33,8 @@ pub struct Series {
 pub enum MetricsError {
     #[error("the metrics store does not answer")]
     Wire(#[from] WireError),
+    #[error(transparent)]
+    Closed(#[from] malla_telemetry::collector::Closed),
     #[error("the metrics store refuses {query:?}: {reason}")]
     Refused { query: String, reason: String },
 }

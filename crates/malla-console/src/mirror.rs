@@ -151,6 +151,8 @@ pub(crate) struct Mirror {
     events: broadcast::Sender<Told>,
     /// How many kinds have been listed.
     listed: watch::Sender<usize>,
+    /// Grows with every change of a pod.
+    pods: watch::Sender<u64>,
 }
 
 impl Mirror {
@@ -159,6 +161,7 @@ impl Mirror {
             state: RwLock::default(),
             events: broadcast::Sender::new(EVENT_BACKLOG),
             listed: watch::Sender::new(0),
+            pods: watch::Sender::new(0),
         })
     }
 
@@ -258,6 +261,11 @@ impl Mirror {
         self.read().kinds.get(&watched)?.get(&key).cloned()
     }
 
+    /// Hears of every change of a pod.
+    pub(crate) fn pods_changed(&self) -> watch::Receiver<u64> {
+        self.pods.subscribe()
+    }
+
     pub(crate) fn subscribe(&self) -> broadcast::Receiver<Told> {
         self.events.subscribe()
     }
@@ -291,12 +299,17 @@ impl Mirror {
         let mut state = self.write();
         state.version += 1;
         state.kinds.insert(watched, whole);
+        drop(state);
+        self.note(watched);
     }
 
     fn apply(&self, watched: Watched, object: Object) -> Arc<Object> {
         let mut state = self.write();
         state.version += 1;
-        keep(state.kinds.entry(watched).or_default(), object)
+        let object = keep(state.kinds.entry(watched).or_default(), object);
+        drop(state);
+        self.note(watched);
+        object
     }
 
     fn delete(&self, watched: Watched, object: &Object) {
@@ -304,6 +317,14 @@ impl Mirror {
         state.version += 1;
         let key = (object.namespace().to_owned(), object.name().to_owned());
         state.kinds.entry(watched).or_default().remove(&key);
+        drop(state);
+        self.note(watched);
+    }
+
+    fn note(&self, watched: Watched) {
+        if watched == Watched::Pod {
+            self.pods.send_modify(|count| *count += 1);
+        }
     }
 
     fn read(&self) -> RwLockReadGuard<'_, State> {

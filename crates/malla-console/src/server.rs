@@ -15,6 +15,7 @@ use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
 use malla_runtime::drain::DrainWatch;
 use malla_runtime::task::AbortOnDrop;
+use malla_telemetry::Collector;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tracing::{info, info_span};
@@ -24,6 +25,7 @@ use crate::assets;
 use crate::auth::Authorizer;
 use crate::cluster::Cluster;
 use crate::control::ControlPlane;
+use crate::discovery;
 use crate::findings::Analyzer;
 use crate::guard::{Guard, HEALTH, NoRandomness, guard};
 use crate::history::History;
@@ -53,12 +55,13 @@ pub struct Options {
     /// Where the history of changes is kept; without one it ends with the process.
     pub history: Option<PathBuf>,
     pub authorizer: Arc<dyn Authorizer>,
-    /// Who answers what requests did.
+    /// Who answers what requests did, unless the collector does.
     pub metrics: Option<Arc<dyn Metrics>>,
     /// Whether the demo's lessons are offered: they bring objects of their own into the cluster.
     pub lessons: bool,
-    /// Further routes of the same origin, behind the same guard (the telemetry store's).
-    pub beside: Router,
+    /// The collector of this process: its APIs stand behind the same guard, and it scrapes what the
+    /// cluster's pods ask for. Whoever made it runs it.
+    pub collector: Option<Arc<Collector>>,
 }
 
 /// Why a console cannot start.
@@ -115,6 +118,14 @@ impl Console {
         let mut tasks = mirror.follow(&client, &history);
         let keep = Arc::clone(&identities).keep(client.clone(), Arc::clone(&mirror));
         tasks.push(AbortOnDrop::spawn(info_span!("identities"), keep));
+        if let Some(collector) = &options.collector {
+            let follow = discovery::follow(Arc::clone(&mirror), Arc::clone(collector));
+            tasks.push(AbortOnDrop::spawn(info_span!("discovery"), follow));
+        }
+        let metrics = match &options.collector {
+            Some(collector) => Some(Arc::clone(collector) as Arc<dyn Metrics>),
+            None => options.metrics,
+        };
         let lessons = options.lessons.then(|| Arc::new(Lessons::new()));
         let app = Arc::new(App {
             guard: Arc::new(Guard::new(options.hosts, options.authorizer)?),
@@ -125,12 +136,12 @@ impl Console {
             control: ControlPlane::new(options.root_namespace.clone()),
             identities,
             lessons,
-            metrics: options.metrics,
+            metrics,
             root_namespace: options.root_namespace,
             cluster_name: options.cluster,
             version: options.version,
         });
-        let routes = routes(&app, options.beside);
+        let routes = routes(&app, options.collector.as_ref());
         Ok(Self {
             app,
             routes,
@@ -188,7 +199,7 @@ impl Console {
     }
 }
 
-fn routes(app: &Arc<App>, beside: Router) -> Router {
+fn routes(app: &Arc<App>, collector: Option<&Arc<Collector>>) -> Router {
     let ours = Router::new()
         .route("/session", get(api::session::get))
         .route("/overview", get(api::overview::get))
@@ -215,10 +226,11 @@ fn routes(app: &Arc<App>, beside: Router) -> Router {
         .route("/lessons/{action}", post(api::lessons::act))
         .route("/events", get(api::events::stream))
         .with_state(Arc::clone(app));
+    let telemetry = collector.map_or_else(api::telemetry::absent, Collector::router);
     let health = Arc::clone(app);
     Router::new()
         .nest("/api/malla/v1", ours)
-        .merge(beside)
+        .merge(telemetry)
         .route(HEALTH, get(move || async move { healthy(&health) }))
         .route("/api/{*rest}", axum::routing::any(api::missing))
         .route("/jaeger/{*rest}", axum::routing::any(api::missing))

@@ -10,7 +10,10 @@ mod webhooks;
 
 use serde_json::{Value, json};
 
-pub use console::{CONSOLE, CONSOLE_PORT, ConsoleOptions, console};
+pub use console::{
+    COLLECT_PORT, CONSOLE, CONSOLE_PORT, ConsoleOptions, OTLP_HTTP_PORT, TELEMETRY, ZIPKIN_PORT,
+    console,
+};
 pub use gateway::{MANAGED_PORTS, ingress_gateway};
 pub use webhooks::{MUTATING_WEBHOOK, VALIDATING_WEBHOOK};
 
@@ -51,6 +54,11 @@ pub fn control_plane(installation: &Installation) -> Vec<Value> {
     objects.extend(webhooks::configurations(namespace));
     objects.push(deployment(installation));
     objects
+}
+
+/// Annotations that have Prometheus scrape a pod.
+fn scraped_at(port: u16, path: &str) -> Value {
+    json!({"prometheus.io/scrape": "true", "prometheus.io/port": port.to_string(), "prometheus.io/path": path})
 }
 
 fn labels() -> Value {
@@ -95,7 +103,10 @@ fn deployment(installation: &Installation) -> Value {
             "replicas": 1,
             "selector": {"matchLabels": {"app": "istiod", "istio": "pilot"}},
             "template": {
-                "metadata": {"labels": {"app": "istiod", "istio": "pilot", "istio.io/rev": "default", "sidecar.istio.io/inject": "false"}},
+                "metadata": {
+                    "labels": {"app": "istiod", "istio": "pilot", "istio.io/rev": "default", "sidecar.istio.io/inject": "false"},
+                    "annotations": scraped_at(15014, "/metrics"),
+                },
                 "spec": {
                     "serviceAccountName": "istiod",
                     "containers": [{
@@ -143,8 +154,10 @@ mod tests {
         let options = ConsoleOptions {
             published: true,
             lessons: true,
+            scrape_interval: 5,
+            folder: None,
         };
-        objects.extend(console(&installation, options));
+        objects.extend(console(&installation, &options));
         let mut keys: Vec<_> = objects
             .iter()
             .map(|o| {

@@ -60,7 +60,14 @@ async fn receivers() {
     let served = telemetry.clone();
     let _server = AbortOnDrop::spawn(tracing::Span::none(), async move {
         served
-            .serve_otlp(grpc, http, std::future::pending())
+            .serve(
+                malla_telemetry::Receivers {
+                    grpc: Some(grpc),
+                    otlp_http: Some(http),
+                    ..Default::default()
+                },
+                std::future::pending(),
+            )
             .await
             .unwrap();
     });

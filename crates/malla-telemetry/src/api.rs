@@ -3,7 +3,7 @@
 //! Nothing here checks who asks: whoever serves the router puts its own check in front of it.
 
 mod console;
-mod error;
+pub(crate) mod error;
 mod jaeger;
 pub mod json;
 mod params;

@@ -14,6 +14,7 @@
 //! | [`logs`] | access logs: ALS in, searches and a live tail out |
 //! | [`graph`] | who calls whom, from Istio's standard metrics |
 //! | [`api`] | all of it over HTTP |
+//! | [`collector`] | the whole as a process runs it: opened in the background, again if need be |
 //! | [`clock`] | what time it is, and whether to believe it |
 //!
 //! Invariants: nobody who sends telemetry ever waits for the disk longer than a moment; what does
@@ -21,6 +22,7 @@
 
 pub mod api;
 pub mod clock;
+pub mod collector;
 pub mod graph;
 pub mod logs;
 pub mod metrics;
@@ -30,5 +32,6 @@ pub mod scrape;
 pub mod spans;
 mod telemetry;
 
+pub use collector::{Collector, CollectorConfig};
 pub use records::{RecordsError, RetentionConfig};
-pub use telemetry::{Telemetry, TelemetryConfig, TelemetryError};
+pub use telemetry::{Receivers, Telemetry, TelemetryConfig, TelemetryError};

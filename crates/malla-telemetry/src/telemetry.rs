@@ -5,7 +5,7 @@ mod own_metrics;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use std::{fs, io};
 
@@ -23,9 +23,9 @@ use crate::graph::{self, Graph, GraphQuery};
 use crate::logs::als::Als;
 use crate::logs::store::LogStore;
 use crate::logs::{LogFilter, LogIntake, LogLine, LogPage, LogQuery, LogTail, Origin, TAIL, text};
-use crate::metrics::{MetricStore, MetricsConfig, StoreError};
-use crate::promql::{Cancel, Engine, QueryConfig, QueryError};
-use crate::records::{Intake, Records, RecordsError, RetentionConfig};
+use crate::metrics::{MetricStore, MetricsConfig, SeriesData, StoreError};
+use crate::promql::{Answer, Cancel, Engine, QueryConfig, QueryError};
+use crate::records::{Family, Intake, IntakeStats, Records, RecordsError, RetentionConfig};
 use crate::scrape::{ScrapeConfig, Scraper, Target};
 use crate::spans::otlp::{Grpc, LARGEST, SpanIntake};
 use crate::spans::store::SpanStore;
@@ -80,6 +80,16 @@ pub enum TelemetryError {
     Query(#[from] QueryError),
     #[error("telemetry is closing")]
     Closing,
+}
+
+/// Where telemetry comes in; what is absent is not listened to.
+#[derive(Debug, Default)]
+pub struct Receivers {
+    /// OTLP and Envoy's access logs.
+    pub grpc: Option<TcpListener>,
+    pub otlp_http: Option<TcpListener>,
+    /// Zipkin's v2 JSON.
+    pub zipkin: Option<TcpListener>,
 }
 
 /// The collector. Share it in an [`Arc`]; dropping it writes what is queued.
@@ -151,40 +161,45 @@ impl Telemetry {
         tokio::join!(scraping, self.keep_house(), self.report_self());
     }
 
-    /// Receives spans (OTLP) and access logs (Envoy's ALS) by gRPC, and spans by HTTP, until
-    /// `stop` resolves.
+    /// Receives spans (OTLP, Zipkin) and access logs (Envoy's ALS) until `stop` resolves.
     ///
     /// # Errors
     /// When a listener fails.
-    pub async fn serve_otlp(
+    pub async fn serve(
         &self,
-        grpc: TcpListener,
-        http: TcpListener,
+        receivers: Receivers,
         stop: impl Future<Output = ()> + Send + 'static,
     ) -> io::Result<()> {
         let (stopping, _) = watch::channel(false);
         let wait = |mut stopped: watch::Receiver<bool>| async move {
             stopped.wait_for(|stopped| *stopped).await.ok();
         };
-        let traces = TraceServiceServer::new(Grpc(self.span_intake.clone()))
-            .accept_compressed(CompressionEncoding::Gzip)
-            .max_decoding_message_size(LARGEST);
-        let logs = AccessLogServiceServer::new(Als {
-            intake: self.log_intake.clone(),
-            streams: self.log_streams.clone(),
-        })
-        .max_decoding_message_size(LARGEST);
-        let grpc = tonic::transport::Server::builder()
-            .http2_keepalive_interval(Some(Duration::from_secs(30)))
-            .add_service(traces)
-            .add_service(logs)
-            .serve_with_incoming_shutdown(TcpListenerStream::new(grpc), wait(stopping.subscribe()));
-        let http = axum::serve(http, spans::otlp::router(self.span_intake.clone()))
-            .with_graceful_shutdown(wait(stopping.subscribe()));
+        let grpc = receivers.grpc.map(|listener| {
+            self.grpc_services().serve_with_incoming_shutdown(
+                TcpListenerStream::new(listener),
+                wait(stopping.subscribe()),
+            )
+        });
+        let http = |listener: Option<TcpListener>, routes: Router| {
+            listener.map(|listener| {
+                axum::serve(listener, routes)
+                    .with_graceful_shutdown(wait(stopping.subscribe()))
+                    .into_future()
+            })
+        };
+        let otlp = http(
+            receivers.otlp_http,
+            spans::otlp::router(self.span_intake.clone()),
+        );
+        let zipkin = http(
+            receivers.zipkin,
+            spans::zipkin::router(self.span_intake.clone()),
+        );
         let servers = async {
             tokio::try_join!(
-                async { grpc.await.map_err(io::Error::other) },
-                http.into_future()
+                maybe(grpc.map(|server| async { server.await.map_err(io::Error::other) })),
+                maybe(otlp),
+                maybe(zipkin),
             )
         };
         // Streams of access logs never end by themselves.
@@ -197,6 +212,21 @@ impl Telemetry {
             served = servers => served.map(|_| ()),
             () = stop => Ok(()),
         }
+    }
+
+    fn grpc_services(&self) -> tonic::transport::server::Router {
+        let traces = TraceServiceServer::new(Grpc(self.span_intake.clone()))
+            .accept_compressed(CompressionEncoding::Gzip)
+            .max_decoding_message_size(LARGEST);
+        let logs = AccessLogServiceServer::new(Als {
+            intake: self.log_intake.clone(),
+            streams: self.log_streams.clone(),
+        })
+        .max_decoding_message_size(LARGEST);
+        tonic::transport::Server::builder()
+            .http2_keepalive_interval(Some(Duration::from_secs(30)))
+            .add_service(traces)
+            .add_service(logs)
     }
 
     /// Prometheus' API, Jaeger's, the graph and the logs; see [`api`].
@@ -213,10 +243,42 @@ impl Telemetry {
         let interval = i64::try_from(self.scrape.interval.as_millis()).unwrap_or(i64::MAX);
         query.window = query.window.max(interval.saturating_mul(5) / 2);
         query.gateways.extend(self.gateways());
-        let graph = self.query(move |engine, cancel| graph::build(engine, &query, cancel));
+        self.bounded(move |engine, cancel| graph::build(engine, &query, cancel))
+            .await
+    }
+
+    /// A PromQL expression's value now.
+    ///
+    /// # Errors
+    /// When the query fails or takes too long.
+    pub async fn instant(&self, query: &str) -> Result<Answer, TelemetryError> {
+        let (query, now) = (query.to_owned(), self.clock.now());
+        self.bounded(move |engine, cancel| engine.instant(&query, now, cancel))
+            .await
+    }
+
+    /// A PromQL expression's values between two times, every `step` (Unix milliseconds).
+    ///
+    /// # Errors
+    /// As [`Telemetry::instant`].
+    pub async fn range(
+        &self,
+        query: &str,
+        bounds: (i64, i64),
+        step: i64,
+    ) -> Result<Vec<SeriesData>, TelemetryError> {
+        let query = query.to_owned();
+        self.bounded(move |engine, cancel| engine.range(&query, bounds, step, cancel))
+            .await
+    }
+
+    async fn bounded<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Engine, &Cancel) -> Result<T, QueryError> + Send + 'static,
+    ) -> Result<T, TelemetryError> {
         let limit = self.engine.config().timeout;
-        let graph = tokio::time::timeout(limit, graph).await;
-        Ok(graph
+        let answer = tokio::time::timeout(limit, self.query(work)).await;
+        Ok(answer
             .map_err(|_| QueryError::Timeout)?
             .map_err(|_| TelemetryError::Closing)??)
     }
@@ -276,6 +338,20 @@ impl Telemetry {
     #[must_use]
     pub fn clock(&self) -> &Clock {
         &self.clock
+    }
+
+    /// What came of spans and of log lines.
+    pub(crate) fn taken(&self) -> (IntakeStats, IntakeStats) {
+        (self.span_intake.stats(), self.log_intake.stats())
+    }
+
+    pub(crate) fn bytes_of(&self, family: Family) -> u64 {
+        self.records.stats(family).bytes
+    }
+
+    /// Open streams of access logs.
+    pub(crate) fn log_streams(&self) -> u64 {
+        self.log_streams.load(Ordering::Relaxed)
     }
 
     pub(crate) fn span_store(&self) -> &Arc<SpanStore> {
@@ -347,6 +423,14 @@ fn housework(store: &MetricStore, records: &Records, flush: bool, trusted: Optio
     }
     if let Err(error) = records.retain(trusted) {
         warn("old spans and logs could not be deleted", &error);
+    }
+}
+
+/// Nobody who is not there ever ends.
+async fn maybe(server: Option<impl Future<Output = io::Result<()>>>) -> io::Result<()> {
+    match server {
+        Some(server) => server.await,
+        None => std::future::pending().await,
     }
 }
 

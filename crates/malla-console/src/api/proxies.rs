@@ -8,8 +8,9 @@ use axum::extract::{Path, State};
 use serde_json::{Value, json};
 
 use crate::control::Synced;
+use crate::discovery::is_gateway;
 use crate::error::ApiError;
-use crate::mirror::{Watched, containers, has_proxy};
+use crate::mirror::{Watched, has_proxy};
 use crate::proxies::config_dump;
 use crate::server::App;
 
@@ -49,8 +50,7 @@ pub(crate) async fn all(app: &App) -> Vec<Synced> {
     let others = others.map(|pod| Synced {
         namespace: pod.namespace().to_owned(),
         pod: pod.name().to_owned(),
-        // A gateway is nothing but its proxy.
-        gateway: containers(&pod.value).all(|name| name == "istio-proxy"),
+        gateway: is_gateway(&pod.value),
         version: String::new(),
         replica: String::new(),
         sync: ["CDS", "EDS", "LDS", "RDS", "SDS"].map(|kind| (kind, "NOT SENT")),

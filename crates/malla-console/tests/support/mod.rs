@@ -309,7 +309,7 @@ fn options(directory: &TempDir) -> Options {
         authorizer: Arc::new(AllowAll { user: "ann".into() }),
         metrics: None,
         lessons: true,
-        beside: Router::new(),
+        collector: None,
     }
 }
 

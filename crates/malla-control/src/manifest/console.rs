@@ -1,4 +1,5 @@
-//! The web console: a Deployment, the Service it is reached by, and the least it must be allowed.
+//! The web console with its collector: a Deployment, the Services they are reached by, and the least
+//! they must be allowed.
 
 use serde_json::{Value, json};
 
@@ -16,22 +17,34 @@ const ISTIO: [&str; 4] = [
     "telemetry.istio.io",
     "extensions.istio.io",
 ];
-/// Where the pod keeps the history of changes.
+/// Name of the Service that proxies send traces and access logs to.
+pub const TELEMETRY: &str = "malla-telemetry";
+/// Traces (OTLP) and access logs (Envoy's ALS), by gRPC.
+pub const COLLECT_PORT: u16 = 4317;
+/// Traces by OTLP over HTTP.
+pub const OTLP_HTTP_PORT: u16 = 4318;
+/// Traces in Zipkin's v2 JSON.
+pub const ZIPKIN_PORT: u16 = 9411;
+/// Where the pod keeps the history of changes and what was collected.
 const STATE: &str = "/var/lib/malla";
 
 /// How the console is installed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConsoleOptions {
     /// Reached from outside the cluster. Its callers need no password, so only where that outside is
     /// this machine's loopback.
     pub published: bool,
     /// Offers the demo's lessons, which bring workloads of their own.
     pub lessons: bool,
+    /// Seconds between two scrapes of a pod.
+    pub scrape_interval: u32,
+    /// A folder of the node to keep everything in; without one it goes with the pod.
+    pub folder: Option<String>,
 }
 
 /// The console, in the order it is applied.
 #[must_use]
-pub fn console(installation: &Installation, options: ConsoleOptions) -> Vec<Value> {
+pub fn console(installation: &Installation, options: &ConsoleOptions) -> Vec<Value> {
     let namespace = &installation.namespace;
     let labels = json!({"app": CONSOLE});
     let service_type = if options.published {
@@ -54,14 +67,26 @@ pub fn console(installation: &Installation, options: ConsoleOptions) -> Vec<Valu
             "spec": {
                 "type": service_type,
                 "selector": labels,
-                "ports": [{"name": "http", "port": CONSOLE_PORT, "targetPort": CONSOLE_PORT, "protocol": "TCP"}],
+                "ports": [port("http", CONSOLE_PORT)],
+            },
+        }),
+        json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": {"name": TELEMETRY, "namespace": namespace, "labels": labels},
+            "spec": {
+                "selector": labels,
+                "ports": [port("grpc-otlp", COLLECT_PORT), port("http-otlp", OTLP_HTTP_PORT), port("http-zipkin", ZIPKIN_PORT)],
             },
         }),
         deployment(installation, options, &labels),
     ]
 }
 
-fn role(namespace: &str, options: ConsoleOptions) -> Value {
+fn port(name: &str, number: u16) -> Value {
+    json!({"name": name, "port": number, "targetPort": number, "protocol": "TCP"})
+}
+
+fn role(namespace: &str, options: &ConsoleOptions) -> Value {
     let mut rules = vec![
         rule(
             &ISTIO,
@@ -93,17 +118,27 @@ fn role(namespace: &str, options: ConsoleOptions) -> Value {
     })
 }
 
-fn deployment(installation: &Installation, options: ConsoleOptions, labels: &Value) -> Value {
+fn deployment(installation: &Installation, options: &ConsoleOptions, labels: &Value) -> Value {
     let mut args = vec![
         "console".to_owned(),
         format!("--listen=0.0.0.0:{CONSOLE_PORT}"),
         format!("--namespace={}", installation.namespace),
         format!("--cluster={}", installation.cluster_id),
-        format!("--history={STATE}/changes.jsonl"),
+        format!("--data={STATE}"),
+        format!("--collect=0.0.0.0:{COLLECT_PORT}"),
+        format!("--otlp-http=0.0.0.0:{OTLP_HTTP_PORT}"),
+        format!("--zipkin=0.0.0.0:{ZIPKIN_PORT}"),
+        format!("--scrape-interval={}", options.scrape_interval),
     ];
     if options.lessons {
         args.push("--lessons".to_owned());
     }
+    let state = match &options.folder {
+        Some(folder) => json!({"name": "state", "hostPath": {"path": folder, "type": "Directory"}}),
+        None => json!({"name": "state", "emptyDir": {}}),
+    };
+    let container_port =
+        |name: &str, port: u16| json!({"name": name, "containerPort": port, "protocol": "TCP"});
     let mut pod_labels = labels.clone();
     pod_labels["sidecar.istio.io/inject"] = json!("false");
     json!({
@@ -111,7 +146,7 @@ fn deployment(installation: &Installation, options: ConsoleOptions, labels: &Val
         "metadata": {"name": CONSOLE, "namespace": installation.namespace, "labels": labels},
         "spec": {
             "replicas": 1,
-            // Two at a time would write one history each.
+            // Two at a time would fight for one folder.
             "strategy": {"type": "Recreate"},
             "selector": {"matchLabels": labels},
             "template": {
@@ -122,12 +157,15 @@ fn deployment(installation: &Installation, options: ConsoleOptions, labels: &Val
                         "name": "console",
                         "image": installation.image,
                         "args": args,
-                        "ports": [{"name": "http", "containerPort": CONSOLE_PORT, "protocol": "TCP"}],
+                        "ports": [
+                            container_port("http", CONSOLE_PORT), container_port("grpc-otlp", COLLECT_PORT),
+                            container_port("http-otlp", OTLP_HTTP_PORT), container_port("http-zipkin", ZIPKIN_PORT),
+                        ],
                         "readinessProbe": {
                             "httpGet": {"path": "/healthz", "port": CONSOLE_PORT},
                             "periodSeconds": 1, "timeoutSeconds": 3, "failureThreshold": 30,
                         },
-                        "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}},
+                        "resources": {"requests": {"cpu": "50m", "memory": "128Mi"}},
                         "securityContext": {
                             "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
                             "runAsNonRoot": true, "runAsUser": 1337, "runAsGroup": 1337,
@@ -135,7 +173,7 @@ fn deployment(installation: &Installation, options: ConsoleOptions, labels: &Val
                         },
                         "volumeMounts": [{"name": "state", "mountPath": STATE}],
                     }],
-                    "volumes": [{"name": "state", "emptyDir": {}}],
+                    "volumes": [state],
                     "securityContext": {"fsGroup": 1337},
                 },
             },

@@ -54,7 +54,7 @@ fn deployment(installation: &Installation, labels: &Value) -> Value {
             "replicas": 1,
             "selector": {"matchLabels": labels},
             "template": {
-                "metadata": {"labels": pod_labels},
+                "metadata": {"labels": pod_labels, "annotations": super::scraped_at(15020, "/stats/prometheus")},
                 "spec": {
                     "serviceAccountName": NAME,
                     // Gateways listen on the ports users write, 80 among them, without being root.

@@ -10,14 +10,14 @@ use crate::records::RecordsError;
 
 /// What a Prometheus client gets instead of an answer.
 #[derive(Debug)]
-pub(super) struct PrometheusError {
+pub(crate) struct PrometheusError {
     status: StatusCode,
     kind: &'static str,
     message: String,
 }
 
 impl PrometheusError {
-    pub(super) fn bad_data(message: impl Into<String>) -> Self {
+    pub(crate) fn bad_data(message: impl Into<String>) -> Self {
         Self {
             status: StatusCode::BAD_REQUEST,
             kind: "bad_data",
@@ -25,7 +25,7 @@ impl PrometheusError {
         }
     }
 
-    pub(super) fn unavailable(message: impl Into<String>) -> Self {
+    pub(crate) fn unavailable(message: impl Into<String>) -> Self {
         Self {
             status: StatusCode::SERVICE_UNAVAILABLE,
             kind: "unavailable",
@@ -33,7 +33,7 @@ impl PrometheusError {
         }
     }
 
-    pub(super) fn timeout() -> Self {
+    pub(crate) fn timeout() -> Self {
         Self::from(QueryError::Timeout)
     }
 }
@@ -64,10 +64,10 @@ impl IntoResponse for PrometheusError {
 
 /// What Jaeger's clients get.
 #[derive(Debug)]
-pub(super) struct JaegerError(pub(super) StatusCode, pub(super) String);
+pub(crate) struct JaegerError(pub(crate) StatusCode, pub(crate) String);
 
 impl JaegerError {
-    pub(super) fn bad(message: impl Into<String>) -> Self {
+    pub(crate) fn bad(message: impl Into<String>) -> Self {
         Self(StatusCode::BAD_REQUEST, message.into())
     }
 }
@@ -90,30 +90,38 @@ impl IntoResponse for JaegerError {
 
 /// What the console gets: `{error: {code, message, field?, fix?}}`.
 #[derive(Debug)]
-pub(super) struct ConsoleError {
+pub(crate) struct ConsoleError {
     status: StatusCode,
     code: &'static str,
     message: String,
     field: Option<String>,
+    fix: Option<&'static str>,
 }
 
 impl ConsoleError {
-    pub(super) fn invalid(field: &str, message: impl Into<String>) -> Self {
+    pub(crate) fn invalid(field: &str, message: impl Into<String>) -> Self {
         Self {
             status: StatusCode::BAD_REQUEST,
             code: "invalid",
             message: message.into(),
             field: Some(field.to_owned()),
+            fix: None,
         }
     }
 
-    pub(super) fn unavailable(message: impl Into<String>) -> Self {
+    pub(crate) fn unavailable(message: impl Into<String>) -> Self {
         Self {
             status: StatusCode::SERVICE_UNAVAILABLE,
             code: "unavailable",
             message: message.into(),
             field: None,
+            fix: None,
         }
+    }
+
+    pub(crate) fn fix(mut self, fix: &'static str) -> Self {
+        self.fix = Some(fix);
+        self
     }
 }
 
@@ -122,6 +130,9 @@ impl IntoResponse for ConsoleError {
         let mut error = json!({ "code": self.code, "message": self.message });
         if let Some(field) = self.field {
             error["field"] = field.into();
+        }
+        if let Some(fix) = self.fix {
+            error["fix"] = fix.into();
         }
         (self.status, Json(json!({ "error": error }))).into_response()
     }

@@ -68,7 +68,14 @@ impl World {
         let telemetry = self.telemetry.clone();
         let task = AbortOnDrop::spawn(Span::none(), async move {
             telemetry
-                .serve_otlp(grpc, http, std::future::pending())
+                .serve(
+                    crate::Receivers {
+                        grpc: Some(grpc),
+                        otlp_http: Some(http),
+                        ..Default::default()
+                    },
+                    std::future::pending(),
+                )
                 .await
                 .unwrap();
         });

@@ -62,7 +62,7 @@ impl SpanIntake {
     }
 
     /// Takes a message; `Err` when it should be sent again.
-    async fn take(
+    pub(crate) async fn take(
         &self,
         request: ExportTraceServiceRequest,
     ) -> Result<ExportTraceServiceResponse, String> {
@@ -182,7 +182,7 @@ fn json_answer(answer: &ExportTraceServiceResponse) -> Vec<u8> {
     body.to_string().into()
 }
 
-fn unpack(headers: &HeaderMap, body: Bytes) -> Result<Bytes, String> {
+pub(crate) fn unpack(headers: &HeaderMap, body: Bytes) -> Result<Bytes, String> {
     match headers.get(header::CONTENT_ENCODING).map(|v| v.as_bytes()) {
         None | Some(b"identity") => Ok(body),
         Some(b"gzip") => {

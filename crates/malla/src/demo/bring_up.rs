@@ -2,13 +2,17 @@
 //! until a request from the outside has been answered.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use futures_util::StreamExt as _;
 use malla_apiserver::kinds::{DEPLOYMENTS, NAMESPACES, PODS, SERVICES};
 use malla_apiserver::{Client, ListParams, WatchEvent};
-use malla_control::manifest::{Installation, ROOT_NAMESPACE, control_plane, ingress_gateway};
+use malla_control::manifest::{
+    CONSOLE, CONSOLE_PORT, ConsoleOptions, Installation, ROOT_NAMESPACE, console, control_plane,
+    ingress_gateway,
+};
 use malla_local::published as published_at;
 use serde_json::Value;
 
@@ -35,12 +39,15 @@ pub(crate) struct Plan {
     pub(crate) shop: bool,
     /// Further arguments of every proxy, such as `--envoy-path P`.
     pub(crate) proxy_args: Vec<String>,
+    /// Where the console keeps its history and what it collects.
+    pub(crate) console_folder: PathBuf,
 }
 
 /// Where the outside comes in.
 #[derive(Debug, Clone)]
 pub(crate) struct Reached {
     pub(crate) ingress: SocketAddr,
+    pub(crate) console: SocketAddr,
 }
 
 /// Brings everything up; `done` hears of each step.
@@ -62,6 +69,7 @@ pub(crate) async fn bring_up(
     apply(client, malla_api::crd::crds()).await?;
     apply(client, control_plane(&installation)).await?;
     apply(client, ingress_gateway(&installation)).await?;
+    apply(client, console(&installation, &console_options(plan))).await?;
     deployment_available(client, ROOT_NAMESPACE, "istiod").await?;
     done("control plane");
     if plan.shop && fresh {
@@ -96,15 +104,45 @@ pub(crate) async fn bring_up(
     } else {
         &["/healthz/ready"]
     };
-    let ingress = published(client, port).await?;
+    let ingress = published(client, GATEWAY, port).await?;
     for path in paths {
         answered(ingress, path).await?;
     }
-    Ok(Reached { ingress })
+    deployment_available(client, ROOT_NAMESPACE, CONSOLE).await?;
+    let console = published(client, CONSOLE, CONSOLE_PORT).await?;
+    answered(console, "/api/malla/v1/session").await?;
+    done("console");
+    Ok(Reached { ingress, console })
 }
 
-/// Access logs are on, as a demo wants them; everything else is Istio's default.
-const MESH_CONFIG: &str = "accessLogFile: /dev/stdout\n";
+fn console_options(plan: &Plan) -> ConsoleOptions {
+    ConsoleOptions {
+        // The host's loopback.
+        published: true,
+        lessons: true,
+        scrape_interval: 5,
+        folder: plan.console_folder.to_str().map(str::to_owned),
+    }
+}
+
+/// As a demo wants it: access logs to the standard output and to the console's collector, every
+/// request traced. Everything else is Istio's default.
+const MESH_CONFIG: &str = "\
+accessLogFile: /dev/stdout
+defaultConfig:
+  tracing: {sampling: 100}
+defaultProviders:
+  metrics: [prometheus]
+  tracing: [malla-traces]
+  accessLogging: [envoy, malla-logs, malla-tcp-logs]
+extensionProviders:
+- name: malla-traces
+  opentelemetry: {service: malla-telemetry.istio-system.svc.cluster.local, port: 4317}
+- name: malla-logs
+  envoyHttpAls: {service: malla-telemetry.istio-system.svc.cluster.local, port: 4317}
+- name: malla-tcp-logs
+  envoyTcpAls: {service: malla-telemetry.istio-system.svc.cluster.local, port: 4317}
+";
 
 async fn deployment_available(client: &Client, namespace: &str, name: &str) -> Result<()> {
     let params = ListParams {
@@ -195,10 +233,10 @@ fn is_open(client: &Client, port: u16) -> bool {
         .is_ok_and(|service| published_at(&service).contains_key(&port))
 }
 
-/// Waits until a port of the gateway is there for callers on this machine.
-async fn published(client: &Client, port: u16) -> Result<SocketAddr> {
+/// Waits until a port of a Service is there for callers on this machine.
+async fn published(client: &Client, name: &str, port: u16) -> Result<SocketAddr> {
     let params = ListParams {
-        field_selector: format!("metadata.name={GATEWAY}"),
+        field_selector: format!("metadata.name={name}"),
         ..ListParams::default()
     };
     let resource = SERVICES;
@@ -207,13 +245,13 @@ async fn published(client: &Client, port: u16) -> Result<SocketAddr> {
     });
     let in_time = tokio::time::timeout(PATIENCE, wait).await;
     in_time.with_context(|| {
-        format!("port {port} of the ingress gateway was not opened in {PATIENCE:?}")
+        format!("port {port} of {ROOT_NAMESPACE}/{name} was not opened in {PATIENCE:?}")
     })??;
-    let service = client.get(&SERVICES, Some(ROOT_NAMESPACE), GATEWAY)?;
+    let service = client.get(&SERVICES, Some(ROOT_NAMESPACE), name)?;
     published_at(&service)
         .get(&port)
         .copied()
-        .with_context(|| format!("port {port} of the ingress gateway was closed again"))
+        .with_context(|| format!("port {port} of {ROOT_NAMESPACE}/{name} was closed again"))
 }
 
 /// Waits until a request from the outside gets a 200.

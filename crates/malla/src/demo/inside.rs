@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -11,6 +11,7 @@ use malla_local::sandbox::Inside;
 use malla_local::{Cluster, ClusterConfig, RunDirectory};
 use malla_runtime::log::{self, Format};
 use malla_runtime::signal::ShutdownSignals;
+use nix::unistd::{Gid, Uid, chown};
 
 use super::bring_up::{Plan, bring_up};
 use super::home;
@@ -26,6 +27,9 @@ const NAME: &str = "local";
 
 /// In the cluster's folder: what it has to say about itself.
 pub(crate) const LOG: &str = "cluster.log";
+
+/// Who the console runs as, in its manifest.
+const CONSOLE_USER: u32 = 1337;
 
 /// How long pods may take to end.
 const GRACE: Duration = Duration::from_secs(5);
@@ -63,7 +67,8 @@ fn serve(
     directory: RunDirectory,
 ) -> Result<()> {
     log_to(&directory.path().join(LOG))?;
-    let kubeconfig = home::kubeconfig(directory.path());
+    let folder = directory.path().to_path_buf();
+    let kubeconfig = home::kubeconfig(&folder);
     let _log = log::init(Format::Text, "info,malla_apiserver=warn,malla_local=info")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -81,7 +86,7 @@ fn serve(
             .context("start the cluster")?;
         write_private(&kubeconfig, &cluster.kubeconfig()?)?;
         launcher.tell(&Message::Done("cluster".to_owned()));
-        let up = up(&cluster, launcher, options, &kubeconfig);
+        let up = up(&cluster, launcher, options, &folder);
         tokio::select! {
             biased; // Stopping comes first, also while coming up.
             _ = signals.recv() => {}
@@ -99,7 +104,7 @@ async fn up(
     cluster: &Cluster,
     launcher: &mut Launcher,
     options: &Options,
-    kubeconfig: &Path,
+    folder: &Path,
 ) -> Result<Ready> {
     let mut ready = Ready {
         shop: None,
@@ -107,7 +112,7 @@ async fn up(
         clusters: vec![ClusterReady {
             name: NAME.to_owned(),
             zone: ZONE.to_owned(),
-            kubeconfig: kubeconfig.to_owned(),
+            kubeconfig: home::kubeconfig(folder),
             ingress: String::new(),
         }],
         pids: BTreeMap::new(),
@@ -117,6 +122,7 @@ async fn up(
             cluster_id: "Kubernetes".to_owned(),
             shop: options.shop,
             proxy_args: proxy_args(options),
+            console_folder: console_folder(folder)?,
         };
         let client = cluster.client("malla-demo");
         let reached = bring_up(&client, &plan, |step| {
@@ -124,6 +130,7 @@ async fn up(
         })
         .await?;
         let ingress = format!("http://{}", reached.ingress);
+        ready.console = Some(format!("http://{}/", reached.console));
         if options.shop {
             ready.shop = Some(format!("{ingress}/"));
         }
@@ -140,6 +147,16 @@ fn proxy_args(options: &Options) -> Vec<String> {
         Some(_) => vec!["--envoy-path".to_owned(), envoy_in_container()],
         None => Vec::new(),
     }
+}
+
+/// The console's part of the cluster's folder: its pod may not run as root.
+fn console_folder(folder: &Path) -> Result<PathBuf> {
+    let folder = folder.join("console");
+    let failed = || format!("make the folder {}", folder.display());
+    std::fs::create_dir_all(&folder).with_context(failed)?;
+    let (user, group) = (Uid::from_raw(CONSOLE_USER), Gid::from_raw(CONSOLE_USER));
+    chown(&folder, Some(user), Some(group)).with_context(failed)?;
+    Ok(folder)
 }
 
 /// Everything this process and its libraries print goes to a file.

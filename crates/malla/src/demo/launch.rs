@@ -142,6 +142,9 @@ fn welcome(ready: &Ready, after: Duration) -> String {
     {
         text += &format!("  Ingress     {ingress}\n");
     }
+    if let Some(console) = &ready.console {
+        text += &format!("  Console     {console}\n");
+    }
     text += &format!(
         "  Kubeconfig  {kubeconfig}\n\nTry next, in another terminal:\n\n  export KUBECONFIG={kubeconfig}\n"
     );

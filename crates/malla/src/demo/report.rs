@@ -25,7 +25,7 @@ pub(crate) enum Message {
 pub(crate) struct Ready {
     /// The shop's address; `None` without a shop.
     pub(crate) shop: Option<String>,
-    /// The console's address; `None` as long as there is none.
+    /// The console's address; `None` without a mesh.
     pub(crate) console: Option<String>,
     pub(crate) clusters: Vec<ClusterReady>,
     /// Process ids as this machine sees them.
