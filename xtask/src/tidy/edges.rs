@@ -64,7 +64,12 @@ const EDGES: &[(&str, &[&str])] = &[
     ("malla-telemetry", &["malla-runtime", "malla-xds-proto"]),
     (
         "malla-console",
-        &["malla-api", "malla-model", "malla-runtime"],
+        &[
+            "malla-api",
+            "malla-model",
+            "malla-runtime",
+            "malla-telemetry",
+        ],
     ),
     ("malla-testkit", &[]),
     ("xtask", &[]),

@@ -1,3 +1,5 @@
+//! Whatever is wrong with the store, questions are answered and say so.
+
 use axum::body::Body;
 use http_body_util::BodyExt as _;
 use malla_runtime::task::AbortOnDrop;
