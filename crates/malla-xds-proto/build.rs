@@ -15,7 +15,8 @@ use std::{env, fs};
 use prost::Message;
 use prost_types::field_descriptor_proto::{Label, Type};
 use prost_types::{
-    DescriptorProto, FieldDescriptorProto, FileDescriptorProto, FileDescriptorSet, MessageOptions,
+    DescriptorProto, EnumDescriptorProto, EnumValueDescriptorProto, FieldDescriptorProto,
+    FileDescriptorProto, FileDescriptorSet, MessageOptions, OneofDescriptorProto,
 };
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -32,6 +33,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         typed_struct("udpa/type/v1/typed_struct.proto", "udpa.type.v1"),
         typed_struct("xds/type/v3/typed_struct.proto", "xds.type.v3"),
         name_table(),
+        stats_config(),
+        peer_metadata(),
+        metadata_exchange(),
     ]);
 
     let out = PathBuf::from(env::var("OUT_DIR")?);
@@ -166,6 +170,190 @@ fn name_table() -> FileDescriptorProto {
             ],
             ..DescriptorProto::default()
         }],
+        ..FileDescriptorProto::default()
+    }
+}
+
+fn many(name: &str, number: i32, kind: Type, of: Option<&str>) -> FieldDescriptorProto {
+    field(name, number, kind, Label::Repeated, of)
+}
+
+fn one(name: &str, number: i32, kind: Type, of: Option<&str>) -> FieldDescriptorProto {
+    field(name, number, kind, Label::Optional, of)
+}
+
+fn message(name: &str, fields: Vec<FieldDescriptorProto>) -> DescriptorProto {
+    DescriptorProto {
+        name: Some(name.into()),
+        field: fields,
+        ..DescriptorProto::default()
+    }
+}
+
+fn enumeration(name: &str, values: &[&str]) -> EnumDescriptorProto {
+    EnumDescriptorProto {
+        name: Some(name.into()),
+        value: (0..)
+            .zip(values)
+            .map(|(number, value)| EnumValueDescriptorProto {
+                name: Some((*value).into()),
+                number: Some(number),
+                ..EnumValueDescriptorProto::default()
+            })
+            .collect(),
+        ..EnumDescriptorProto::default()
+    }
+}
+
+/// Istio's `stats.PluginConfig`: the `istio.stats` filter.
+fn stats_config() -> FileDescriptorProto {
+    const DURATION: Option<&str> = Some(".google.protobuf.Duration");
+    let dimensions = DescriptorProto {
+        options: Some(MessageOptions {
+            map_entry: Some(true),
+            ..MessageOptions::default()
+        }),
+        ..message("DimensionsEntry", vec![text("key", 1), text("value", 2)])
+    };
+    let metric = DescriptorProto {
+        nested_type: vec![dimensions],
+        ..message(
+            "MetricConfig",
+            vec![
+                many(
+                    "dimensions",
+                    1,
+                    Type::Message,
+                    Some(".stats.MetricConfig.DimensionsEntry"),
+                ),
+                text("name", 2),
+                many("tags_to_remove", 3, Type::String, None),
+                text("match", 4),
+                one("drop", 5, Type::Bool, None),
+            ],
+        )
+    };
+    let definition = message(
+        "MetricDefinition",
+        vec![
+            text("name", 1),
+            text("value", 2),
+            one("type", 3, Type::Enum, Some(".stats.MetricType")),
+        ],
+    );
+    let config = message(
+        "PluginConfig",
+        vec![
+            one("disable_host_header_fallback", 6, Type::Bool, None),
+            one("tcp_reporting_duration", 7, Type::Message, DURATION),
+            many("metrics", 8, Type::Message, Some(".stats.MetricConfig")),
+            many(
+                "definitions",
+                9,
+                Type::Message,
+                Some(".stats.MetricDefinition"),
+            ),
+            one("reporter", 10, Type::Enum, Some(".stats.Reporter")),
+            one("rescoping_duration", 11, Type::Message, DURATION),
+            one("scope_grace_period_duration", 12, Type::Message, DURATION),
+        ],
+    );
+    FileDescriptorProto {
+        name: Some("istio/stats/config.proto".into()),
+        package: Some("stats".into()),
+        syntax: Some("proto3".into()),
+        dependency: vec!["google/protobuf/duration.proto".into()],
+        message_type: vec![metric, definition, config],
+        enum_type: vec![
+            enumeration("MetricType", &["COUNTER", "GAUGE", "HISTOGRAM"]),
+            enumeration("Reporter", &["UNSPECIFIED", "SERVER_GATEWAY"]),
+        ],
+        ..FileDescriptorProto::default()
+    }
+}
+
+/// Istio's `io.istio.http.peer_metadata.Config`.
+fn peer_metadata() -> FileDescriptorProto {
+    const PACKAGE: &str = "io.istio.http.peer_metadata";
+    let of = |name: &str| format!(".{PACKAGE}.Config.{name}");
+    let choice = |name: &str, fields: Vec<(&str, i32, &str)>| DescriptorProto {
+        oneof_decl: vec![OneofDescriptorProto {
+            name: Some("method_specifier".into()),
+            ..OneofDescriptorProto::default()
+        }],
+        ..message(
+            name,
+            fields
+                .into_iter()
+                .map(|(name, number, kind)| FieldDescriptorProto {
+                    oneof_index: Some(0),
+                    ..one(name, number, Type::Message, Some(&of(kind)))
+                })
+                .collect(),
+        )
+    };
+    let (discovery, propagation) = (of("DiscoveryMethod"), of("PropagationMethod"));
+    let config = DescriptorProto {
+        nested_type: vec![
+            message("Baggage", Vec::new()),
+            message("WorkloadDiscovery", Vec::new()),
+            message(
+                "IstioHeaders",
+                vec![one("skip_external_clusters", 1, Type::Bool, None)],
+            ),
+            choice(
+                "DiscoveryMethod",
+                vec![
+                    ("baggage", 1, "Baggage"),
+                    ("workload_discovery", 2, "WorkloadDiscovery"),
+                    ("istio_headers", 3, "IstioHeaders"),
+                ],
+            ),
+            choice(
+                "PropagationMethod",
+                vec![("istio_headers", 1, "IstioHeaders")],
+            ),
+        ],
+        ..message(
+            "Config",
+            vec![
+                many("downstream_discovery", 1, Type::Message, Some(&discovery)),
+                many("upstream_discovery", 2, Type::Message, Some(&discovery)),
+                many(
+                    "downstream_propagation",
+                    3,
+                    Type::Message,
+                    Some(&propagation),
+                ),
+                many("upstream_propagation", 4, Type::Message, Some(&propagation)),
+                one("shared_with_upstream", 5, Type::Bool, None),
+                many("additional_labels", 6, Type::String, None),
+            ],
+        )
+    };
+    FileDescriptorProto {
+        name: Some("istio/peer_metadata/config.proto".into()),
+        package: Some(PACKAGE.into()),
+        syntax: Some("proto3".into()),
+        message_type: vec![config],
+        ..FileDescriptorProto::default()
+    }
+}
+
+/// Istio's TCP metadata exchange.
+fn metadata_exchange() -> FileDescriptorProto {
+    FileDescriptorProto {
+        name: Some("istio/metadata_exchange/config.proto".into()),
+        package: Some("envoy.tcp.metadataexchange.config".into()),
+        syntax: Some("proto3".into()),
+        message_type: vec![message(
+            "MetadataExchange",
+            vec![
+                text("protocol", 1),
+                one("enable_discovery", 2, Type::Bool, None),
+                many("additional_labels", 3, Type::String, None),
+            ],
+        )],
         ..FileDescriptorProto::default()
     }
 }

@@ -8,6 +8,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::http_manager::HttpManager;
+use crate::istio_stats::StatsConfig;
+use crate::peer_metadata::MetadataExchange;
 use crate::rbac::Rbac;
 use crate::tcp_proxy::TcpProxy;
 use crate::tls::DownstreamTls;
@@ -46,11 +48,15 @@ impl FilterChain {
     }
 }
 
-/// Network filters that decide and pass on.
+/// Network filters that decide, look on, and pass on.
 #[derive(Debug, Clone)]
 pub enum NetworkFilter {
     /// `envoy.filters.network.rbac`.
     Rbac(Arc<NetworkRbac>),
+    /// `istio.stats`: Istio's standard metrics of connections.
+    IstioStats(Arc<StatsConfig>),
+    /// `istio.metadata_exchange`: proxies tell each other who they are.
+    MetadataExchange(Arc<MetadataExchange>),
 }
 
 /// `envoy.extensions.filters.network.rbac.v3.RBAC`.

@@ -8,12 +8,14 @@ use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 
 use crate::checked::{Cx, Invalid, ignorable, refuse, type_name};
+use crate::istio_stats::StatsConfig;
 use crate::matcher::{Fraction, StringMatcher};
 use crate::pb::extensions::filters::common::fault::v3 as common_fault;
 use crate::pb::extensions::filters::http as ext;
 use crate::pb::extensions::filters::http::grpc_stats::v3::filter_config::PerMethodStatSpecifier;
 use crate::pb::google::BoolValue;
 use crate::pb::{Any, hcm, route as pb};
+use crate::peer_metadata::PeerMetadata;
 use crate::rbac::Rbac;
 use crate::request::HeaderMatcher;
 
@@ -41,6 +43,10 @@ pub enum HttpFilterKind {
     Rbac(Arc<HttpRbac>),
     /// `envoy.filters.http.grpc_stats`: counts gRPC successes and failures of clusters.
     GrpcStats,
+    /// `istio.stats`: Istio's standard metrics.
+    IstioStats(Arc<StatsConfig>),
+    /// `io.istio.http.peer_metadata`: proxies tell each other who they are.
+    PeerMetadata(Arc<PeerMetadata>),
 }
 
 /// `envoy.extensions.filters.http.router.v3.Router`.
@@ -337,6 +343,13 @@ impl HttpFilterKind {
                 }
                 Ok(Self::GrpcStats)
             }
+            "stats.PluginConfig" => Ok(Self::IstioStats(Arc::new(StatsConfig::parse(
+                cx.unpack("", any)?,
+                cx,
+            )?))),
+            "io.istio.http.peer_metadata.Config" => Ok(Self::PeerMetadata(Arc::new(
+                PeerMetadata::parse(cx.unpack("", any)?, cx)?,
+            ))),
             other => Err(cx.invalid(
                 "",
                 format!("HTTP filter {other} is not supported by this proxy"),

@@ -24,7 +24,9 @@ pub mod filter_chain;
 pub mod format;
 pub mod http_filter;
 pub mod http_manager;
+pub mod istio_stats;
 pub mod listener;
+pub mod peer_metadata;
 pub mod rbac;
 pub mod tcp_proxy;
 

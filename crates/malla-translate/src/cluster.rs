@@ -77,10 +77,11 @@ fn set_protocol(cluster: &mut Cluster, options: &HttpProtocolOptions) {
     );
 }
 
-/// Metadata that `istioctl` and telemetry read: the services behind a cluster, its subset, and the
-/// DestinationRule that shaped it.
+/// Metadata that `istioctl` and telemetry read: the services behind a cluster, whether they are outside of the mesh,
+/// the subset, and the DestinationRule that shaped it.
 fn istio_metadata<'a>(
     services: impl IntoIterator<Item = &'a Service>,
+    external: bool,
     subset: Option<&str>,
     rule: Option<&ObjectRef>,
 ) -> Metadata {
@@ -95,6 +96,10 @@ fn istio_metadata<'a>(
         })
         .collect();
     let mut fields = vec![("services", wkt::list(services))];
+    if external {
+        // What is said of the mesh in headers does not go there.
+        fields.push(("external", wkt::truth(true)));
+    }
     if let Some(subset) = subset {
         fields.push(("subset", wkt::string(subset)));
     }

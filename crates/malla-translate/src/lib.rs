@@ -5,7 +5,7 @@
 //! state, and the same input gives the same bytes, so a resource's version is a hash of its content.
 //!
 //! Reading order: [`node`] is who asks, `view` is what it may see, `rules` finds DestinationRules;
-//! `cluster`, `endpoints`, `route` and `listener` build the four kinds of resources, `dns` the names; `tls`, `authn`
+//! `cluster`, `endpoints`, `route` and `listener` build the four kinds of resources, `dns` the names; `metrics` what is counted; `tls`, `authn`
 //! and `rbac` are security; [`references`] finds what is named but not there; [`simulate`] walks a
 //! request through emitted resources.
 pub mod access_log;
@@ -15,6 +15,7 @@ mod dns;
 mod endpoints;
 mod gateways;
 mod listener;
+mod metrics;
 pub mod names;
 pub mod node;
 mod rbac;

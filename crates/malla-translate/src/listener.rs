@@ -20,6 +20,7 @@ use crate::resource::{Resource, sorted};
 use crate::view::View;
 
 pub(crate) use filter::{http as http_filter, network as network_filter};
+pub(crate) use hcm::Side;
 pub(crate) use plan::route_names as outbound_route_names;
 
 /// Every listener of the node, by name.

@@ -2,7 +2,7 @@
 //! the few of Istio's that it lacks, with names short enough to read.
 //!
 //! Reading order: [`type_url`] names resources, [`any`] packs messages, [`wkt`] builds the little
-//! wrapper types, [`typed_struct`], [`nds`] and [`ca`] are hand-written messages, and [`json`]
+//! wrapper types, [`typed_struct`], [`nds`], [`ca`] and [`istio_filters`] are hand-written messages, and [`json`]
 //! reads and prints all of it as Envoy's JSON and YAML.
 //!
 //! Invariant: what [`any::pack`] and [`any::encode`] return depends on the message alone. (Plain
@@ -11,6 +11,7 @@
 pub mod any;
 pub mod ca;
 mod canonical;
+pub mod istio_filters;
 pub mod json;
 pub mod nds;
 pub mod type_url;

@@ -65,6 +65,14 @@ pub fn string(text: &str) -> Value {
     }
 }
 
+/// Yes or no, as a value of a [`structure`].
+#[must_use]
+pub const fn truth(value: bool) -> Value {
+    Value {
+        kind: Some(Kind::BoolValue(value)),
+    }
+}
+
 /// A list, as a value of a [`structure`].
 #[must_use]
 pub fn list(values: Vec<Value>) -> Value {

@@ -11,9 +11,11 @@ use super::{
 use crate::address::cidr;
 use crate::checked::{Cx, Invalid, ignorable, refuse, type_name};
 use crate::http_manager::HttpManager;
+use crate::istio_stats::StatsConfig;
 use crate::pb::extensions::filters::network as ext;
 use crate::pb::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
 use crate::pb::{Any, core, hcm, listener as pb, tls};
+use crate::peer_metadata::MetadataExchange;
 use crate::rbac::Rbac;
 use crate::tcp_proxy::TcpProxy;
 use crate::tls::DownstreamTls;
@@ -125,6 +127,18 @@ fn typed_filter(any: &Any, cx: &mut Cx) -> Result<Parsed, Invalid> {
             let wire = cx.unpack("", any)?;
             Ok(Parsed::Filter(NetworkFilter::Rbac(Arc::new(
                 NetworkRbac::parse(wire, cx)?,
+            ))))
+        }
+        "stats.PluginConfig" => {
+            let wire = cx.unpack("", any)?;
+            Ok(Parsed::Filter(NetworkFilter::IstioStats(Arc::new(
+                StatsConfig::parse(wire, cx)?,
+            ))))
+        }
+        "envoy.tcp.metadataexchange.config.MetadataExchange" => {
+            let wire = cx.unpack("", any)?;
+            Ok(Parsed::Filter(NetworkFilter::MetadataExchange(Arc::new(
+                MetadataExchange::parse(wire, cx)?,
             ))))
         }
         other => Err(cx.invalid(

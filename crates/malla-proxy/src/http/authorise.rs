@@ -41,7 +41,14 @@ pub(super) async fn authorise<U: Upstreams>(x: &mut Exchange<U>) -> Result<(), P
                 check_access(x, config)?
             }
             (HttpFilterKind::Rbac(config), _) => check_access(x, config)?,
-            (HttpFilterKind::GrpcStats, _) | (HttpFilterKind::Router(_), _) => {}
+            // They look on, or act elsewhere: the manager knows them.
+            (
+                HttpFilterKind::GrpcStats
+                | HttpFilterKind::Router(_)
+                | HttpFilterKind::IstioStats(_)
+                | HttpFilterKind::PeerMetadata(_),
+                _,
+            ) => {}
         }
     }
     match &selected {

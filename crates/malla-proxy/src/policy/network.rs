@@ -23,7 +23,9 @@ pub enum Verdict {
 /// Runs the filters of the connection's chain in order.
 pub fn authorise(connection: &Connection, stats: &WorkerStats) -> Verdict {
     for filter in &connection.chain.filters {
-        let NetworkFilter::Rbac(rbac) = filter;
+        let NetworkFilter::Rbac(rbac) = filter else {
+            continue;
+        };
         let verdict = check(rbac, connection, stats);
         if verdict != Verdict::Allowed {
             return verdict;

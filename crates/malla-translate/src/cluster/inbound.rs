@@ -36,6 +36,7 @@ fn to_port(view: &View<'_>, target: u16, ports: &[OwnPort<'_>]) -> Cluster {
     let mut cluster = to_workload(view, &inbound_cluster(target));
     cluster.metadata = Some(istio_metadata(
         ports.iter().map(|p| &**p.service),
+        false,
         None,
         None,
     ));

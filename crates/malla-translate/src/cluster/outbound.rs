@@ -61,6 +61,7 @@ fn cluster(
     let mut cluster = discovered(view, &name, service, port, subset, &policy);
     cluster.metadata = Some(istio_metadata(
         [service],
+        service.external,
         subset_name,
         rule.map(|rule| &rule.object),
     ));

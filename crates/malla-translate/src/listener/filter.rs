@@ -27,8 +27,11 @@ use malla_xds_proto::pb::envoy::extensions::request_id::uuid::v3::UuidRequestIdC
 use malla_xds_proto::{any, wkt};
 use prost::{Message, Name};
 
+use super::Side;
+use crate::metrics;
 use crate::node::Profile;
 use crate::route::{CORS_FILTER, FAULT_FILTER};
+use crate::view::View;
 
 /// A network filter.
 pub(crate) fn network<M: Message + Name>(name: &str, config: &M) -> Filter {
@@ -106,11 +109,11 @@ fn to_port(port: u16) -> ListenerFilterChainMatchPredicate {
     }
 }
 
-/// The end of every HTTP chain: statistics of gRPC, faults, CORS and the router. Authorization
+/// The end of every HTTP chain: statistics of gRPC, faults, CORS, metrics and the router. Authorization
 /// comes before them.
-pub(crate) fn http_tail(profile: Profile, grpc_web: bool) -> Vec<HttpFilter> {
+pub(crate) fn http_tail(view: &View<'_>, side: Side, grpc_web: bool) -> Vec<HttpFilter> {
     let mut filters = Vec::new();
-    if profile == Profile::PlainEnvoy {
+    if view.node.profile == Profile::PlainEnvoy {
         // Malla's proxy counts gRPC by itself, and passes gRPC-Web on as it is.
         if grpc_web {
             filters.push(http("envoy.filters.http.grpc_web", &GrpcWeb {}));
@@ -119,6 +122,7 @@ pub(crate) fn http_tail(profile: Profile, grpc_web: bool) -> Vec<HttpFilter> {
     }
     filters.push(http(FAULT_FILTER, &HttpFault::default()));
     filters.push(http(CORS_FILTER, &Cors {}));
+    filters.extend(metrics::http(view, side));
     filters.push(http("envoy.filters.http.router", &Router::default()));
     filters
 }

@@ -117,7 +117,7 @@ fn terminated(view: &View<'_>, listener: &str, server: &Bound<'_>) -> Option<Fil
     } else {
         let mut filters = rbac::network_filters(view);
         let (stat_prefix, to) = tcp_routes(view, server).into_iter().next()?;
-        filters.push(tcp::proxy(view, &stat_prefix, &to));
+        filters.extend(tcp::proxy(view, Side::Gateway, &stat_prefix, &to));
         filters
     };
     let names = server.server.hosts.iter().map(|host| &host.host);
@@ -176,7 +176,11 @@ fn auto_passthrough(view: &View<'_>, server: &Bound<'_>) -> Vec<FilterChain> {
                     application_protocols: tls::MESH_ALPNS.map(Into::into).to_vec(),
                     ..FilterChainMatch::default()
                 };
-                chains.push(chain("", of, vec![tcp::to_cluster(view, &cluster)]));
+                chains.push(chain(
+                    "",
+                    of,
+                    tcp::to_cluster(view, Side::Gateway, &cluster),
+                ));
             }
         }
     }
@@ -192,7 +196,7 @@ fn tcp_chains(view: &View<'_>, servers: &[Bound<'_>]) -> Vec<FilterChain> {
     routes
         .map(|(stat_prefix, to)| {
             let mut filters = rbac::network_filters(view);
-            filters.push(tcp::proxy(view, &stat_prefix, &to));
+            filters.extend(tcp::proxy(view, Side::Gateway, &stat_prefix, &to));
             chain("", FilterChainMatch::default(), filters)
         })
         .into_iter()
@@ -226,7 +230,7 @@ fn forwarding(
 ) -> FilterChain {
     let (stat_prefix, to) = weighted(view, to, port);
     let mut filters = rbac::network_filters(view);
-    filters.push(tcp::proxy(view, &stat_prefix, &to));
+    filters.extend(tcp::proxy(view, Side::Gateway, &stat_prefix, &to));
     chain("", of, filters)
 }
 

@@ -12,6 +12,7 @@ use malla_xds_proto::wkt;
 
 use super::filter;
 use crate::access_log;
+use crate::metrics;
 use crate::node::Profile;
 use crate::route::NO_TIMEOUT;
 use crate::tls;
@@ -38,7 +39,7 @@ pub(crate) enum Routes {
     Inline(Box<RouteConfiguration>),
 }
 
-/// A connection manager. The filters `first` (authorization) run before everything else.
+/// A connection manager. The filters `first` (authorization) run before everything that acts on requests.
 pub(crate) fn manager(
     view: &View<'_>,
     side: Side,
@@ -47,8 +48,9 @@ pub(crate) fn manager(
     first: Vec<HttpFilter>,
     grpc_web: bool,
 ) -> Filter {
-    let mut http_filters = first;
-    http_filters.extend(filter::http_tail(view.node.profile, grpc_web));
+    let mut http_filters: Vec<HttpFilter> = metrics::peers(view, side).into_iter().collect();
+    http_filters.extend(first);
+    http_filters.extend(filter::http_tail(view, side, grpc_web));
     let mut config = HttpConnectionManager {
         codec_type: CodecType::Auto.into(),
         stat_prefix,

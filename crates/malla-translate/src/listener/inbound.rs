@@ -74,7 +74,7 @@ pub(crate) fn listener(view: &View<'_>) -> Listener {
     let mut chains = vec![chain(
         "virtualInbound-blackhole",
         loops,
-        vec![tcp::to_cluster(view, BLACK_HOLE)],
+        tcp::to_cluster(view, Side::Inbound, BLACK_HOLE),
     )];
     chains.extend(
         targets
@@ -269,6 +269,6 @@ fn http(view: &View<'_>, target: &Target<'_>) -> Filter {
 
 fn bytes(view: &View<'_>, target: &Target<'_>) -> Vec<Filter> {
     let mut filters = rbac::network_filters(view);
-    filters.push(tcp::to_cluster(view, &target.cluster));
+    filters.extend(tcp::to_cluster(view, Side::Inbound, &target.cluster));
     filters
 }

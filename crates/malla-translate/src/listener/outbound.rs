@@ -65,12 +65,12 @@ fn virtual_outbound(view: &View<'_>) -> Listener {
             chain(
                 "virtualOutbound-blackhole",
                 loops,
-                vec![tcp::to_cluster(view, BLACK_HOLE)],
+                tcp::to_cluster(view, Side::Outbound, BLACK_HOLE),
             ),
             chain(
                 "virtualOutbound-catchall-tcp",
                 FilterChainMatch::default(),
-                vec![tcp::unknown(view)],
+                tcp::unknown(view),
             ),
         ],
         ..base(
@@ -115,7 +115,7 @@ fn listener(view: &View<'_>, address: &str, port: u16, slot: &Slot<'_>) -> Liste
         chain(
             PASSTHROUGH_CHAIN,
             FilterChainMatch::default(),
-            vec![tcp::unknown(view)],
+            tcp::unknown(view),
         )
     }));
     if chains.is_empty() {
@@ -188,7 +188,11 @@ fn tcp_chains(
                 continue;
             }
             let stat_prefix = outbound_cluster(port, "", &target.service.hostname);
-            let chain = chain("", of.clone(), vec![tcp::proxy(view, &stat_prefix, &to)]);
+            let chain = chain(
+                "",
+                of.clone(),
+                tcp::proxy(view, Side::Outbound, &stat_prefix, &to),
+            );
             if of == FilterChainMatch::default() {
                 default = Some(chain);
             } else {

@@ -1,4 +1,4 @@
-//! TCP proxies.
+//! TCP proxies, and what counts before them.
 
 use malla_model::Host;
 use malla_model::traffic::ConnectionPool;
@@ -10,18 +10,24 @@ use malla_xds_proto::tcp_proxy::tcp_proxy::weighted_cluster::ClusterWeight;
 use malla_xds_proto::tcp_proxy::tcp_proxy::{ClusterSpecifier, WeightedCluster};
 use malla_xds_proto::wkt;
 
-use super::filter;
+use super::{Side, filter};
 use crate::access_log;
+use crate::metrics;
 use crate::names::{BLACK_HOLE, PASSTHROUGH, parse_outbound};
 use crate::view::View;
 
 /// To one cluster.
-pub(crate) fn to_cluster(view: &View<'_>, cluster: &str) -> Filter {
-    proxy(view, cluster, &[(cluster.to_owned(), 1)])
+pub(crate) fn to_cluster(view: &View<'_>, side: Side, cluster: &str) -> Vec<Filter> {
+    proxy(view, side, cluster, &[(cluster.to_owned(), 1)])
 }
 
 /// To clusters by weight, under the statistics prefix `stat_prefix`.
-pub(crate) fn proxy(view: &View<'_>, stat_prefix: &str, to: &[(String, u32)]) -> Filter {
+pub(crate) fn proxy(
+    view: &View<'_>,
+    side: Side,
+    stat_prefix: &str,
+    to: &[(String, u32)],
+) -> Vec<Filter> {
     let specifier = match to {
         [] => ClusterSpecifier::Cluster(BLACK_HOLE.into()),
         [(only, _)] => ClusterSpecifier::Cluster(only.clone()),
@@ -47,15 +53,19 @@ pub(crate) fn proxy(view: &View<'_>, stat_prefix: &str, to: &[(String, u32)]) ->
     {
         apply_rule(view, &mut config, port, subset, &host);
     }
-    filter::network("envoy.filters.network.tcp_proxy", &config)
+    let proxy = filter::network("envoy.filters.network.tcp_proxy", &config);
+    metrics::tcp(view, side)
+        .into_iter()
+        .chain([proxy])
+        .collect()
 }
 
 /// Where traffic to addresses nobody knows goes.
-pub(crate) fn unknown(view: &View<'_>) -> Filter {
+pub(crate) fn unknown(view: &View<'_>) -> Vec<Filter> {
     use malla_model::mesh::OutboundPolicy;
     match view.mesh.settings.outbound {
-        OutboundPolicy::AllowAny => to_cluster(view, PASSTHROUGH),
-        OutboundPolicy::RegistryOnly => to_cluster(view, BLACK_HOLE),
+        OutboundPolicy::AllowAny => to_cluster(view, Side::Outbound, PASSTHROUGH),
+        OutboundPolicy::RegistryOnly => to_cluster(view, Side::Outbound, BLACK_HOLE),
     }
 }
 

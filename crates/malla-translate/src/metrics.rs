@@ -1,0 +1,123 @@
+//! Istio's standard metrics: the filters that keep them, and those by which proxies tell each other who they are.
+//!
+//! [`options`] is what the mesh asks for; the rest turns that into configuration. Stock Envoy has none of these
+//! filters, so it is sent none.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use malla_xds_proto::hcm::HttpFilter;
+use malla_xds_proto::istio_filters::{
+    DiscoveryMethod, DiscoverySpecifier, IstioHeaders, MetricConfig, Nothing, PeerMetadataConfig,
+    PropagationMethod, PropagationSpecifier, StatsConfig,
+};
+use malla_xds_proto::listener::Filter;
+use malla_xds_proto::wkt;
+
+use crate::listener::{Side, http_filter, network_filter};
+use crate::node::Profile;
+use crate::view::View;
+
+const STATS_FILTER: &str = "istio.stats";
+const PEER_FILTER: &str = "istio.metadata_exchange";
+
+/// What is to be counted at one side of a proxy.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct MetricsOptions {
+    /// Nothing at all.
+    pub(crate) disabled: bool,
+    /// Changes of single metrics; later ones win.
+    pub(crate) overrides: Vec<MetricOverride>,
+    /// How often open TCP connections are counted anew; `None` leaves it to the proxy (five seconds).
+    pub(crate) reporting_interval: Option<Duration>,
+}
+
+/// A change of one metric, or of all.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct MetricOverride {
+    /// Name without `istio_`, such as `requests_total`; empty is every metric.
+    pub(crate) metric: String,
+    /// It is not counted.
+    pub(crate) disabled: bool,
+    /// Labels and their new values, as expressions (Istio: `tagOverrides` with UPSERT).
+    pub(crate) set: BTreeMap<String, String>,
+    /// Labels to leave out (REMOVE).
+    pub(crate) remove: Vec<String>,
+}
+
+/// What `view`'s node is to count at `side`: everything, for nothing in the mesh says otherwise.
+pub(crate) fn options(_view: &View<'_>, _side: Side) -> MetricsOptions {
+    MetricsOptions::default()
+}
+
+/// The HTTP filter that counts.
+pub(crate) fn http(view: &View<'_>, side: Side) -> Option<HttpFilter> {
+    Some(http_filter(STATS_FILTER, &stats(view, side)?))
+}
+
+/// The network filter that counts.
+pub(crate) fn tcp(view: &View<'_>, side: Side) -> Option<Filter> {
+    Some(network_filter(STATS_FILTER, &stats(view, side)?))
+}
+
+/// The HTTP filter by which proxies learn of each other.
+pub(crate) fn peers(view: &View<'_>, side: Side) -> Option<HttpFilter> {
+    if view.node.profile != Profile::Malla {
+        return None;
+    }
+    let found = vec![
+        discovery(DiscoverySpecifier::IstioHeaders(IstioHeaders::default())),
+        discovery(DiscoverySpecifier::WorkloadDiscovery(Nothing {})),
+    ];
+    let told = |skip_external_clusters| {
+        vec![PropagationMethod {
+            method_specifier: Some(PropagationSpecifier::IstioHeaders(IstioHeaders {
+                skip_external_clusters,
+            })),
+        }]
+    };
+    let config = match side {
+        Side::Inbound => PeerMetadataConfig {
+            downstream_discovery: found,
+            downstream_propagation: told(false),
+            ..PeerMetadataConfig::default()
+        },
+        // Names of workloads are nothing to whoever is outside of the mesh.
+        Side::Outbound | Side::Gateway => PeerMetadataConfig {
+            upstream_discovery: found,
+            upstream_propagation: told(true),
+            ..PeerMetadataConfig::default()
+        },
+    };
+    Some(http_filter(PEER_FILTER, &config))
+}
+
+fn discovery(method: DiscoverySpecifier) -> DiscoveryMethod {
+    DiscoveryMethod {
+        method_specifier: Some(method),
+    }
+}
+
+fn stats(view: &View<'_>, side: Side) -> Option<StatsConfig> {
+    if view.node.profile != Profile::Malla {
+        return None;
+    }
+    let options = options(view, side);
+    (!options.disabled).then(|| StatsConfig {
+        // Hosts that anybody may write must not become series.
+        disable_host_header_fallback: side != Side::Outbound,
+        tcp_reporting_duration: options.reporting_interval.map(wkt::duration),
+        metrics: options.overrides.into_iter().map(change).collect(),
+        ..StatsConfig::default()
+    })
+}
+
+fn change(of: MetricOverride) -> MetricConfig {
+    MetricConfig {
+        name: of.metric,
+        drop: of.disabled,
+        dimensions: HashMap::from_iter(of.set),
+        tags_to_remove: of.remove,
+        ..MetricConfig::default()
+    }
+}
