@@ -1,5 +1,6 @@
-//! The project's chores: `cargo xtask check | lint | test | golden --bless | tidy`.
+//! The project's chores: `cargo xtask check | lint | test | golden --bless | fuzz | tidy`.
 
+mod fuzz;
 mod tidy;
 
 use std::path::{Path, PathBuf};
@@ -14,6 +15,8 @@ cargo xtask VERB
   lint             rustfmt, clippy (warnings are errors) and tidy
   test             unit and integration tests of every crate
   golden --bless   rewrite expected outputs with what the code makes today
+  fuzz [--seconds N] [TARGET...]
+                   attack the parsers of outside bytes, each for 10 seconds
   tidy             sizes, module docs, crate edges, unreachable files";
 
 fn main() -> ExitCode {
@@ -56,6 +59,7 @@ fn run() -> Result<()> {
             &["test", "-p", "malla-translate"],
             &[("UPDATE_EXPECT", "1")],
         ),
+        ["fuzz", ref rest @ ..] => fuzz::run(&root(), rest, report),
         ["tidy"] => tidy_up(),
         _ => {
             report(USAGE);

@@ -63,7 +63,12 @@ fn bad_line(line: &str) -> Option<&'static str> {
 
 fn sources(root: &Path) -> Result<Vec<Source>> {
     let mut found = Vec::new();
-    let mut folders = vec![root.join("crates"), root.join("xtask"), root.join("tests")];
+    let mut folders = vec![
+        root.join("crates"),
+        root.join("xtask"),
+        root.join("fuzz"),
+        root.join("tests"),
+    ];
     while let Some(folder) = folders.pop() {
         let Ok(entries) = fs::read_dir(&folder) else {
             continue;

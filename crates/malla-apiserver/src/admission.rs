@@ -143,3 +143,9 @@ pub(crate) async fn validate(
 ) -> Result<(), ApiError> {
     Box::pin(webhook::validate(core, review, object, cx)).await
 }
+
+/// The patch in a webhook's answer to the review `u`.
+#[cfg(fuzzing)]
+pub(crate) fn answered_patch(answer: &Value) -> Option<Value> {
+    call::verdict("fuzz", &Value::from("u"), answer).ok()?.patch
+}

@@ -34,3 +34,7 @@ pub use error::{ApiError, Reason};
 pub use kinds::Resource;
 pub use outside::{Dial, NodeRuntime};
 pub use server::{OpenError, Server};
+
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub use http::fuzzing;

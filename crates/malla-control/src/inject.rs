@@ -6,6 +6,7 @@
 
 pub mod decide;
 pub mod options;
+mod shape;
 pub mod template;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use serde_json::Value;
 
 pub use decide::{Decision, Skip};
 pub use options::{BadAnnotation, PodOptions};
+pub use shape::Misshapen;
 
 /// What is the same for every pod of this control plane.
 #[derive(Debug, Clone)]
@@ -47,21 +49,32 @@ pub enum Injection {
     },
 }
 
+/// Why a pod is given no proxy although it should have one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotInjectable {
+    #[error(transparent)]
+    Annotation(#[from] BadAnnotation),
+    #[error(transparent)]
+    Shape(#[from] Misshapen),
+}
+
 /// Decides about one pod and adds its proxy.
 ///
 /// # Errors
-/// When an annotation that steers the injection cannot be understood.
+/// When an annotation that steers the injection cannot be understood, or the pod does not have the
+/// form of one.
 pub fn inject(
     pod: &Value,
     namespace: &str,
     namespace_labels: &BTreeMap<String, String>,
     settings: &InjectSettings,
-) -> Result<Injection, BadAnnotation> {
+) -> Result<Injection, NotInjectable> {
     let revision = namespace_labels.get(decide::REVISION).map(String::as_str);
     let mut warnings = match decide::decide(pod, namespace, revision, &settings.revisions) {
         Decision::Skip(why) => return Ok(Injection::Skipped(why)),
         Decision::Inject { warnings } => warnings,
     };
+    shape::check(pod)?;
     let options = PodOptions::read(pod, settings, &mut warnings)?;
     let pod = Box::new(template::add_proxy(pod, namespace, &options, settings));
     Ok(Injection::Injected { pod, warnings })

@@ -4,6 +4,8 @@
 //! What is not of the cluster is forwarded to the machine's resolvers, from the host's namespace.
 
 mod forward;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod server;
 mod zone;
 

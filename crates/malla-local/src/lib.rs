@@ -32,6 +32,9 @@ mod directory;
 mod dns;
 mod events;
 mod feed;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod net;
 mod node;
 mod object;

@@ -10,6 +10,8 @@ mod container;
 mod env;
 mod fields;
 mod files;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod grpc;
 mod hooks;
 mod http;

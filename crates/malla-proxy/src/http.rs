@@ -14,6 +14,8 @@ mod ending;
 mod error;
 mod exchange;
 mod forwarded;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod hash;
 mod mirror;
 mod normalise;

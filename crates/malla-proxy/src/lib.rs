@@ -29,3 +29,7 @@ pub mod tls;
 pub mod transport;
 pub mod upstream;
 pub mod worker;
+
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub use http::fuzzing;

@@ -62,7 +62,7 @@ pub(super) async fn ask(core: &Core, hook: &Hook, request: Value) -> Result<Verd
         url: url(endpoint),
         seconds: hook.timeout.as_secs(),
     })??;
-    verdict(hook, &uid, &answer)
+    verdict(&hook.name, &uid, &answer)
 }
 
 async fn exchange(core: &Core, endpoint: &Endpoint, body: Bytes) -> Result<Value, CallError> {
@@ -108,7 +108,7 @@ fn url(endpoint: &Endpoint) -> String {
     format!("https://{}{}", endpoint.target, endpoint.path)
 }
 
-fn verdict(hook: &Hook, uid: &Value, answer: &Value) -> Result<Verdict, CallError> {
+pub(super) fn verdict(hook: &str, uid: &Value, answer: &Value) -> Result<Verdict, CallError> {
     let invalid = |why: String| Err(CallError::Answer(why));
     if answer["kind"] != "AdmissionReview" || answer["apiVersion"] != "admission.k8s.io/v1" {
         return invalid(format!(
@@ -134,7 +134,7 @@ fn verdict(hook: &Hook, uid: &Value, answer: &Value) -> Result<Verdict, CallErro
         return Ok(Verdict {
             patch: None,
             warnings,
-            refusal: Some(refusal(&hook.name, &response["status"])),
+            refusal: Some(refusal(hook, &response["status"])),
         });
     }
     let patch = match response["patch"].as_str() {

@@ -324,7 +324,7 @@ impl TokenKeys {
         }]})
     }
 
-    fn claims(&self, token: &str) -> Result<Claims, TokenError> {
+    pub(crate) fn claims(&self, token: &str) -> Result<Claims, TokenError> {
         if token.len() > MAX_TOKEN {
             return Err(TokenError::Malformed);
         }

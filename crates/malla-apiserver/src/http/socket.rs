@@ -5,8 +5,8 @@
 
 use std::sync::Arc;
 
-use futures_util::stream::{SplitSink, SplitStream};
-use futures_util::{SinkExt, StreamExt};
+use futures_util::stream::SplitSink;
+use futures_util::{SinkExt, Stream, StreamExt};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -18,7 +18,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
-use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
+use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
 
 use super::Exchange;
 use super::respond::{self, Body};
@@ -41,6 +41,11 @@ const MAX_MESSAGE: usize = 1024 * 1024;
 
 type Socket = WebSocketStream<TokioIo<Upgraded>>;
 type Sink = Mutex<SplitSink<Socket, Message>>;
+
+/// What a client sends.
+trait Frames: Stream<Item = Result<Message, tungstenite::Error>> + Unpin {}
+
+impl<S: Stream<Item = Result<Message, tungstenite::Error>> + Unpin> Frames for S {}
 
 /// What the stream is for.
 pub(super) enum Work {
@@ -135,11 +140,8 @@ async fn run(upgraded: OnUpgrade, node: Arc<dyn NodeRuntime>, pod: Arc<Value>, w
     let Ok(upgraded) = upgraded.await else {
         return;
     };
-    let config = WebSocketConfig::default()
-        .max_message_size(Some(MAX_MESSAGE))
-        .max_frame_size(Some(MAX_MESSAGE));
     let stream = TokioIo::new(upgraded);
-    let socket = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await;
+    let socket = WebSocketStream::from_raw_socket(stream, Role::Server, Some(limits())).await;
     let (sink, source) = socket.split();
     let sink = Mutex::new(sink);
     let session = match work {
@@ -155,6 +157,12 @@ async fn run(upgraded: OnUpgrade, node: Arc<dyn NodeRuntime>, pod: Arc<Value>, w
         Err(error) => send(&sink, STATUS, error.to_status().to_string().as_bytes()).await,
     }
     close(&sink).await;
+}
+
+fn limits() -> WebSocketConfig {
+    WebSocketConfig::default()
+        .max_message_size(Some(MAX_MESSAGE))
+        .max_frame_size(Some(MAX_MESSAGE))
 }
 
 async fn close(sink: &Sink) {
@@ -177,7 +185,7 @@ async fn send(sink: &Sink, channel: u8, data: &[u8]) {
 }
 
 /// Joins a client and a command until either ends.
-async fn drive(sink: &Sink, source: SplitStream<Socket>, session: ExecSession) {
+async fn drive(sink: &Sink, source: impl Frames, session: ExecSession) {
     // Tells the client that the stream is open, before any output.
     send(sink, STDOUT, &[]).await;
     let ExecSession {
@@ -214,7 +222,7 @@ struct Input {
 
 impl Input {
     /// Feeds the command until the client hangs up.
-    async fn take(mut self, mut source: SplitStream<Socket>) {
+    async fn take(mut self, mut source: impl Frames) {
         while let Some(Ok(message)) = source.next().await {
             let data = match message {
                 Message::Binary(data) => data,
@@ -243,6 +251,21 @@ impl Input {
             }
         }
     }
+}
+
+/// What a client may send, given to a command that swallows it and to a forwarded port.
+#[cfg(fuzzing)]
+pub(super) async fn take_all(bytes: &[u8]) {
+    let stream = || tokio::io::join(bytes, tokio::io::sink());
+    let (resize, _sizes) = tokio::sync::mpsc::channel(1024);
+    let input = Input {
+        stdin: Some(Box::pin(tokio::io::sink())),
+        resize: Some(resize),
+    };
+    let socket = WebSocketStream::from_raw_socket(stream(), Role::Server, Some(limits())).await;
+    input.take(socket).await;
+    let socket = WebSocketStream::from_raw_socket(stream(), Role::Server, Some(limits())).await;
+    forward::take_all(socket).await;
 }
 
 /// `{"Width": 80, "Height": 24}`.

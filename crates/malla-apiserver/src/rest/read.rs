@@ -44,7 +44,7 @@ pub(crate) struct Page {
 
 /// What `continue` holds: the snapshot and the last object sent.
 #[derive(Serialize, Deserialize)]
-struct Token {
+pub(crate) struct Token {
     rv: u64,
     ns: String,
     name: String,
@@ -170,7 +170,7 @@ fn render_token(version: u64, last: &ObjectKey) -> String {
     URL_SAFE_NO_PAD.encode(token.to_string())
 }
 
-fn parse_token(text: &str) -> Result<Token, ApiError> {
+pub(crate) fn parse_token(text: &str) -> Result<Token, ApiError> {
     let bytes = URL_SAFE_NO_PAD.decode(text).ok();
     let token = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
     token.ok_or_else(|| ApiError::bad_request("continue key is not valid"))

@@ -151,7 +151,7 @@ async fn over_stream(resolver: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> 
 }
 
 /// The `nameserver` lines of a resolv.conf.
-fn resolvers(text: &str) -> Vec<SocketAddr> {
+pub(super) fn resolvers(text: &str) -> Vec<SocketAddr> {
     let lines = text
         .lines()
         .filter_map(|line| line.trim().strip_prefix("nameserver"));

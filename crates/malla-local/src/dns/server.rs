@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use hickory_proto::ProtoError;
 use hickory_proto::op::{Edns, Message, OpCode, ResponseCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -184,7 +185,7 @@ impl Shared {
 }
 
 /// A query, or what to answer to something that is none; `None`: not worth an answer.
-fn parse(bytes: &[u8]) -> Option<Result<Message, Message>> {
+pub(super) fn parse(bytes: &[u8]) -> Option<Result<Message, Message>> {
     if let Ok(query) = Message::from_vec(bytes) {
         return Some(Ok(query));
     }
@@ -198,7 +199,7 @@ fn parse(bytes: &[u8]) -> Option<Result<Message, Message>> {
 }
 
 /// Answers EDNS with EDNS (RFC 6891 §6.1.1).
-fn with_edns(mut reply: Message, query: &Message) -> Message {
+pub(super) fn with_edns(mut reply: Message, query: &Message) -> Message {
     if query.edns.is_some() && reply.edns.is_none() {
         let mut edns = Edns::new();
         edns.set_max_payload(EDNS_SIZE);
@@ -210,22 +211,52 @@ fn with_edns(mut reply: Message, query: &Message) -> Message {
     reply
 }
 
+/// A datagram; what does not fit into `size` is cut, so that the client asks again over TCP.
+pub(super) fn encode(reply: &Message, size: u16) -> Result<Vec<u8>, ProtoError> {
+    let bytes = reply.to_vec()?;
+    if bytes.len() <= usize::from(size) {
+        return Ok(bytes);
+    }
+    let mut short = reply.truncate();
+    short.metadata.truncation = true;
+    let bytes = short.to_vec()?;
+    if bytes.len() <= usize::from(size) {
+        return Ok(bytes);
+    }
+    // Only a query of many questions comes here, and it was refused.
+    short.queries.clear();
+    short.to_vec()
+}
+
 async fn send(socket: &UdpSocket, peer: SocketAddr, reply: &Message, size: u16) {
-    let bytes = match reply.to_vec() {
-        Ok(bytes) if bytes.len() <= usize::from(size) => Ok(bytes),
-        Ok(_) => {
-            let mut short = reply.truncate();
-            short.metadata.truncation = true;
-            short.to_vec()
-        }
-        Err(error) => Err(error),
-    };
-    match bytes {
+    match encode(reply, size) {
         Ok(bytes) => {
             if let Err(error) = socket.send_to(&bytes, peer).await {
                 tracing::trace!(%error, %peer, "a DNS answer was not sent");
             }
         }
         Err(error) => tracing::debug!(%error, "a DNS answer cannot be written"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hickory_proto::op::{Message, Query, ResponseCode};
+    use hickory_proto::rr::{Name, RecordType};
+
+    use super::{PLAIN_SIZE, encode};
+    use crate::dns::zone::reply_to;
+
+    #[test]
+    fn an_answer_fits_whatever_was_asked() {
+        let mut query = Message::query();
+        for host in 0..100 {
+            let name = Name::from_utf8(format!("host-{host}.example.com.")).unwrap();
+            query.add_query(Query::query(name, RecordType::A));
+        }
+        let bytes = encode(&reply_to(&query, ResponseCode::FormErr), PLAIN_SIZE).unwrap();
+        let reply = Message::from_vec(&bytes).unwrap();
+        assert!(bytes.len() <= usize::from(PLAIN_SIZE));
+        assert_eq!(reply.metadata.response_code, ResponseCode::FormErr);
     }
 }

@@ -145,45 +145,63 @@ fn quantity_of<'a>(
     }
 }
 
-/// A quantity in thousandths (Kubernetes' decimal and binary suffixes).
+/// A quantity in thousandths, rounded up: whatever the API server takes (decimal and binary suffixes, exponents).
 pub(super) fn milli(text: &str) -> Result<i128, FieldError> {
     let wrong = || FieldError::Quantity(text.to_owned());
-    let end = text
-        .find(|c: char| !c.is_ascii_digit() && !matches!(c, '.' | '-' | '+'))
-        .unwrap_or(text.len());
-    let (number, suffix) = text.split_at_checked(end).ok_or_else(wrong)?;
-    let factor: i128 = match suffix {
-        "m" => 1,
-        "" => 1000,
-        "k" => 1000_i128.pow(2),
-        "M" => 1000_i128.pow(3),
-        "G" => 1000_i128.pow(4),
-        "T" => 1000_i128.pow(5),
-        "P" => 1000_i128.pow(6),
-        "Ki" => 1000 << 10,
-        "Mi" => 1000 << 20,
-        "Gi" => 1000 << 30,
-        "Ti" => 1000 << 40,
-        "Pi" => 1000 << 50,
-        _ => return Err(wrong()),
-    };
+    let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
+    let end = unsigned
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(unsigned.len());
+    let (number, suffix) = unsigned.split_at_checked(end).ok_or_else(wrong)?;
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    let whole: i128 = if whole.is_empty() {
-        Ok(0)
-    } else {
-        whole.parse()
+    if whole.is_empty() && fraction.is_empty() || fraction.contains('.') {
+        return Err(wrong());
     }
-    .map_err(|_| wrong())?;
-    let mut value = whole.checked_mul(factor).ok_or_else(wrong)?;
+    let factor = nanos_of(suffix).ok_or_else(wrong)?;
+    // What is too large for anything is as large as can be.
+    let mut units = 0_u128;
+    for digit in whole.chars().filter_map(|digit| digit.to_digit(10)) {
+        units = units.saturating_mul(10).saturating_add(digit.into());
+    }
+    let mut nanos = units.saturating_mul(factor);
     let mut place = factor;
-    for digit in fraction.chars() {
+    for digit in fraction.chars().filter_map(|digit| digit.to_digit(10)) {
         place /= 10;
-        let digit = digit.to_digit(10).ok_or_else(wrong)?;
-        value = value
-            .checked_add(place.saturating_mul(digit.into()))
-            .ok_or_else(wrong)?;
+        nanos = nanos.saturating_add(place.saturating_mul(digit.into()));
     }
-    Ok(value)
+    let size = i128::try_from(nanos.div_ceil(1_000_000)).unwrap_or(i128::MAX);
+    Ok(if text.starts_with('-') { -size } else { size })
+}
+
+/// How many billionths one of the suffix is.
+fn nanos_of(suffix: &str) -> Option<u128> {
+    const ONE: u128 = 1_000_000_000;
+    Some(match suffix {
+        "n" => 1,
+        "u" => 1000,
+        "m" => 1_000_000,
+        "" => ONE,
+        "k" => ONE * 1000,
+        "M" => ONE * 1000_u128.pow(2),
+        "G" => ONE * 1000_u128.pow(3),
+        "T" => ONE * 1000_u128.pow(4),
+        "P" => ONE * 1000_u128.pow(5),
+        "E" => ONE * 1000_u128.pow(6),
+        "Ki" => ONE << 10,
+        "Mi" => ONE << 20,
+        "Gi" => ONE << 30,
+        "Ti" => ONE << 40,
+        "Pi" => ONE << 50,
+        "Ei" => ONE << 60,
+        exponent => {
+            let power: i32 = exponent.strip_prefix(['e', 'E'])?.parse().ok()?;
+            match u32::try_from(power.checked_add(9)?) {
+                Ok(places) if power < 30 => 10_u128.pow(places),
+                Err(_) if power > -30 => 0,
+                _ => return None,
+            }
+        }
+    })
 }
 
 #[cfg(test)]
@@ -257,9 +275,18 @@ mod tests {
             ("1.5Gi", 1_610_612_736_000),
             ("0.1", 100),
             ("2k", 2_000_000),
+            ("1e3", 1_000_000),
+            ("1E", 1000_i128.pow(7)),
+            ("1Ei", 1000 << 60),
+            ("1n", 1),
+            ("5.", 5000),
+            ("-0.5", -500),
+            ("9e29", 900 * 1000_i128.pow(10)),
         ] {
             assert_eq!(milli(text), Ok(wanted), "{text}");
         }
-        assert!(milli("1x").is_err() && milli("1.x").is_err());
+        for bad in ["", ".", "1x", "1.x", "1.2.3", "--1", "1e99", "e3"] {
+            assert!(milli(bad).is_err(), "{bad}");
+        }
     }
 }

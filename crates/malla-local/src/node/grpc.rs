@@ -71,7 +71,7 @@ fn message(service: &str) -> Result<Bytes, String> {
 }
 
 /// Reads a length-prefixed `HealthCheckResponse { ServingStatus status = 1; }`.
-fn verdict(answer: &[u8]) -> Result<(), String> {
+pub(super) fn verdict(answer: &[u8]) -> Result<(), String> {
     match answer {
         [_, _, _, _, _, 0x08, SERVING, ..] => Ok(()),
         [_, _, _, _, _, 0x08, status, ..] => Err(format!("service unhealthy: status {status}")),

@@ -173,7 +173,7 @@ fn without_registry(repository: &str) -> &str {
 }
 
 /// `*` stands for any run of characters, `/` included.
-fn glob(pattern: &str, text: &str) -> bool {
+pub(super) fn glob(pattern: &str, text: &str) -> bool {
     let mut parts = pattern.split('*');
     let Some(mut rest) = parts.next().and_then(|first| text.strip_prefix(first)) else {
         return false;

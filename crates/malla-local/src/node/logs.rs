@@ -244,3 +244,9 @@ fn entry(text: &[u8], stream: Stream, flag: char) -> Vec<u8> {
     entry.push(b'\n');
     entry
 }
+
+/// An entry of a log file as the user sees it, with its time.
+#[cfg(fuzzing)]
+pub(super) fn show(entry: &[u8]) -> Option<Vec<u8>> {
+    reader::show(entry, Some(Timestamp::UNIX_EPOCH), true)
+}

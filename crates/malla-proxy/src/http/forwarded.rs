@@ -130,7 +130,7 @@ fn client(
 }
 
 /// The address `skip` places from the right of `x-forwarded-for`, and whether it is the only one.
-fn last_forwarded(headers: &HeaderMap, skip: u32) -> Option<(SocketAddr, bool)> {
+pub(super) fn last_forwarded(headers: &HeaderMap, skip: u32) -> Option<(SocketAddr, bool)> {
     let mut values = headers.get_all(&FORWARDED_FOR).iter();
     let first = values.next()?;
     let joined;

@@ -48,6 +48,8 @@ fn is_canonical(path: &str) -> bool {
 /// `%XX` of letters, digits, `-`, `.`, `_`, `~` decoded; bytes no path may have encoded; `\` becomes `/`.
 fn decode_unreserved(path: &str) -> Option<String> {
     let mut out = String::with_capacity(path.len());
+    // Where in `out` the last `%` is that starts no escape.
+    let mut bare = None;
     let mut rest = path.as_bytes();
     while let Some(byte) = rest.first().copied() {
         match byte {
@@ -60,17 +62,36 @@ fn decode_unreserved(path: &str) -> Option<String> {
                 {
                     out.push(char::from(value));
                     rest = rest.get(3..).unwrap_or_default();
+                    guard_bare(&mut out, bare, rest);
                     continue;
                 }
-                // Not an escape, or one that must stay: copied as it is.
-                Some(_) | None => out.push('%'),
+                // One that must stay: copied as it is.
+                Some(_) => out.push('%'),
+                None => {
+                    bare = Some(out.len());
+                    out.push('%');
+                }
             },
+            0 => return None,
             byte if byte.is_ascii_graphic() => out.push(char::from(byte)),
             byte => out.push_str(&format!("%{byte:02X}")),
         }
         rest = rest.get(1..).unwrap_or_default();
     }
     Some(out)
+}
+
+/// Decoding must not make an escape out of a `%` that was none: `%%32e` would become `%2e`, which whoever comes next
+/// reads as a dot. Such a `%` is escaped itself (Chromium's `CheckForNestedEscapes`).
+fn guard_bare(out: &mut String, bare: Option<usize>, next: &[u8]) {
+    let Some(at) = bare else { return };
+    let mut code = out.as_bytes().get(at + 1..).unwrap_or_default().to_vec();
+    if code.len() == 1 {
+        code.extend(next.first());
+    }
+    if hex(&code).is_some() {
+        out.insert_str(at + 1, "25");
+    }
 }
 
 fn hex(digits: &[u8]) -> Option<u8> {
@@ -148,8 +169,12 @@ mod tests {
         check("/a%2Fb", Some("/a%2Fb"));
         check("/a\\b", Some("/a/b"));
         check("/a%00", None);
+        check("/a\0", None);
         check("/a%zz", Some("/a%zz"));
         check("/a%4", Some("/a%4"));
+        check("/%%32e%%32e/b", Some("/%252e%252e/b"));
+        check("/%%30%30", Some("/%2500"));
+        check("/%2%65", Some("/%252e"));
         check("a", None);
         check("//a//b", Some("//a//b"));
         check("/.hidden", Some("/.hidden"));

@@ -107,7 +107,7 @@ fn redirect_target<U: Upstreams>(x: &Exchange<U>, redirect: &Redirect) -> String
 }
 
 /// The path after a rewrite; `None` if there is none.
-fn rewritten<'a>(rewrite: &'a PathRewrite, whole: &'a str) -> Option<Cow<'a, str>> {
+pub(super) fn rewritten<'a>(rewrite: &'a PathRewrite, whole: &'a str) -> Option<Cow<'a, str>> {
     let (path, query) = split_path(whole);
     match rewrite {
         PathRewrite::Keep => None,

@@ -1,7 +1,10 @@
 //! JSON and YAML to messages.
 
 use prost::{Message, Name};
-use prost_reflect::{DeserializeOptions, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor};
+use prost_reflect::{
+    DeserializeOptions, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, ReflectMessage,
+    Value as Field,
+};
 use serde_json::{Map, Value};
 
 use super::pool;
@@ -74,10 +77,47 @@ fn message(name: &str) -> Option<MessageDescriptor> {
 fn dynamic(descriptor: &MessageDescriptor, value: Value) -> Result<DynamicMessage, JsonError> {
     // The library's errors have no path, so a refused document is read again to find the place.
     match parse(descriptor, value.clone()) {
-        Ok(dynamic) => Ok(dynamic),
+        Ok(mut dynamic) => {
+            order_packed(&mut dynamic);
+            Ok(dynamic)
+        }
         Err(reason) => {
             Err(locate(descriptor, &value, "").unwrap_or(JsonError::new(String::new(), reason)))
         }
+    }
+}
+
+/// Puts the maps of packed messages in order: the library packs them in the order of a hash table,
+/// and the same text must give the same bytes.
+fn order_packed(message: &mut DynamicMessage) {
+    if message.descriptor().full_name() != "google.protobuf.Any" {
+        return message
+            .fields_mut()
+            .for_each(|(_, value)| order_packed_in(value));
+    }
+    let field = |number| {
+        let field = message.get_field_by_number(number)?;
+        Some(field.into_owned())
+    };
+    let (Some(Field::String(url)), Some(Field::Bytes(bytes))) = (field(1), field(2)) else {
+        return;
+    };
+    let inner = self::message(message_name(&url));
+    let Some(Ok(mut inner)) = inner.map(|inner| DynamicMessage::decode(inner, bytes)) else {
+        return;
+    };
+    order_packed(&mut inner);
+    let mut bytes = inner.encode_to_vec();
+    crate::canonical::sort_maps(inner.descriptor().full_name(), &mut bytes);
+    message.set_field_by_number(2, Field::Bytes(bytes.into()));
+}
+
+fn order_packed_in(value: &mut Field) {
+    match value {
+        Field::Message(inner) => order_packed(inner),
+        Field::List(items) => items.iter_mut().for_each(order_packed_in),
+        Field::Map(entries) => entries.values_mut().for_each(order_packed_in),
+        _ => {}
     }
 }
 
@@ -253,6 +293,17 @@ static_resources:
                 .to_string()
                 .starts_with("not YAML: ")
         );
+    }
+
+    #[test]
+    fn the_same_text_gives_the_same_bytes() {
+        let text = r#"{"@type": "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig", "name": "x", "typed_config":
+            {"@type": "type.googleapis.com/google.protobuf.Struct", "value": {"a": 1, "b": 2, "c": 3, "d": {"e": 4, "f": 5}}}}"#;
+        let value: serde_json::Value = serde_json::from_str(text).unwrap();
+        let first = any_from_value(value.clone()).unwrap();
+        for _ in 0..20 {
+            assert_eq!(any_from_value(value.clone()).unwrap(), first);
+        }
     }
 
     #[test]

@@ -6,12 +6,11 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 use futures_util::future::join_all;
-use futures_util::stream::SplitStream;
 use serde_json::Value;
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio_tungstenite::tungstenite::Message;
 
-use super::{CLOSE, Sink, Socket, copy, send};
+use super::{CLOSE, Frames, Sink, copy, send};
 use crate::outside::{BoxedStream, NodeRuntime};
 
 /// Channels are one byte, two per port, and the last is taken.
@@ -20,7 +19,7 @@ const MAX_PORTS: usize = 127;
 /// Joins the client and the ports until the client hangs up, or all ports have ended.
 pub(super) async fn run(
     sink: &Sink,
-    source: SplitStream<Socket>,
+    source: impl Frames,
     node: Arc<dyn NodeRuntime>,
     pod: Arc<Value>,
     ports: Vec<u16>,
@@ -59,7 +58,7 @@ async fn output(sink: &Sink, channel: u8, reader: ReadHalf<BoxedStream>) {
     copy(sink, channel, Some(reader)).await;
 }
 
-async fn input(mut source: SplitStream<Socket>, mut writers: Vec<Option<WriteHalf<BoxedStream>>>) {
+async fn input(mut source: impl Frames, mut writers: Vec<Option<WriteHalf<BoxedStream>>>) {
     while let Some(Ok(message)) = source.next().await {
         let data = match message {
             Message::Binary(data) => data,
@@ -87,4 +86,14 @@ async fn input(mut source: SplitStream<Socket>, mut writers: Vec<Option<WriteHal
             *slot = None;
         }
     }
+}
+
+/// Two forwarded ports that swallow what a client sends.
+#[cfg(fuzzing)]
+pub(super) async fn take_all(source: impl Frames) {
+    let port = || {
+        let stream: BoxedStream = Box::new(tokio::io::join(tokio::io::empty(), tokio::io::sink()));
+        Some(tokio::io::split(stream).1)
+    };
+    input(source, vec![port(), port()]).await;
 }

@@ -191,7 +191,7 @@ fn read_entry(source: &mut impl BufRead, entry: &mut Vec<u8>) -> bool {
 }
 
 /// An entry as the user sees it; `None` if it is too old.
-fn show(entry: &[u8], since: Option<Timestamp>, timestamps: bool) -> Option<Vec<u8>> {
+pub(super) fn show(entry: &[u8], since: Option<Timestamp>, timestamps: bool) -> Option<Vec<u8>> {
     let mut fields = entry.splitn(4, |byte| *byte == b' ');
     let time = fields.next()?;
     let (_, flag, text) = (fields.next()?, fields.next()?, fields.next()?);
