@@ -108,7 +108,15 @@ fn host() -> Result<String> {
 fn build(folder: &Path, host: &str, output: &Path, targets: &[String]) -> Result<()> {
     let mut cargo = Command::new("cargo");
     cargo
-        .args(["build", "--release", "--target", host, "--target-dir"])
+        .args([
+            "build",
+            "--release",
+            "--features",
+            "fuzzer",
+            "--target",
+            host,
+            "--target-dir",
+        ])
         .arg(output);
     for target in targets {
         cargo.args(["--bin", target]);

@@ -285,7 +285,7 @@ mod tests {
         ] {
             assert_eq!(milli(text), Ok(wanted), "{text}");
         }
-        assert!(milli("9e29") > milli("1Ei"), "too large is large");
+        assert!(milli("9e29").unwrap() > milli("1Ei").unwrap());
         for bad in ["", ".", "1x", "1.x", "1.2.3", "--1", "1e99", "e3"] {
             assert!(milli(bad).is_err(), "{bad}");
         }
