@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use crate::endpoints::EndpointSet;
 use crate::listener::TcpKeepalive;
-use crate::metadata::{Metadata, Object};
+use crate::metadata::{Metadata, Object, Value};
 use crate::tls::UpstreamTls;
 
 /// `envoy.config.cluster.v3.Cluster`.
@@ -57,6 +57,73 @@ pub struct Cluster {
     pub pool_per_downstream: bool,
     /// Metadata: `istio` has the service and the rule behind the cluster.
     pub metadata: Metadata,
+    /// What of that metrics and metadata exchange look at with every request.
+    pub mesh: MeshFacts,
+}
+
+/// What `metadata.istio` says of a cluster.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MeshFacts {
+    /// The first of the services behind it.
+    pub service: Option<ServiceName>,
+    /// Outside of the mesh (`external`), or where nobody knows what is behind it.
+    pub external: bool,
+    /// It must not be told who calls (`disable_mx`).
+    pub secretive: bool,
+}
+
+/// How metrics name a service.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ServiceName {
+    /// Host name.
+    pub host: Box<str>,
+    /// Name of the object.
+    pub name: Box<str>,
+    /// Its namespace; may be empty.
+    pub namespace: Box<str>,
+}
+
+impl MeshFacts {
+    pub(crate) fn of(name: &str, metadata: &Metadata) -> Self {
+        let istio = metadata.get("istio");
+        let flag = |key| {
+            matches!(
+                istio.and_then(|istio| istio.get(key)),
+                Some(Value::Bool(true))
+            )
+        };
+        let service = match istio.and_then(|istio| istio.get("services")) {
+            Some(Value::List(services)) => services.first(),
+            _ => None,
+        };
+        Self {
+            service: service.and_then(ServiceName::of),
+            external: flag("external") || name == "PassthroughCluster",
+            secretive: flag("disable_mx"),
+        }
+    }
+}
+
+impl ServiceName {
+    fn of(service: &Value) -> Option<Self> {
+        let Value::Object(service) = service else {
+            return None;
+        };
+        let text = |key| match service.get(key) {
+            Some(Value::String(text)) => text.as_str(),
+            _ => "",
+        };
+        let host = text("host");
+        let name = match text("name") {
+            "" => host.split('.').next().unwrap_or_default(),
+            name => name,
+        };
+        Some(Self {
+            host: host.into(),
+            name: name.into(),
+            namespace: text("namespace").into(),
+        })
+    }
 }
 
 /// Where the endpoints of a cluster come from.

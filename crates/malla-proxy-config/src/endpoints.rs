@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::address::Address;
 use crate::checked::{Checked, Cx, Invalid, ignorable, refuse};
 use crate::matcher::Fraction;
-use crate::metadata::Metadata;
+use crate::metadata::{Metadata, Value};
 use crate::pb::{core, endpoint as pb};
 
 /// Envoy's `overprovisioning_factor` when none is given.
@@ -198,6 +198,14 @@ impl LocalityEndpoints {
 }
 
 impl Endpoint {
+    /// `istio.workload` of its metadata: what the control plane says of the workload there.
+    pub fn workload(&self) -> Option<&str> {
+        match self.metadata.get("istio")?.get("workload")? {
+            Value::String(workload) => Some(workload),
+            _ => None,
+        }
+    }
+
     fn parse(wire: pb::LbEndpoint, cx: &mut Cx) -> Result<Self, Invalid> {
         use pb::lb_endpoint::HostIdentifier;
         let pb::LbEndpoint {

@@ -78,6 +78,8 @@ pub struct StatsConfig {
     pub host_fallback: bool,
     /// How often open connections are counted anew; `None` only when they end.
     pub reporting: Option<Duration>,
+    /// Equal for configurations that change the same; 0 if nothing is changed.
+    pub fingerprint: u64,
     rules: Option<Box<[Rules; Metric::ALL.len()]>>,
 }
 
@@ -111,6 +113,7 @@ impl Default for StatsConfig {
         Self {
             host_fallback: true,
             reporting: Some(parse::DEFAULT_REPORTING),
+            fingerprint: 0,
             rules: None,
         }
     }

@@ -137,6 +137,8 @@ impl Proxy {
             stats: Registry::default(),
             table: Arc::new(ArcSwap::from_pointee(Table::default())),
             connections: Arc::new(Connections::limited(options.max_connections)),
+            series: Arc::default(),
+            own: Arc::new(source.own()),
         };
         let readiness = Readiness::new();
         let gates = Gates {

@@ -77,6 +77,7 @@ impl MeshHandlers {
                 self.logs.clone(),
                 Arc::clone(&self.process),
                 worker.tasks().clone(),
+                Rc::clone(worker.metrics()),
             )
         })
     }
@@ -137,6 +138,10 @@ impl Handlers for MeshHandlers {
             .for_each(|flag| record.flags.set(flag));
         record.end = Some(Instant::now());
         self.write(&tcp.proxy.access_logs, &record);
+    }
+
+    fn environment(&self) -> &Environment {
+        &self.process.environment
     }
 
     fn unmatched(&self, listener: &Listener, local: SocketAddr, remote: SocketAddr) {

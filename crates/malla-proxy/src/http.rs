@@ -1,8 +1,8 @@
 //! Requests: from a decoded head to a finished answer and its record.
 //!
 //! Reading order: [`serve`] (a request's life as named phases), [`normalise`] and [`forwarded`] (what comes in),
-//! [`authorise`] (who may go on),
-//! [`rewrite`] (what goes on), [`send`] (tries, mirrors), [`timeouts`], [`answer`] and [`response`] (what goes back and when it is over),
+//! [`authorise`] (who may go on), [`peers`] (who calls and who answers, as headers tell it),
+//! [`rewrite`] (what goes on), [`send`] (tries, mirrors), [`timeouts`], [`answer`] and [`response`] (what goes back and when it is over), [`metrics`] (what is counted of it),
 //! [`error`] (whose fault, which answer), [`upgrade`] (tunnels), [`connection`] (codecs and
 //! their limits), [`preface`] (which codec), [`ending`] (what ends without a peer's help).
 
@@ -17,9 +17,11 @@ mod forwarded;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod hash;
+pub(crate) mod metrics;
 mod mirror;
 mod normalise;
 mod path;
+mod peers;
 mod preface;
 mod response;
 mod retry;

@@ -22,6 +22,7 @@ pub mod http;
 pub mod inventory;
 pub mod listener;
 pub mod live;
+pub mod peers;
 pub mod policy;
 pub mod tcp;
 pub mod telemetry;

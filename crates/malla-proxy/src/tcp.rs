@@ -1,4 +1,5 @@
 //! Bytes without HTTP: from a matched connection to an endpoint and back.
+mod metrics;
 mod pump;
 pub mod serve;
 mod splice;

@@ -147,6 +147,8 @@ pub struct Attempt {
 pub struct UpstreamTlsInfo {
     /// URI SANs of the server's certificate.
     pub peer_uri_sans: SmallVec<[Arc<str>; 1]>,
+    /// First URI SAN of our own certificate.
+    pub local_uri_san: Option<Arc<str>>,
     /// Negotiated ALPN protocol.
     pub alpn: Option<Arc<str>>,
     /// `TLSv1.2` or `TLSv1.3`.

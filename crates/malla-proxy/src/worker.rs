@@ -26,8 +26,11 @@ use crate::listener::accept::accept_loop;
 use crate::listener::active::{Active, Table};
 use crate::listener::manager::Command;
 use crate::live::Live;
+use crate::peers::Own;
 use crate::tcp;
 use crate::tcp::serve::TcpRecord;
+use crate::telemetry::access_log::Environment;
+use crate::telemetry::istio::{MeshMetrics, SeriesRegistry};
 use crate::telemetry::stats::WorkerStats;
 use crate::transport::Io;
 use crate::upstream::cluster::Clusters;
@@ -44,6 +47,10 @@ pub struct Shared {
     pub stats: crate::telemetry::stats::Registry,
     pub table: Arc<ArcSwap<Table>>,
     pub connections: Arc<Connections>,
+    /// Series of Istio's standard metrics.
+    pub series: Arc<SeriesRegistry>,
+    /// The workload this proxy is beside.
+    pub own: Arc<Own>,
 }
 
 /// Downstream connections over all workers.
@@ -95,6 +102,9 @@ pub trait Handlers: 'static {
     /// Writes the record of a finished TCP connection.
     fn log_tcp(&self, record: &TcpRecord<'_>);
 
+    /// What formats know beside the record.
+    fn environment(&self) -> &Environment;
+
     /// Writes the record of a connection that no chain took.
     fn unmatched(&self, listener: &Listener, local: SocketAddr, remote: SocketAddr);
 }
@@ -113,6 +123,7 @@ struct Inner {
     tasks: DrainWatch,
     buffer: tcp::Buffer,
     next_connection: Cell<u64>,
+    metrics: Rc<MeshMetrics>,
     handlers: Box<dyn Handlers>,
     /// Connections to endpoints: idle ones must not keep a drain waiting, so they end with the worker instead.
     _upstream: Drain,
@@ -149,6 +160,7 @@ impl Worker {
             tasks,
             buffer: tcp::Buffer::default(),
             next_connection: Cell::new((index as u64) << 48),
+            metrics: MeshMetrics::new(Arc::clone(&shared.own), Arc::clone(&shared.series)),
             handlers,
             shared,
             _upstream: upstream,
@@ -176,6 +188,10 @@ impl Worker {
 
     pub fn buffer(&self) -> &tcp::Buffer {
         &self.inner.buffer
+    }
+
+    pub fn metrics(&self) -> &Rc<MeshMetrics> {
+        &self.inner.metrics
     }
 
     pub fn handlers(&self) -> &dyn Handlers {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::http_options::Legacy as LegacyHttp;
 use super::{
-    Balance, BalancePolicy, Bind, Cluster, Discovery, Dns, DnsFamily, OriginalDst,
+    Balance, BalancePolicy, Bind, Cluster, Discovery, Dns, DnsFamily, MeshFacts, OriginalDst,
     OutlierDetection, Thresholds, Transport, TransportMatch, UpstreamHttp,
 };
 use crate::address::Address;
@@ -94,6 +94,8 @@ impl Cluster {
             }
             None => None,
         };
+        let metadata = Metadata::parse(wire.metadata, "metadata", cx);
+        let mesh = MeshFacts::of(&name, &metadata);
         Ok(Self {
             stat_name: if wire.alt_stat_name.is_empty() {
                 Arc::clone(&name)
@@ -128,7 +130,8 @@ impl Cluster {
                 .unwrap_or(DEFAULT_CLEANUP),
             close_on_health_failure: wire.close_connections_on_host_health_failure,
             pool_per_downstream: wire.connection_pool_per_downstream_connection,
-            metadata: Metadata::parse(wire.metadata, "metadata", cx),
+            mesh,
+            metadata,
         })
     }
 }

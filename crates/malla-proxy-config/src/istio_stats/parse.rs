@@ -1,7 +1,9 @@
 //! The filter's configuration from proto.
 
+use std::hash::{DefaultHasher, Hasher};
 use std::time::Duration;
 
+use malla_xds_proto::any;
 use malla_xds_proto::istio_filters as pb;
 
 use super::{Expression, Metric, Rules, StatsConfig};
@@ -37,6 +39,10 @@ impl StatsConfig {
         let reporting = cx
             .duration("tcp_reporting_duration", tcp_reporting_duration)?
             .unwrap_or(DEFAULT_REPORTING);
+        let whole = pb::StatsConfig {
+            metrics: metrics.clone(),
+            ..pb::StatsConfig::default()
+        };
         let mut rules = <[Rules; Metric::ALL.len()]>::default();
         for (index, metric) in metrics.into_iter().enumerate() {
             cx.field(&format!("metrics[{index}]"), |cx| {
@@ -47,9 +53,17 @@ impl StatsConfig {
         Ok(Self {
             host_fallback: !disable_host_header_fallback,
             reporting: (!reporting.is_zero()).then(|| reporting.max(LEAST_REPORTING)),
+            fingerprint: if changed { fingerprint(&whole) } else { 0 },
             rules: changed.then(|| Box::new(rules)),
         })
     }
+}
+
+/// Never 0.
+fn fingerprint(changes: &pb::StatsConfig) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(&any::encode(changes));
+    hasher.finish().max(1)
 }
 
 /// One entry of `metrics`; later ones win.

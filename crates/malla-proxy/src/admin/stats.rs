@@ -112,14 +112,17 @@ fn is_open(breakers: &Breakers, kind: Kind) -> bool {
     resource.used() >= resource.maximum()
 }
 
+fn filter(query: &Query) -> Result<Option<Regex>, Answer> {
+    let invalid = |error| text(StatusCode::BAD_REQUEST, format!("filter: {error}\n"));
+    query
+        .get("filter")
+        .map(Regex::new)
+        .transpose()
+        .map_err(invalid)
+}
+
 fn selected(admin: &Admin, query: &Query) -> Result<BTreeMap<String, u64>, Answer> {
-    let filter = match query.get("filter") {
-        None => None,
-        Some(pattern) => {
-            let invalid = |error| text(StatusCode::BAD_REQUEST, format!("filter: {error}\n"));
-            Some(Regex::new(pattern).map_err(invalid)?)
-        }
-    };
+    let filter = filter(query)?;
     let used_only = query.has("usedonly");
     let mut totals = all(admin);
     totals.retain(|name, value| {
@@ -172,11 +175,28 @@ pub(super) fn prometheus(admin: &Admin, query: &Query) -> Answer {
             let _ = writeln!(out, "{family}{{{labels}}} {value}");
         }
     }
+    if let Err(answer) = mesh(admin, query, &mut out) {
+        return answer;
+    }
     Answer {
         status: StatusCode::OK,
         content_type: malla_runtime::metrics::CONTENT_TYPE,
         body: out,
     }
+}
+
+/// Istio's standard metrics. Those there are have been used; a filter is about their names.
+fn mesh(admin: &Admin, query: &Query, out: &mut String) -> Result<(), Answer> {
+    let filter = filter(query)?;
+    for family in admin.shared.series.families(&admin.shared.own) {
+        if filter
+            .as_ref()
+            .is_none_or(|filter| filter.is_match(&family.name))
+        {
+            family.write(out);
+        }
+    }
+    Ok(())
 }
 
 /// Prefixes whose next part is a name, and the label Envoy's tag extraction makes of it.

@@ -12,6 +12,7 @@ use tracing::Span;
 
 use super::StartError;
 use crate::apply::{Applier, ApplyError};
+use crate::peers::Own;
 use crate::tls::TlsSetup;
 use crate::upstream::cluster::Clusters;
 
@@ -75,6 +76,19 @@ impl ConfigSource {
             Self::Static(bootstrap) => bootstrap,
             Self::Ads(ads) => &ads.bootstrap,
         }
+    }
+
+    /// The workload that the bootstrap's node, or that of the stream to the control plane, tells of.
+    pub(super) fn own(&self) -> Own {
+        let node = match self {
+            Self::Static(bootstrap) => bootstrap.node.clone(),
+            Self::Ads(ads) => ads
+                .bootstrap
+                .node
+                .clone()
+                .or_else(|| Some(ads.client.node.clone())),
+        };
+        Own::from_node(&node.unwrap_or_default())
     }
 
     /// Applies the static part and starts the rest.

@@ -17,6 +17,7 @@ use super::response::{BodyOf, ResponseBody, takes_trailers};
 use super::rewrite::{edit_response, manager_headers};
 use super::send::{ATTEMPT_COUNT, Sent};
 use super::upgrade::{Upgrade, tunnel};
+use super::{metrics, peers};
 use crate::telemetry::access_log::grpc_from_http;
 use crate::telemetry::record::Captured;
 use crate::upstream::Upstreams;
@@ -42,6 +43,7 @@ pub(super) fn rewrite_response<U: Upstreams>(
     let upstream_upgrade = agreed.then(|| hyper::upgrade::on(&mut response));
     let (mut parts, body) = response.into_parts();
     hop_by_hop(&mut parts.headers, agreed);
+    peers::learn(x, &mut parts.headers);
     let config = Rc::clone(&x.cx.manager);
     let router = config.config.router;
     let record = x.observer.record_mut();
@@ -236,6 +238,7 @@ fn finish_headers<U: Upstreams>(
     close: bool,
 ) {
     x.finish_headers(headers);
+    peers::tell_back(x, headers);
     let id = x.head.headers.get(&REQUEST_ID).cloned().or_else(|| {
         let kept = x.observer.record().request_headers.get(&REQUEST_ID)?;
         HeaderValue::from_bytes(&kept).ok()
@@ -254,7 +257,12 @@ fn finish_headers<U: Upstreams>(
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     let captured = Captured::of(headers, &x.cx.manager.needs.response);
-    x.record().response_headers = captured;
+    let counted = x.cx.manager.counted.is_some();
+    let record = x.record();
+    record.response_headers = captured;
+    if counted && let Some(status) = record.status {
+        record.response_head = metrics::response_head(status, headers);
+    }
 }
 
 /// `grpc-message` as the gRPC protocol wants it: percent-encoded outside of printable ASCII.

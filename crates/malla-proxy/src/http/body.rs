@@ -86,10 +86,16 @@ impl Flow {
         self.last.set(Some(Instant::now()));
     }
 
-    fn received(&self, bytes: usize) {
-        self.progress
+    fn received(&self, data: &[u8]) {
+        let progress = &self.progress;
+        progress
             .received
-            .set(self.progress.received.get() + bytes as u64);
+            .set(progress.received.get() + data.len() as u64);
+        if progress.count_messages.get() {
+            let mut messages = progress.messages.get();
+            messages.see(data);
+            progress.messages.set(messages);
+        }
         self.touch();
     }
 
@@ -240,7 +246,7 @@ impl Inflow {
             Some(Err(error)) => Some(Err(self.flow.failed(&error))),
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(data) => {
-                    self.flow.received(data.len());
+                    self.flow.received(&data);
                     kept.keep(&data, next);
                     Some(Ok(Frame::data(data)))
                 }
@@ -303,7 +309,7 @@ impl Body for RequestBody {
                 let frame = std::task::ready!(Pin::new(&mut *body).poll_frame(cx));
                 match &frame {
                     Some(Ok(frame)) if frame.is_data() => {
-                        flow.received(frame.data_ref().map_or(0, Bytes::len))
+                        flow.received(frame.data_ref().map_or(&[], |data| data))
                     }
                     Some(Err(_)) => {}
                     Some(Ok(_)) | None => flow.finish(),

@@ -14,6 +14,8 @@ use tokio::time::Instant;
 
 use super::body::Flow;
 use super::connection::Context;
+use super::metrics;
+use super::peers::Told;
 use super::selected::Selected;
 use super::state::LocalSnapshot;
 use super::upgrade::Upgrade;
@@ -39,6 +41,8 @@ pub(super) struct Exchange<U: Upstreams> {
     pub(super) upgrade: Option<Upgrade>,
     /// A cookie made for consistent hashing.
     pub(super) cookie: Option<HeaderValue>,
+    /// What the client's proxy has told of itself.
+    pub(super) told: Told,
     /// Decides fractions of routing for this request.
     pub(super) random: u64,
     pub(super) grpc: bool,
@@ -60,6 +64,10 @@ impl<U: Upstreams> Exchange<U> {
         record.method = Some(head.method.clone());
         record.path = head.uri.path_and_query().cloned();
         record.grpc = malla_proxy_config::route::matcher::is_grpc(&head.headers);
+        if cx.manager.counted.is_some() {
+            record.request_head = metrics::request_head(&head.method, &head.uri, &head.headers);
+            record.progress.count_messages.set(record.grpc);
+        }
         let flow = Flow::new(Rc::clone(&record.progress));
         flow.last.set(Some(record.start));
         cx.begun.set(Some(Rc::clone(&flow)));
@@ -94,6 +102,7 @@ impl<U: Upstreams> Exchange<U> {
             cors: None,
             upgrade,
             cookie: None,
+            told: Told::default(),
             random,
             internal: false,
             closes,
@@ -140,7 +149,17 @@ impl<U: Upstreams> Exchange<U> {
         } else {
             Captured::of(&self.head.headers, needs)
         };
-        self.observer.record_mut().request_headers = captured;
+        let unnamed = |record: &Record| {
+            let cluster = record.cluster.as_ref();
+            cluster.is_none_or(|cluster| cluster.mesh.service.is_none())
+        };
+        let fallback = self.cx.manager.counted.as_ref();
+        let host = fallback
+            .filter(|config| config.host_fallback && unnamed(self.observer.record()))
+            .and_then(|_| self.head.headers.get(http::header::HOST).cloned());
+        let record = self.observer.record_mut();
+        record.request_headers = captured;
+        record.host = host;
     }
 
     /// Adds what is said with any answer of ours or of an upstream.
@@ -259,6 +278,9 @@ impl<U: Upstreams> Observer<U> {
         let unread = record.progress.request_end.get().is_none();
         self.cx
             .stream_ended(unread && record.protocol != Some(Version::HTTP_2));
+        if let Some(config) = &self.cx.manager.counted {
+            metrics::count(&self.cx, config, &record);
+        }
         let logs = &self.cx.manager.config.access_logs;
         if logs.is_empty() {
             return;

@@ -88,11 +88,15 @@ impl<U: Upstreams> ResponseBody<U> {
         }
     }
 
-    fn sent(&mut self, bytes: usize) {
+    fn sent(&mut self, data: &[u8]) {
+        let bytes = data.len();
         self.flow.touch();
         if let Some(observer) = &mut self.observer {
             let record = observer.record_mut();
             record.bytes_sent += bytes as u64;
+            if record.progress.count_messages.get() {
+                record.messages_sent.see(data);
+            }
             record.first_byte_sent.get_or_insert_with(Instant::now);
         }
         if let Some(left) = &mut self.left {
@@ -174,7 +178,7 @@ impl<U: Upstreams> Body for ResponseBody<U> {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(data) = frame.data_ref() {
-                    this.sent(data.len());
+                    this.sent(data);
                 } else {
                     this.note_trailers(&frame);
                     if !this.trailers {

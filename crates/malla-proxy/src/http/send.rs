@@ -23,7 +23,7 @@ use super::response::BodyOf;
 use super::retry::{Answer, Retries};
 use super::selected::Selected;
 use super::timeouts::Timeouts;
-use super::{hash, mirror, rewrite};
+use super::{hash, mirror, peers, rewrite};
 use crate::telemetry::flags::Flag;
 use crate::telemetry::stats::ClusterStats;
 use crate::upstream::{Attempt, Choice, ClusterHandle, ResetKind, SendError, Upstreams};
@@ -93,6 +93,7 @@ pub(super) async fn send<U: Upstreams>(x: &mut Exchange<U>) -> Result<Sent<BodyO
             x.head.headers.remove(name);
         }
     }
+    peers::tell(x, handle.config());
     rewrite::rewrite_request(x, &selected);
     x.capture_request();
     x.cx.manager.stats.rq_total.inc();

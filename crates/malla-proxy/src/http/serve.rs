@@ -21,7 +21,7 @@ use super::normalise::normalise;
 use super::response::ResponseBody;
 use super::selected::Selected;
 use super::send::send;
-use super::timeouts;
+use super::{peers, timeouts};
 use crate::upstream::{ClusterHandle, Upstreams};
 
 /// Handles one request; the record is written when the answer's body has gone.
@@ -49,6 +49,7 @@ pub(super) async fn serve<U: Upstreams>(
 /// The phases.
 async fn run<U: Upstreams>(x: &mut Exchange<U>) -> Result<Response<ResponseBody<U>>, ProxyError> {
     normalise(x)?;
+    peers::receive(x);
     select_route(x)?;
     authorise(x).await?;
     let sent = send(x).await?; // Rewrites the request, then balances, tries and retries.

@@ -7,13 +7,18 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use malla_proxy_config::Snapshot;
+use malla_proxy_config::http_filter::HttpFilterKind;
 use malla_proxy_config::http_manager::{HttpManager, RouteSource};
+use malla_proxy_config::istio_stats::StatsConfig;
 use malla_runtime::drain::DrainWatch;
 
+use super::metrics;
+use super::peers::PeerHeaders;
 use super::selected::LocalRoutes;
 use crate::balance::Rng64;
 use crate::live::Live;
 use crate::telemetry::access_log::{Environment, Needs};
+use crate::telemetry::istio::MeshMetrics;
 use crate::telemetry::log_writer::WorkerLogs;
 use crate::telemetry::stats::{HttpStats, RbacStats, WorkerStats};
 use crate::upstream::Upstreams;
@@ -57,6 +62,7 @@ pub struct HttpWorker<U> {
     pub(super) logs: WorkerLogs,
     pub(super) process: Arc<Process>,
     pub(super) tasks: DrainWatch,
+    pub(super) metrics: Rc<MeshMetrics>,
     pub(super) rng: RefCell<Rng64>,
     stats: WorkerStats,
     snapshot: RefCell<LocalSnapshot>,
@@ -80,6 +86,10 @@ pub struct Manager {
     worker_stats: WorkerStats,
     /// Faults under way in this worker.
     pub(super) active_faults: Cell<u64>,
+    /// What is kept of Istio's standard metrics.
+    pub(super) counted: Option<Arc<StatsConfig>>,
+    /// How proxies tell each other who they are.
+    pub(super) peers: Option<PeerHeaders>,
 }
 
 fn inline_routes(config: &HttpManager) -> Option<LocalRoutes> {
@@ -128,6 +138,7 @@ impl<U: Upstreams> HttpWorker<U> {
         logs: WorkerLogs,
         process: Arc<Process>,
         tasks: DrainWatch,
+        metrics: Rc<MeshMetrics>,
     ) -> Rc<Self> {
         Rc::new(Self {
             live,
@@ -135,6 +146,7 @@ impl<U: Upstreams> HttpWorker<U> {
             logs,
             process,
             tasks,
+            metrics,
             rng: RefCell::new(Rng64::seeded(rand::random())),
             stats,
             snapshot: RefCell::default(),
@@ -153,9 +165,16 @@ impl<U: Upstreams> HttpWorker<U> {
         managers.retain(|_, manager| {
             Arc::strong_count(&manager.config) > 1 || Rc::strong_count(manager) > 1
         });
+        let (counted, peers) = self.onlookers(config);
+        let mut needs = Needs::of(config.access_logs.iter().map(|log| &**log));
+        if let Some(counted) = &counted {
+            metrics::needs(counted, &mut needs);
+        }
         let manager = Rc::new(Manager {
             stats: self.stats.http(&config.stat_prefix),
-            needs: Needs::of(config.access_logs.iter().map(|log| &**log)),
+            needs,
+            counted,
+            peers,
             routes: RefCell::new((0, inline_routes(config))),
             rbac: RefCell::default(),
             worker_stats: self.stats.clone(),
@@ -164,6 +183,22 @@ impl<U: Upstreams> HttpWorker<U> {
         });
         managers.insert(key, Rc::clone(&manager));
         manager
+    }
+
+    /// The filters that act on no request: the first of each counts.
+    fn onlookers(&self, config: &HttpManager) -> (Option<Arc<StatsConfig>>, Option<PeerHeaders>) {
+        let on = || config.filters.iter().filter(|filter| !filter.disabled);
+        let counted = on().find_map(|filter| match &filter.kind {
+            HttpFilterKind::IstioStats(config) => Some(Arc::clone(config)),
+            _ => None,
+        });
+        let peers = on().find_map(|filter| match &filter.kind {
+            HttpFilterKind::PeerMetadata(config) => {
+                Some(PeerHeaders::new(config, &self.metrics.own))
+            }
+            _ => None,
+        });
+        (counted, peers)
     }
 
     /// The current snapshot.

@@ -1,15 +1,18 @@
 //! The TCP proxy: cluster, endpoint, connection, copy, record.
 use std::sync::Arc;
 
+use malla_proxy_config::cluster::Cluster;
 use malla_proxy_config::tcp_proxy::TcpProxy;
 use tokio::time::Instant;
 use xxhash_rust::xxh64::xxh64;
 
+use super::metrics::{self, Begun};
 use super::{End, Limits, Totals, pump};
 use crate::connection::Connection;
+use crate::telemetry::istio::TcpMeter;
 use crate::transport::Io;
 use crate::upstream::worker::TcpUpstream;
-use crate::upstream::{Attempt, Choice, SendError, Upstreams};
+use crate::upstream::{Attempt, Choice, ClusterHandle, SendError, Upstreams};
 use crate::worker::Worker;
 
 /// What is logged of one TCP connection.
@@ -45,8 +48,12 @@ pub async fn serve(worker: &Worker, io: Io, connection: &Connection, proxy: &Tcp
         flags: Vec::new(),
         termination: None,
         totals: Totals::default(),
+        known: None,
+        meter: None,
     };
-    if let Some(upstream) = session.connect().await {
+    let upstream = session.connect().await;
+    session.meter();
+    if let Some(upstream) = upstream {
         session.copy(io, upstream).await;
     }
     let totals = &session.totals;
@@ -80,9 +87,28 @@ struct Session<'a> {
     flags: Vec<&'static str>,
     termination: Option<&'static str>,
     totals: Totals,
+    /// The cluster, if there is one of that name.
+    known: Option<Arc<Cluster>>,
+    meter: Option<TcpMeter>,
 }
 
 impl Session<'_> {
+    /// Starts to count the connection, where that is asked for.
+    fn meter(&mut self) {
+        let Some(config) = metrics::config(self.connection) else {
+            return;
+        };
+        let begun = Begun {
+            worker: self.worker,
+            connection: self.connection,
+            cluster: self.known.as_ref(),
+            attempt: &self.attempt,
+            flags: &self.flags,
+            told: None,
+        };
+        self.meter = Some(begun.count(config));
+    }
+
     /// A connection to an endpoint of the chosen cluster; `None` with the flags set if there is none.
     async fn connect(&mut self) -> Option<TcpUpstream> {
         let snapshot = self.worker.live().load_full();
@@ -95,6 +121,7 @@ impl Session<'_> {
             self.flags.push("NC");
             return None;
         };
+        self.known = Some(Arc::clone(handle.config()));
         let hash = self
             .proxy
             .hash_source_ip
@@ -148,14 +175,20 @@ impl Session<'_> {
                 .map(|limit| self.connection.accepted + limit),
         };
         let buffer = self.worker.buffer();
-        let end = Box::pin(pump(
+        let copying = Box::pin(pump(
             &mut io,
             &mut upstream.connected.io,
             buffer,
             limits,
             &self.totals,
-        ))
-        .await;
+        ));
+        let config = metrics::config(self.connection);
+        let reporting = metrics::report(self.meter.as_ref(), config.map(|c| &**c), &self.totals);
+        let end = tokio::select! {
+            biased; // The end counts everything anyway.
+            end = copying => end,
+            never = reporting => match never {},
+        };
         self.attempt.first_byte.get_or_insert_with(Instant::now);
         match end {
             End::Closed => {}
@@ -191,6 +224,16 @@ impl Session<'_> {
             termination: self.termination,
         };
         self.worker.handlers().log_tcp(&record);
+    }
+}
+
+impl Drop for Session<'_> {
+    fn drop(&mut self) {
+        // Also where the connection was cut off by the drain of its chain.
+        if let Some(meter) = self.meter.take() {
+            let totals = &self.totals;
+            meter.close(totals.from_upstream.get(), totals.from_downstream.get());
+        }
     }
 }
 

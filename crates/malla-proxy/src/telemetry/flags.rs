@@ -7,11 +7,15 @@ macro_rules! flags {
     ($($name:ident = $short:literal $long:literal),+ $(,)?) => {
         /// One response flag.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[repr(u8)]
         pub enum Flag {
             $(#[doc = concat!("`", $short, "`.")] $name),+
         }
 
         impl Flag {
+            /// All of them, in the order of their numbers.
+            pub const ALL: &[Self] = &[$(Self::$name),+];
+
             /// `%RESPONSE_FLAGS%`.
             pub fn short(self) -> &'static str {
                 match self { $(Self::$name => $short),+ }
@@ -73,6 +77,23 @@ impl Flags {
     /// The flags.
     pub fn iter(&self) -> impl Iterator<Item = Flag> + '_ {
         self.0.iter().copied()
+    }
+
+    /// One bit for each, by its number.
+    pub fn bits(&self) -> u32 {
+        self.iter().fold(0, |bits, flag| bits | 1 << flag as u8)
+    }
+
+    /// What these bits say, as `%RESPONSE_FLAGS%` would: `-` for none.
+    pub fn text(bits: u32) -> String {
+        let set = Flag::ALL
+            .iter()
+            .filter(|flag| bits & 1 << **flag as u8 != 0);
+        let words: Vec<&str> = set.map(|flag| flag.short()).collect();
+        if words.is_empty() {
+            return "-".to_owned();
+        }
+        words.join(",")
     }
 
     /// True if none is set.

@@ -18,9 +18,11 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::flags::Flags;
+use super::istio::grpc::Messages;
 use super::stats::ClusterStats;
 use crate::connection::Connection;
 use crate::http::selected::Selected;
+use crate::peers::KnownPeer;
 use crate::upstream::Attempt;
 
 /// One request and its answer.
@@ -76,6 +78,18 @@ pub struct Record {
     pub grpc: bool,
     /// `grpc-status` of the answer.
     pub grpc_status: Option<u32>,
+    /// Messages in a gRPC answer so far.
+    pub messages_sent: Messages,
+    /// Who calls, if it told.
+    pub downstream_peer: Option<Rc<KnownPeer>>,
+    /// Who answered, if it told.
+    pub upstream_peer: Option<Rc<KnownPeer>>,
+    /// The host asked for, where nothing else says what was called.
+    pub host: Option<HeaderValue>,
+    /// Bytes of the request's head; 0 if nobody counts.
+    pub request_head: u64,
+    /// Bytes of the answer's head, likewise.
+    pub response_head: u64,
     /// Body bytes sent downstream.
     pub bytes_sent: u64,
     /// When the first byte went downstream.
@@ -89,6 +103,9 @@ pub struct Record {
 pub struct Progress {
     /// Request body bytes received.
     pub received: Cell<u64>,
+    /// Messages of a gRPC call so far, where somebody counts.
+    pub messages: Cell<Messages>,
+    pub count_messages: Cell<bool>,
     /// When the last byte of the request came.
     pub request_end: Cell<Option<Instant>>,
     /// The exchange is over, whether or not its request has ended.
@@ -226,6 +243,12 @@ impl Record {
             attempts: 0,
             grpc: false,
             grpc_status: None,
+            messages_sent: Messages::default(),
+            downstream_peer: None,
+            upstream_peer: None,
+            host: None,
+            request_head: 0,
+            response_head: 0,
             bytes_sent: 0,
             first_byte_sent: None,
             end: None,

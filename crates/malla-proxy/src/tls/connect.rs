@@ -37,6 +37,8 @@ pub struct Connector {
 #[derive(Debug, Clone)]
 struct Ready {
     config: Arc<ClientConfig>,
+    /// First URI SAN of the certificate that is shown.
+    own: Option<Arc<str>>,
     check: Option<Arc<PeerCheck>>,
     /// Configurations that also check the server's name against the SNI sent.
     named: Arc<Mutex<HashMap<String, Arc<ClientConfig>>>>,
@@ -184,16 +186,17 @@ impl Connector {
         let stream = Box::pin(connecting)
             .await
             .map_err(ConnectError::Handshake)?;
-        let info = peer::upstream_info(stream.get_ref().1);
+        let info = peer::upstream_info(stream.get_ref().1, ready.own.as_ref());
         Ok((Box::new(TlsStream::Client(stream)), Rc::new(info)))
     }
 
     fn ready(&self, snapshot: &Snapshot) -> Result<Ready, TlsSetupError> {
         self.config.get(&self.context.common, snapshot, |secrets| {
             let check = self.setup.peer_check(&self.context.common, secrets)?;
-            let config = self.build(secrets, check.clone())?;
+            let (config, own) = self.build(secrets, check.clone())?;
             Ok(Ready {
                 config,
+                own,
                 check: check.map(Arc::new),
                 named: Arc::default(),
             })
@@ -204,7 +207,7 @@ impl Connector {
         &self,
         secrets: &Secrets,
         check: Option<PeerCheck>,
-    ) -> Result<Arc<ClientConfig>, TlsSetupError> {
+    ) -> Result<(Arc<ClientConfig>, Option<Arc<str>>), TlsSetupError> {
         let common = &self.context.common;
         let (provider, versions) = self.setup.parameters(&common.params)?;
         let own = self.setup.credentials(common, secrets)?;
@@ -218,7 +221,8 @@ impl Connector {
             )));
         config.alpn_protocols = self.alpn.clone();
         config.resumption = Resumption::in_memory_sessions(SESSIONS);
-        Ok(Arc::new(config))
+        let name = own.first().and_then(|own| own.names().uris.first());
+        Ok((Arc::new(config), name.map(|name| Arc::from(&**name))))
     }
 
     fn named(&self, ready: &Ready, name: &str) -> Result<Arc<ClientConfig>, TlsSetupError> {

@@ -54,12 +54,16 @@ pub(super) fn downstream_info(
 }
 
 /// The facts of our handshake with a server.
-pub(super) fn upstream_info(connection: &rustls::ClientConnection) -> UpstreamTlsInfo {
+pub(super) fn upstream_info(
+    connection: &rustls::ClientConnection,
+    own: Option<&Arc<str>>,
+) -> UpstreamTlsInfo {
     let peer = connection.peer_certificates().and_then(certificate);
     UpstreamTlsInfo {
         peer_uri_sans: peer
             .map(|peer| peer.uri_sans.into_iter().take(1).collect())
             .unwrap_or_default(),
+        local_uri_san: own.cloned(),
         alpn: alpn(connection),
         version: version(connection),
         cipher: cipher(connection),
