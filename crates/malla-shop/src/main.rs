@@ -15,6 +15,7 @@ mod serve;
 mod stock;
 mod upstream;
 mod user;
+mod visitors;
 mod wire;
 
 use std::net::SocketAddr;
@@ -53,6 +54,16 @@ struct Args {
     /// client: milliseconds between such moments; 0 calls in a tight loop.
     #[arg(long, env = "CLIENT_INTERVAL_MS", default_value_t = 50)]
     interval_ms: u64,
+    /// visitors: where the shop's door is.
+    #[arg(
+        long,
+        env = "SHOP_DOOR",
+        default_value = "istio-ingressgateway.istio-system.svc.cluster.local"
+    )]
+    door: String,
+    /// visitors: requests a second.
+    #[arg(long, env = "VISITS_PER_SECOND", default_value_t = 4.0)]
+    per_second: f64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -64,6 +75,7 @@ enum Service {
     Order,
     Stock,
     Client,
+    Visitors,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -135,6 +147,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
             };
             client::run(listener, shop, pace).await
         }
+        Service::Visitors => visitors::run(listener, shop, args.door, args.per_second).await,
     }
 }
 

@@ -18,8 +18,11 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const LARGEST_ANSWER: usize = 1 << 20;
 
 /// What cart and order hand on of a request, so that its spans are one trace.
-const TRACING: [&str; 7] = [
+const TRACING: [&str; 10] = [
     "x-request-id",
+    "traceparent",
+    "tracestate",
+    "b3",
     "x-b3-traceid",
     "x-b3-spanid",
     "x-b3-parentspanid",

@@ -30,3 +30,6 @@ pub(crate) const LESSONS: &[&str] = lessons![
     "q14-strict",
     "q15-deny-test",
 ];
+
+/// Steady traffic from outside of the mesh.
+pub(crate) const VISITORS: &str = include_str!("../../../demo/visitors.yaml");

@@ -25,6 +25,9 @@ pub(crate) struct DemoArgs {
     /// Do not deploy the shop.
     #[arg(long)]
     no_shop: bool,
+    /// Do not keep the shop busy: by default four requests a second come in by the gateway.
+    #[arg(long)]
+    no_visitors: bool,
     /// Keep the cluster's state in this folder.
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
@@ -70,6 +73,7 @@ pub(crate) fn run(args: DemoArgs, out: &mut Output) -> Result<ExitCode> {
         ready_file: args.ready_file,
         mesh: true,
         shop: !args.no_shop,
+        visitors: !args.no_visitors,
         envoy,
     };
     launch(options, out)

@@ -73,6 +73,7 @@ pub(crate) fn run(args: LocalArgs, out: &mut Output) -> Result<ExitCode> {
                 ready_file,
                 mesh: false,
                 shop: false,
+                visitors: false,
                 envoy: None,
             },
             out,

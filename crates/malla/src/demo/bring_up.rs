@@ -16,9 +16,9 @@ use malla_control::manifest::{
 use malla_local::published as published_at;
 use serde_json::Value;
 
-use super::LESSONS;
 use super::images::MALLA_IMAGE;
 use super::objects::{apply, as_kubectl, documents};
+use super::{LESSONS, VISITORS};
 
 /// The Service outside callers come in by.
 const GATEWAY: &str = "istio-ingressgateway";
@@ -37,6 +37,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub(crate) struct Plan {
     pub(crate) cluster_id: String,
     pub(crate) shop: bool,
+    pub(crate) visitors: bool,
     /// Further arguments of every proxy, such as `--envoy-path P`.
     pub(crate) proxy_args: Vec<String>,
     /// Where the console keeps its history and what it collects.
@@ -74,11 +75,7 @@ pub(crate) async fn bring_up(
     done("control plane");
     if plan.shop && fresh {
         for yaml in LESSONS.iter().take(AT_START) {
-            apply(
-                client,
-                documents(yaml)?.into_iter().map(as_kubectl).collect(),
-            )
-            .await?;
+            apply_as_kubectl(client, yaml).await?;
         }
     }
     deployment_available(client, ROOT_NAMESPACE, GATEWAY).await?;
@@ -107,6 +104,10 @@ pub(crate) async fn bring_up(
     let ingress = published(client, GATEWAY, port).await?;
     for path in paths {
         answered(ingress, path).await?;
+    }
+    if plan.visitors && fresh {
+        apply_as_kubectl(client, VISITORS).await?;
+        deployment_available(client, "visitors", "visitors").await?;
     }
     deployment_available(client, ROOT_NAMESPACE, CONSOLE).await?;
     let console = published(client, CONSOLE, CONSOLE_PORT).await?;
@@ -143,6 +144,11 @@ extensionProviders:
 - name: malla-tcp-logs
   envoyTcpAls: {service: malla-telemetry.istio-system.svc.cluster.local, port: 4317}
 ";
+
+async fn apply_as_kubectl(client: &Client, yaml: &str) -> Result<()> {
+    let objects = documents(yaml)?.into_iter().map(as_kubectl).collect();
+    apply(client, objects).await
+}
 
 async fn deployment_available(client: &Client, namespace: &str, name: &str) -> Result<()> {
     let params = ListParams {

@@ -8,8 +8,8 @@ use malla_local::Image;
 /// The mesh's own image: control plane, gateway, sidecar and init step.
 pub(crate) const MALLA_IMAGE: &str = "malla/malla";
 
-const SHOP: [&str; 7] = [
-    "frontend", "product", "user", "cart", "order", "stock", "client",
+const SHOP: [&str; 8] = [
+    "frontend", "product", "user", "cart", "order", "stock", "client", "visitors",
 ];
 
 /// Where the node puts [`programs`] in every container.

@@ -121,6 +121,7 @@ async fn up(
         let plan = Plan {
             cluster_id: "Kubernetes".to_owned(),
             shop: options.shop,
+            visitors: options.shop && options.visitors,
             proxy_args: proxy_args(options),
             console_folder: console_folder(folder)?,
         };

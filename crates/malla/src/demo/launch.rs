@@ -27,6 +27,8 @@ pub(crate) struct Options {
     /// The control plane and the gateway, not only the cluster.
     pub(crate) mesh: bool,
     pub(crate) shop: bool,
+    /// Somebody who visits the shop all the time.
+    pub(crate) visitors: bool,
     /// Stock Envoy as the data plane.
     pub(crate) envoy: Option<PathBuf>,
 }
