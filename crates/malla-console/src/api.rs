@@ -4,6 +4,7 @@ pub(crate) mod changes;
 pub(crate) mod check;
 pub(crate) mod events;
 pub(crate) mod gateways;
+pub(crate) mod graph;
 pub(crate) mod kinds;
 pub(crate) mod lessons;
 pub(crate) mod objects;

@@ -12,6 +12,7 @@ use malla_telemetry::Collector;
 use malla_telemetry::scrape::Target;
 use serde_json::Value;
 
+use crate::addresses::by_address;
 use crate::api::services::workload;
 use crate::control::host_port;
 use crate::mirror::{Mirror, Object, Watched, containers};
@@ -21,14 +22,19 @@ const TOGETHER: Duration = Duration::from_millis(200);
 /// As Istio's sample configuration of Prometheus calls it.
 const JOB: &str = "kubernetes-pods";
 
-/// Keeps the collector's list of targets as the cluster's pods ask, until it is dropped.
-pub(crate) async fn follow(mirror: Arc<Mirror>, collector: Arc<Collector>) {
+/// Keeps the collector's list of targets as the cluster's pods ask, and its picture of who has which
+/// address, until it is dropped.
+pub(crate) async fn follow(mirror: Arc<Mirror>, collector: Arc<Collector>, cluster: String) {
     let mut changes = mirror.pods_changed();
     mirror.ready().await;
     loop {
         changes.mark_unchanged();
         let pods = mirror.list(Watched::Pod);
         collector.scrape(pods.iter().flat_map(|pod| targets(pod)).collect());
+        let services = mirror.list(Watched::Service);
+        collector
+            .workloads()
+            .replace(by_address(&pods, &services, &cluster));
         if changes.changed().await.is_err() {
             return;
         }

@@ -8,9 +8,11 @@
 //! of [`metrics`], and by requests of [`lessons`]' own; nothing is ever made up: without an answer,
 //! figures are absent.
 
+mod addresses;
 mod api;
 mod assets;
 pub mod auth;
+mod badges;
 mod builtin;
 mod cluster;
 mod control;
@@ -22,6 +24,7 @@ mod history;
 mod lessons;
 pub mod metrics;
 mod mirror;
+mod pods;
 mod proxies;
 pub mod server;
 mod wire;

@@ -163,13 +163,44 @@ pub(crate) struct Flow {
     pub(crate) p99: Option<f64>,
 }
 
-/// Requests as the server's side counts them, or as a gateway does, which has no server's side.
 const REQUESTS: &str = "istio_requests_total";
 const DURATIONS: &str = "istio_request_duration_milliseconds_bucket";
+
+/// Both ends of a call count it: whose word is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Seen {
+    /// The caller's: gateways have no other.
+    ByCaller,
+    /// The callee's: it knows which version answered.
+    ByCallee,
+    /// The caller's, who also sees what never arrived; the callee's where the caller has no proxy.
+    ByEither,
+}
+
+impl Seen {
+    /// Rates of `metric` with `matchers`, in PromQL.
+    pub(crate) fn rate(self, metric: &str, matchers: &str, window: u32) -> String {
+        let comma = if matchers.is_empty() { "" } else { "," };
+        let of = |side: &str| format!("rate({metric}{{{side}{comma}{matchers}}}[{window}s])");
+        let (caller, callee) = ("reporter=\"source\"", "reporter=\"destination\"");
+        match self {
+            Self::ByCaller => of(caller),
+            Self::ByCallee => of(callee),
+            Self::ByEither => {
+                let strangers = format!("{callee},source_workload=\"unknown\"");
+                format!("({} or {})", of(caller), of(&strangers))
+            }
+        }
+    }
+}
+
+/// As responses that never came, and those that say that the server is at fault.
+pub(crate) const FAILED: &str = "response_code=~\"0|5..\"";
 
 /// Flows by the values of labels, for the series that `matchers` pick, over the last `window` seconds. Empty without a store.
 pub(crate) async fn flows(
     metrics: Option<&dyn Metrics>,
+    seen: Seen,
     matchers: &str,
     by: &[&str],
     window: u32,
@@ -178,10 +209,14 @@ pub(crate) async fn flows(
         return BTreeMap::new();
     };
     let labels = by.join(", ");
-    let rate =
-        |more: &str| format!("sum by ({labels}) (rate({REQUESTS}{{{matchers}{more}}}[{window}s]))");
+    let rate = |matchers: &str| {
+        format!(
+            "sum by ({labels}) ({})",
+            seen.rate(REQUESTS, matchers, window)
+        )
+    };
     let quantile = |q: &str| {
-        let buckets = format!("rate({DURATIONS}{{{matchers}}}[{window}s])");
+        let buckets = seen.rate(DURATIONS, matchers, window);
         let groups = if labels.is_empty() {
             "le".to_owned()
         } else {
@@ -189,9 +224,13 @@ pub(crate) async fn flows(
         };
         format!("histogram_quantile({q}, sum by ({groups}) ({buckets}))")
     };
+    let failed = match matchers {
+        "" => FAILED.to_owned(),
+        matchers => format!("{matchers},{FAILED}"),
+    };
     let queries = [
-        rate(""),
-        rate(",response_code=~\"0|5..\""),
+        rate(matchers),
+        rate(&failed),
         quantile("0.5"),
         quantile("0.9"),
         quantile("0.99"),
@@ -264,9 +303,21 @@ mod tests {
         }
     }
 
+    #[test]
+    fn both_ends_are_never_added_up() {
+        assert_eq!(
+            Seen::ByEither.rate("m", "a=\"b\"", 60),
+            "(rate(m{reporter=\"source\",a=\"b\"}[60s]) or rate(m{reporter=\"destination\",source_workload=\"unknown\",a=\"b\"}[60s]))"
+        );
+        assert_eq!(
+            Seen::ByCallee.rate("m", "", 5),
+            "rate(m{reporter=\"destination\"}[5s])"
+        );
+    }
+
     #[tokio::test]
     async fn flows_are_rates_shares_and_quantiles_that_exist() {
-        let flows = flows(Some(&Fixed), "reporter=\"destination\"", &["name"], 60).await;
+        let flows = flows(Some(&Fixed), Seen::ByEither, "", &["name"], 60).await;
         let expected = Flow {
             rps: 4.0,
             error_share: 0.25,
@@ -275,6 +326,10 @@ mod tests {
             p99: None,
         };
         assert_eq!(flows, BTreeMap::from([(vec!["cart".to_owned()], expected)]));
-        assert!(super::flows(None, "", &[], 60).await.is_empty());
+        assert!(
+            super::flows(None, Seen::ByCallee, "", &[], 60)
+                .await
+                .is_empty()
+        );
     }
 }

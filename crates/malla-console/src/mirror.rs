@@ -151,7 +151,7 @@ pub(crate) struct Mirror {
     events: broadcast::Sender<Told>,
     /// How many kinds have been listed.
     listed: watch::Sender<usize>,
-    /// Grows with every change of a pod.
+    /// Grows with every change of a pod or service.
     pods: watch::Sender<u64>,
 }
 
@@ -261,7 +261,7 @@ impl Mirror {
         self.read().kinds.get(&watched)?.get(&key).cloned()
     }
 
-    /// Hears of every change of a pod.
+    /// Hears of every change of a pod or service.
     pub(crate) fn pods_changed(&self) -> watch::Receiver<u64> {
         self.pods.subscribe()
     }
@@ -322,7 +322,7 @@ impl Mirror {
     }
 
     fn note(&self, watched: Watched) {
-        if watched == Watched::Pod {
+        if matches!(watched, Watched::Pod | Watched::Service) {
             self.pods.send_modify(|count| *count += 1);
         }
     }

@@ -89,6 +89,7 @@ pub(crate) struct App {
     pub(crate) identities: Arc<Identities>,
     pub(crate) lessons: Option<Arc<Lessons>>,
     pub(crate) metrics: Option<Arc<dyn Metrics>>,
+    pub(crate) collector: Option<Arc<Collector>>,
     pub(crate) root_namespace: String,
     pub(crate) cluster_name: String,
     pub(crate) version: String,
@@ -119,7 +120,11 @@ impl Console {
         let keep = Arc::clone(&identities).keep(client.clone(), Arc::clone(&mirror));
         tasks.push(AbortOnDrop::spawn(info_span!("identities"), keep));
         if let Some(collector) = &options.collector {
-            let follow = discovery::follow(Arc::clone(&mirror), Arc::clone(collector));
+            let follow = discovery::follow(
+                Arc::clone(&mirror),
+                Arc::clone(collector),
+                options.cluster.clone(),
+            );
             tasks.push(AbortOnDrop::spawn(info_span!("discovery"), follow));
         }
         let metrics = match &options.collector {
@@ -137,11 +142,14 @@ impl Console {
             identities,
             lessons,
             metrics,
+            collector: options.collector,
             root_namespace: options.root_namespace,
             cluster_name: options.cluster,
             version: options.version,
         });
-        let routes = routes(&app, options.collector.as_ref());
+        let watch = api::proxies::watch(Arc::clone(&app));
+        tasks.push(AbortOnDrop::spawn(info_span!("proxies"), watch));
+        let routes = routes(&app);
         Ok(Self {
             app,
             routes,
@@ -199,10 +207,11 @@ impl Console {
     }
 }
 
-fn routes(app: &Arc<App>, collector: Option<&Arc<Collector>>) -> Router {
+fn routes(app: &Arc<App>) -> Router {
     let ours = Router::new()
         .route("/session", get(api::session::get))
         .route("/overview", get(api::overview::get))
+        .route("/graph", get(api::graph::get))
         .route("/services", get(api::services::list))
         .route("/services/{namespace}/{name}", get(api::services::get))
         .route("/kinds", get(api::kinds::list))
@@ -226,7 +235,10 @@ fn routes(app: &Arc<App>, collector: Option<&Arc<Collector>>) -> Router {
         .route("/lessons/{action}", post(api::lessons::act))
         .route("/events", get(api::events::stream))
         .with_state(Arc::clone(app));
-    let telemetry = collector.map_or_else(api::telemetry::absent, Collector::router);
+    let telemetry = app
+        .collector
+        .as_ref()
+        .map_or_else(api::telemetry::absent, Collector::router);
     let health = Arc::clone(app);
     Router::new()
         .nest("/api/malla/v1", ours)

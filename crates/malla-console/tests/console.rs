@@ -31,13 +31,14 @@ async fn every_answer_is_dressed_and_every_host_is_ours() {
         );
     }
     let missing = desk.get("/api/v1/query?query=up").await;
-    assert_eq!((missing.status, missing.code()), (404, "not_found".into()));
-    assert!(
-        missing.json()["error"]["fix"]
-            .as_str()
-            .unwrap()
-            .contains("telemetry")
+    assert_eq!(
+        (missing.status, missing.code()),
+        (503, "unavailable".into())
     );
+    assert!(missing.body.contains("--data"), "{}", missing.body);
+    let status = desk.get("/api/malla/v1/telemetry/status").await.json();
+    assert_eq!(status["state"], "off");
+    desk.conforms("TelemetryStatus", &status);
     let wrong = desk
         .send("PUT", "/api/malla/v1/objects", &desk.token(), "")
         .await;

@@ -15,6 +15,7 @@ use axum::Router;
 use axum::routing::any;
 
 use crate::Telemetry;
+pub use console::{BadParameter, graph_query};
 
 /// All of it, at the paths of the console's origin.
 pub fn router(telemetry: Arc<Telemetry>) -> Router {

@@ -21,6 +21,7 @@ use tokio::sync::watch;
 use tower::ServiceExt as _;
 
 use crate::api::error::{ConsoleError, JaegerError, PrometheusError};
+use crate::derive::Workloads;
 use crate::scrape::Target;
 use crate::telemetry::Receivers;
 use crate::{Telemetry, TelemetryConfig};
@@ -147,6 +148,12 @@ impl Collector {
             .send_if_modified(|known| std::mem::replace(known, targets) != *known);
     }
 
+    /// Who has which address, for the metrics of proxies that do not count themselves.
+    #[must_use]
+    pub fn workloads(&self) -> &Workloads {
+        &self.config.telemetry.workloads
+    }
+
     /// The collector, while it is open.
     ///
     /// # Errors
@@ -166,12 +173,12 @@ impl Collector {
     }
 
     /// [`Telemetry::router`] while it is open, else answers that say why not; and
-    /// `/api/malla/v1/telemetry/status`, which always answers.
+    /// `/api/malla/v1/telemetry/status`, which always answers. The graph is the caller's to serve:
+    /// it knows what bears on the nodes.
     pub fn router(self: &Arc<Self>) -> Router {
         Router::new()
             .route("/api/v1/{*rest}", any(ask))
             .route("/jaeger/api/{*rest}", any(ask))
-            .route("/api/malla/v1/graph", any(ask))
             .route("/api/malla/v1/logs", any(ask))
             .route("/api/malla/v1/logs/stream", any(ask))
             .route(STATUS, get(status))
@@ -237,7 +244,7 @@ fn refusal(path: &str, closed: &Closed) -> Response {
         JaegerError(StatusCode::SERVICE_UNAVAILABLE, message).into_response()
     } else {
         ConsoleError::unavailable(message)
-            .fix(status::fix(closed))
+            .fix(closed.fix())
             .into_response()
     }
 }

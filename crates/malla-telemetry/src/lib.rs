@@ -13,6 +13,7 @@
 //! | [`spans`] | spans: OTLP in, searches out |
 //! | [`logs`] | access logs: ALS in, searches and a live tail out |
 //! | [`graph`] | who calls whom, from Istio's standard metrics |
+//! | [`derive`] | Istio's standard metrics of proxies that do not count them, from their access logs |
 //! | [`api`] | all of it over HTTP |
 //! | [`collector`] | the whole as a process runs it: opened in the background, again if need be |
 //! | [`clock`] | what time it is, and whether to believe it |
@@ -23,6 +24,7 @@
 pub mod api;
 pub mod clock;
 pub mod collector;
+pub mod derive;
 pub mod graph;
 pub mod logs;
 pub mod metrics;

@@ -19,6 +19,7 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::codec::CompressionEncoding;
 
 use crate::clock::{Clock, Trust};
+use crate::derive::{Deriver, Workloads};
 use crate::graph::{self, Graph, GraphQuery};
 use crate::logs::als::Als;
 use crate::logs::store::LogStore;
@@ -45,6 +46,8 @@ pub struct TelemetryConfig {
     pub scrape: ScrapeConfig,
     pub query: QueryConfig,
     pub clock: Clock,
+    /// Who has which address, for proxies whose metrics are derived from their access logs.
+    pub workloads: Arc<Workloads>,
 }
 
 impl TelemetryConfig {
@@ -63,6 +66,7 @@ impl TelemetryConfig {
             scrape: ScrapeConfig::default(),
             query: QueryConfig::default(),
             clock: Clock::system(),
+            workloads: Arc::default(),
         }
     }
 }
@@ -107,6 +111,7 @@ pub struct Telemetry {
     log_store: Arc<LogStore>,
     log_intake: Arc<LogIntake>,
     log_streams: Arc<AtomicU64>,
+    deriver: Arc<Deriver>,
 }
 
 impl Telemetry {
@@ -151,6 +156,7 @@ impl Telemetry {
             log_store,
             log_intake: Arc::new(LogIntake::new(logs, tail)),
             log_streams: Arc::default(),
+            deriver: Arc::new(Deriver::new(config.workloads)),
         })
     }
 
@@ -221,6 +227,7 @@ impl Telemetry {
         let logs = AccessLogServiceServer::new(Als {
             intake: self.log_intake.clone(),
             streams: self.log_streams.clone(),
+            deriver: self.deriver.clone(),
         })
         .max_decoding_message_size(LARGEST);
         tonic::transport::Server::builder()

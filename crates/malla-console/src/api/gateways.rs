@@ -9,8 +9,9 @@ use serde_json::{Value, json};
 
 use super::services::reference;
 use crate::findings::about;
-use crate::metrics::{Flow, flows};
+use crate::metrics::{Flow, Seen, flows};
 use crate::mirror::{Object, Watched, has_proxy, selects};
+use crate::pods::PodIndex;
 use crate::proxies::is_ready;
 use crate::server::App;
 
@@ -23,7 +24,8 @@ pub(crate) async fn list(State(app): State<Arc<App>>) -> Json<Value> {
     let by_workload = ["source_workload_namespace", "source_workload"];
     let measured = flows(
         app.metrics.as_deref(),
-        "reporter=\"source\"",
+        Seen::ByCaller,
+        "",
         &by_workload,
         WINDOW,
     )
@@ -65,9 +67,10 @@ fn pods(app: &App, gateway: &Object) -> Vec<Arc<Object>> {
 }
 
 fn services(app: &App, pods: &[Arc<Object>]) -> Vec<Arc<Object>> {
+    let index = PodIndex::new(pods);
     let services = app.mirror.list(Watched::Service).into_iter();
     services
-        .filter(|service| !super::services::backends(service, pods).is_empty())
+        .filter(|service| !index.behind(service).is_empty())
         .collect()
 }
 

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
+use malla_telemetry::collector::{Status, Stored};
 use serde_json::{Value, json};
 
 use super::proxies::is_synced;
-use super::services::ARRIVED;
 use crate::findings::finding;
-use crate::metrics::{Flow, Metrics, flows};
+use crate::metrics::{FAILED, Flow, Metrics, Seen, flows};
 use crate::server::App;
 
 /// Ten minutes.
@@ -38,18 +38,43 @@ pub(crate) async fn get(State(app): State<Arc<App>>) -> Json<Value> {
     let certificates = identities.iter().take(MOST).map(|identity| {
         json!({"pod": identity.pod, "namespace": identity.namespace, "expires": identity.expires})
     });
-    Json(json!({
+    let mut shown = json!({
         "signals": signals,
         "worst": worst,
         "changes": changes,
         "proxies": {"total": proxies.len(), "synced": synced, "stale": proxies.len() - synced, "versions": versions},
         "certificates": certificates.collect::<Vec<_>>(),
         "findings": messages.iter().take(MOST_FINDINGS).map(|message| finding(message, true)).collect::<Vec<_>>(),
-    }))
+    });
+    if let Some(collector) = &app.collector {
+        shown["collector"] = collecting(&collector.status());
+    }
+    Json(shown)
+}
+
+/// How the collector is, in short; `/telemetry/status` says more.
+fn collecting(status: &Status) -> Value {
+    let (metrics, spans, logs) = (&status.metrics, &status.spans, &status.logs);
+    let lost = |kind: &Stored| kind.dropped + kind.failed;
+    let mut shown = json!({
+        "bytes": metrics.bytes + spans.bytes + logs.bytes,
+        "dropped": {"samples": lost(metrics), "spans": lost(spans), "lines": lost(logs)},
+    });
+    let note = match (&status.reason, &status.fix) {
+        (Some(reason), Some(fix)) => Some(format!("{reason} ({fix})")),
+        _ if metrics.unsafe_in_memory > 0 => Some(
+            "the disk does not take metrics: they are kept in memory only (is it full?)".to_owned(),
+        ),
+        _ => None,
+    };
+    if let Some(note) = note {
+        shown["note"] = json!(note);
+    }
+    shown
 }
 
 async fn signals(metrics: Option<&dyn Metrics>) -> Value {
-    let all = flows(metrics, ARRIVED, &[], WINDOW).await;
+    let all = flows(metrics, Seen::ByEither, "", &[], WINDOW).await;
     let flow: Flow = all.into_values().next().unwrap_or_default();
     json!({
         "rps": flow.rps, "errorShare": flow.error_share, "p50": flow.p50, "p90": flow.p90, "p99": flow.p99,
@@ -66,11 +91,11 @@ async fn series(metrics: Option<&dyn Metrics>) -> Vec<Value> {
     #[expect(clippy::cast_precision_loss, reason = "seconds of this era are exact")]
     let end = end as f64;
     let start = end - f64::from(WINDOW);
-    let rate = |more: &str| format!("sum(rate(istio_requests_total{{{ARRIVED}{more}}}[1m]))");
-    let buckets = format!("rate(istio_request_duration_milliseconds_bucket{{{ARRIVED}}}[1m])");
+    let rate = |metric: &str, matchers: &str| Seen::ByEither.rate(metric, matchers, 60);
+    let buckets = rate("istio_request_duration_milliseconds_bucket", "");
     let queries = [
-        rate(""),
-        rate(",response_code=~\"0|5..\""),
+        format!("sum({})", rate("istio_requests_total", "")),
+        format!("sum({})", rate("istio_requests_total", FAILED)),
         format!("histogram_quantile(0.99, sum by (le) ({buckets}))"),
     ];
     let asked = queries
@@ -101,7 +126,7 @@ async fn series(metrics: Option<&dyn Metrics>) -> Vec<Value> {
 /// The services with the most errors, then the slowest.
 async fn worst(metrics: Option<&dyn Metrics>) -> Vec<Value> {
     let by = ["destination_service_namespace", "destination_service_name"];
-    let measured = flows(metrics, ARRIVED, &by, WINDOW).await;
+    let measured = flows(metrics, Seen::ByEither, "", &by, WINDOW).await;
     let mut services: Vec<(Vec<String>, Flow)> = measured
         .into_iter()
         .filter(|(_, flow)| flow.rps > 0.0)

@@ -1,7 +1,8 @@
 //! Proxies: how far each has come with its configuration, and that configuration.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Path, State};
@@ -16,6 +17,37 @@ use crate::server::App;
 
 pub(crate) async fn list(State(app): State<Arc<App>>) -> Json<Vec<Value>> {
     Json(all(&app).await.iter().map(described).collect())
+}
+
+/// Tells pages that listen of proxies whose state changed, until it is dropped.
+pub(crate) async fn watch(app: Arc<App>) {
+    app.mirror.ready().await;
+    let mut known: BTreeMap<(String, String), Synced> = BTreeMap::new();
+    loop {
+        tokio::time::sleep(LOOK).await;
+        // Nobody asks the control plane for nobody.
+        if app.mirror.listeners() == 0 {
+            known.clear();
+            continue;
+        }
+        let now: BTreeMap<_, _> = all(&app)
+            .await
+            .into_iter()
+            .map(|proxy| ((proxy.namespace.clone(), proxy.pod.clone()), proxy))
+            .collect();
+        let gone = known.keys().filter(|key| !now.contains_key(*key));
+        let changed = now
+            .iter()
+            .filter(|(key, proxy)| known.get(*key) != Some(*proxy));
+        // The first look has nothing to compare with.
+        if !known.is_empty() {
+            for (namespace, pod) in gone.chain(changed.map(|(key, _)| key)) {
+                let data = json!({"namespace": namespace, "pod": pod});
+                app.mirror.publish("proxy", data);
+            }
+        }
+        known = now;
+    }
 }
 
 pub(crate) async fn config(
@@ -34,6 +66,9 @@ pub(crate) async fn config(
         config_dump(app.cluster.client(), &namespace, &pod).await?,
     ))
 }
+
+/// How often the control plane is asked on behalf of pages that listen.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Those that are connected, and those of the cluster's pods that are not.
 pub(crate) async fn all(app: &App) -> Vec<Synced> {
@@ -57,8 +92,27 @@ pub(crate) async fn all(app: &App) -> Vec<Synced> {
         last_error: None,
     });
     let mut all: Vec<Synced> = connected.iter().cloned().chain(others).collect();
+    let certified: BTreeSet<(String, String)> = app
+        .identities
+        .all()
+        .into_iter()
+        .map(|identity| (identity.namespace, identity.pod))
+        .collect();
+    for proxy in &mut all {
+        if certified.contains(&(proxy.namespace.clone(), proxy.pod.clone())) {
+            given_by_agent(proxy);
+        }
+    }
     all.sort_by(|a, b| (&a.namespace, &a.pod).cmp(&(&b.namespace, &b.pod)));
     all
+}
+
+/// Its agent gave it the certificate it shows: the control plane has none to send.
+fn given_by_agent(proxy: &mut Synced) {
+    let sds = proxy.sync.iter_mut().find(|(kind, _)| *kind == "SDS");
+    if let Some((_, state)) = sds.filter(|(_, state)| *state == "NOT SENT") {
+        *state = "SYNCED";
+    }
 }
 
 /// Whether the proxy is connected and has taken all it was sent.

@@ -55,7 +55,7 @@ pub(crate) async fn get(State(app): State<Arc<App>>) -> Json<Value> {
 
 /// What a pod accepts, and what says so: its own rule, else its namespace's, else the mesh's; one
 /// that says UNSET, or nothing, leaves it to the next.
-fn effective(rules: &[Arc<Object>], pod: &Object, root: &str) -> (&'static str, String) {
+pub(crate) fn effective(rules: &[Arc<Object>], pod: &Object, root: &str) -> (&'static str, String) {
     let selector = |rule: &Object| rule.value.pointer("/spec/selector/matchLabels").cloned();
     let own = |rule: &&Arc<Object>| {
         rule.namespace() == pod.namespace()

@@ -10,24 +10,25 @@ use malla_model::{Host, MeshSettings};
 use serde_json::{Value, json};
 
 use crate::error::ApiError;
-use crate::metrics::{Flow, flows};
+use crate::metrics::{Flow, Seen, flows};
 use crate::mirror::{Mirror, Object, Watched, has_proxy, selects};
+use crate::pods::PodIndex;
 use crate::proxies::is_ready;
 use crate::server::App;
 
 /// Figures are over the last minute.
 pub(crate) const WINDOW: u32 = 60;
-/// Where the server's side of a call counts it.
-pub(crate) const ARRIVED: &str = "reporter=\"destination\"";
 const SERVICE_LABELS: [&str; 2] = ["destination_service_namespace", "destination_service_name"];
 
 pub(crate) async fn list(State(app): State<Arc<App>>) -> Json<Value> {
-    let measured = flows(app.metrics.as_deref(), ARRIVED, &SERVICE_LABELS, WINDOW).await;
+    let metrics = app.metrics.as_deref();
+    let measured = flows(metrics, Seen::ByEither, "", &SERVICE_LABELS, WINDOW).await;
     let pods = app.mirror.list(Watched::Pod);
+    let index = PodIndex::new(&pods);
     let services = app.mirror.list(Watched::Service);
     let shown = services
         .iter()
-        .map(|service| summary(service, &backends(service, &pods), &measured));
+        .map(|service| summary(service, &index.behind(service), &measured));
     Json(shown.collect())
 }
 
@@ -39,17 +40,23 @@ pub(crate) async fn get(
     let service = service
         .ok_or_else(|| ApiError::not_found(format!("there is no Service {namespace}/{name}")))?;
     let pods = app.mirror.list(Watched::Pod);
-    let backends = backends(&service, &pods);
+    let backends = PodIndex::new(&pods).behind(&service);
     // Names of Kubernetes objects need no escaping in PromQL.
     let matchers = format!(
-        "{ARRIVED},destination_service_namespace=\"{}\",destination_service_name=\"{}\"",
+        "destination_service_namespace=\"{}\",destination_service_name=\"{}\"",
         service.namespace(),
         service.name()
     );
     let metrics = app.metrics.as_deref();
     let (measured, by_version) = tokio::join!(
-        flows(metrics, ARRIVED, &SERVICE_LABELS, WINDOW),
-        flows(metrics, &matchers, &["destination_version"], WINDOW),
+        flows(metrics, Seen::ByEither, &matchers, &SERVICE_LABELS, WINDOW),
+        flows(
+            metrics,
+            Seen::ByCallee,
+            &matchers,
+            &["destination_version"],
+            WINDOW
+        ),
     );
     let proxies = app.control.proxies(&app.mirror).await;
     let instances = backends.iter().map(|pod| {
@@ -70,21 +77,6 @@ pub(crate) async fn get(
         "virtualServices": rules.virtual_services,
         "policies": rules.policies,
     })))
-}
-
-/// Pods behind a Service.
-pub(crate) fn backends(service: &Object, pods: &[Arc<Object>]) -> Vec<Arc<Object>> {
-    let Some(selector) = service.value.pointer("/spec/selector").filter(|selector| {
-        selector
-            .as_object()
-            .is_some_and(|labels| !labels.is_empty())
-    }) else {
-        return Vec::new();
-    };
-    let behind = pods
-        .iter()
-        .filter(|pod| pod.namespace() == service.namespace() && selects(selector, &pod.value));
-    behind.cloned().collect()
 }
 
 fn summary(
@@ -112,7 +104,7 @@ fn summary(
     })
 }
 
-fn host(service: &Object) -> Host {
+pub(crate) fn host(service: &Object) -> Host {
     let domain = MeshSettings::default().domain;
     Host::new(&format!(
         "{}.{}.svc.{domain}",
@@ -298,7 +290,7 @@ impl Rules {
     }
 }
 
-fn resolved(rule: &Object, text: &str) -> Host {
+pub(crate) fn resolved(rule: &Object, text: &str) -> Host {
     Host::resolve(text, rule.namespace(), &MeshSettings::default().domain)
 }
 

@@ -12,7 +12,6 @@ pub(crate) fn absent() -> Router {
     Router::new()
         .route("/api/v1/{*rest}", any(unavailable))
         .route("/jaeger/api/{*rest}", any(unavailable))
-        .route("/api/malla/v1/graph", any(unavailable))
         .route("/api/malla/v1/logs", any(unavailable))
         .route("/api/malla/v1/logs/stream", any(unavailable))
         .route(
@@ -22,9 +21,13 @@ pub(crate) fn absent() -> Router {
 }
 
 async fn unavailable(uri: Uri) -> ApiError {
+    absence(uri.path())
+}
+
+/// What `path` answers without a collector.
+pub(crate) fn absence(path: &str) -> ApiError {
     ApiError::unavailable(format!(
-        "nothing answers {}: this console collects no telemetry",
-        uri.path()
+        "nothing answers {path}: this console collects no telemetry"
     ))
     .fix("start it with --data DIR, and with --collect ADDRESS to receive traces and access logs")
 }

@@ -32,33 +32,46 @@ pub(super) fn router(telemetry: Arc<Telemetry>) -> Router {
 }
 
 async fn graph(State(telemetry): Shared, params: Params) -> Result<Json<Graph>> {
-    let query = graph_query(&params, telemetry.clock().now())?;
+    let query = graph_query(&params.0, telemetry.clock().now());
+    let query = query.map_err(|bad| ConsoleError::invalid(bad.field, bad.message))?;
     match telemetry.graph(query).await {
         Ok(graph) => Ok(Json(graph)),
         Err(error) => Err(ConsoleError::unavailable(error.to_string())),
     }
 }
 
-fn graph_query(params: &Params, now: i64) -> Result<GraphQuery> {
-    let window = params
-        .duration("window")
-        .map_err(|error| ConsoleError::invalid("window", error))?;
+/// A parameter of the graph that isn't understood.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {message}")]
+pub struct BadParameter {
+    pub field: &'static str,
+    pub message: String,
+}
+
+/// Reads the parameters of a graph: `window` (seconds), `end` (Unix seconds; `now`, Unix
+/// milliseconds, if absent), `view`, `namespaces`.
+///
+/// # Errors
+/// Names the parameter that isn't understood.
+pub fn graph_query(
+    pairs: &[(String, String)],
+    now: i64,
+) -> std::result::Result<GraphQuery, BadParameter> {
+    let bad = |field| move |message: String| BadParameter { field, message };
+    let params = Params(pairs.to_vec());
+    let window = params.duration("window").map_err(bad("window"))?;
     let window = window.unwrap_or(60_000);
     if !(1000..=LONGEST_WINDOW * 1000).contains(&window) {
         let text = format!("from 1 to {LONGEST_WINDOW} seconds are expected");
-        return Err(ConsoleError::invalid("window", text));
+        return Err(bad("window")(text));
     }
-    let end = params
-        .time("end")
-        .map_err(|error| ConsoleError::invalid("end", error))?;
+    let end = params.time("end").map_err(bad("end"))?;
     let view = params.get("view").map(str::parse::<View>).transpose();
     let namespaces = params.get("namespaces").unwrap_or_default().split(',');
     Ok(GraphQuery {
         window,
         end: end.unwrap_or(now),
-        view: view
-            .map_err(|error| ConsoleError::invalid("view", error))?
-            .unwrap_or_default(),
+        view: view.map_err(bad("view"))?.unwrap_or_default(),
         namespaces: namespaces
             .filter(|n| !n.is_empty())
             .map(str::to_owned)

@@ -90,7 +90,7 @@ impl Status {
                         Closed::Failed(_) => Phase::Failed,
                     },
                     reason: Some(closed.to_string()),
-                    fix: Some(fix(closed).to_owned()),
+                    fix: Some(closed.fix().to_owned()),
                     scrape_interval,
                     ..Self::off()
                 };
@@ -137,13 +137,16 @@ fn stored(taken: &IntakeStats, bytes: u64) -> Stored {
     }
 }
 
-/// What helps against it.
-pub(super) fn fix(closed: &Closed) -> &'static str {
-    match closed {
-        Closed::Opening => "wait a moment",
-        Closed::Failed(_) => {
-            "make room on the disk and see that the folder of --data is writable and used by one console only; \
-             it is tried again every five seconds. A damaged store can be moved away: a new one is made"
+impl Closed {
+    /// What helps against it.
+    #[must_use]
+    pub fn fix(&self) -> &'static str {
+        match self {
+            Self::Opening => "wait a moment",
+            Self::Failed(_) => {
+                "make room on the disk and see that the folder of --data is writable and used by one console only; \
+                 it is tried again every five seconds. A damaged store can be moved away: a new one is made"
+            }
         }
     }
 }

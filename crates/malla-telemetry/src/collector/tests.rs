@@ -66,7 +66,6 @@ async fn what_cannot_be_opened_says_so_and_is_opened_later() {
     );
     for path in [
         "/api/v1/query?query=up",
-        "/api/malla/v1/graph",
         "/api/malla/v1/logs",
         "/jaeger/api/services",
     ] {

@@ -24,6 +24,7 @@ use malla_xds_proto::pb::google::protobuf::value::Kind;
 use malla_xds_proto::pb::google::protobuf::{Duration, Struct, Timestamp};
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::derive::{Counting, Deriver};
 use crate::logs::LogIntake;
 use crate::logs::line::{LogLine, Origin, trace_id};
 
@@ -32,6 +33,7 @@ use crate::logs::line::{LogLine, Origin, trace_id};
 pub(crate) struct Als {
     pub(crate) intake: Arc<LogIntake>,
     pub(crate) streams: Arc<AtomicU64>,
+    pub(crate) deriver: Arc<Deriver>,
 }
 
 /// Counts a stream while it is open.
@@ -53,14 +55,16 @@ impl AccessLogService for Als {
         let _open = OpenStream(self.streams.clone());
         let mut stream = request.into_inner();
         let mut origin = Origin::default();
+        let mut counting = None;
         while let Some(message) = stream.message().await? {
             // Only the first message names the node.
             if let Some(identifier) = message.identifier {
-                origin = identifier
-                    .node
-                    .as_ref()
-                    .map(node_origin)
-                    .unwrap_or_default();
+                let node = identifier.node.as_ref();
+                origin = node.map(node_origin).unwrap_or_default();
+                counting = node.and_then(|node| self.deriver.begin(node));
+            }
+            if let (Some(counting), Some(entries)) = (&counting, &message.log_entries) {
+                self.count(counting, entries);
             }
             let lines: Vec<LogLine> = match message.log_entries {
                 Some(LogEntries::HttpLogs(logs)) => logs
@@ -78,6 +82,24 @@ impl AccessLogService for Als {
             self.intake.take(lines);
         }
         Ok(Response::new(StreamAccessLogsResponse {}))
+    }
+}
+
+impl Als {
+    /// For the metrics of a proxy that does not count itself.
+    fn count(&self, counting: &Counting, entries: &LogEntries) {
+        match entries {
+            LogEntries::HttpLogs(logs) => {
+                for entry in &logs.log_entry {
+                    self.deriver.http(counting, entry);
+                }
+            }
+            LogEntries::TcpLogs(logs) => {
+                for entry in &logs.log_entry {
+                    self.deriver.tcp(counting, entry);
+                }
+            }
+        }
     }
 }
 
@@ -225,7 +247,7 @@ fn milliseconds(time: Timestamp) -> i64 {
         .saturating_add(i64::from(time.nanos) / 1_000_000)
 }
 
-fn duration_ms(duration: Duration) -> f64 {
+pub(crate) fn duration_ms(duration: Duration) -> f64 {
     duration.seconds as f64 * 1000.0 + f64::from(duration.nanos) / 1e6
 }
 
@@ -249,7 +271,7 @@ fn address(address: Option<&Address>) -> String {
 }
 
 /// The short names that text logs have.
-fn flag_names(flags: &ResponseFlags) -> Vec<String> {
+pub(crate) fn flag_names(flags: &ResponseFlags) -> Vec<String> {
     let set = [
         (flags.failed_local_healthcheck, "LH"),
         (flags.no_healthy_upstream, "UH"),

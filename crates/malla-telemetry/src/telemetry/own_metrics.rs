@@ -129,6 +129,12 @@ impl Telemetry {
             ];
             out.family(name, "counter", help, &values);
         };
+        out.family(
+            "malla_telemetry_entries_uncounted_total",
+            "counter",
+            "Access log entries not counted in derived metrics because there are too many label sets.",
+            &[("", self.deriver.refused())],
+        );
         family(
             out,
             "malla_telemetry_records_received_total",
@@ -215,7 +221,7 @@ impl Telemetry {
         );
     }
 
-    /// Stores the exposition as often as targets are scraped.
+    /// Stores the exposition, and the metrics derived from access logs, as often as targets are scraped.
     pub(super) async fn report_self(&self) {
         let target = Target {
             url: format!("http://{JOB}/"),
@@ -235,9 +241,12 @@ impl Telemetry {
                 body: Ok(&body),
             };
             let mut scraped = state.take(fetch, self.scraper.metadata());
-            let store = self.store.clone();
+            let (store, deriver) = (self.store.clone(), self.deriver.clone());
             let stored = tokio::task::spawn_blocking(move || {
                 store.append(at, &mut scraped.rows);
+                deriver.report(at, |rows| {
+                    store.append(at, rows);
+                });
                 scraped
             });
             match stored.await {
