@@ -32,6 +32,8 @@ pub(crate) struct Call<'a> {
     /// From the address that capture lets through to the application.
     pub(crate) past_capture: bool,
     pub(crate) tls: Option<Arc<ClientConfig>>,
+    /// Bytes of the answer that are read.
+    pub(crate) most: usize,
 }
 
 impl<'a> Call<'a> {
@@ -44,6 +46,7 @@ impl<'a> Call<'a> {
             timeout: Duration::from_secs(5),
             past_capture: false,
             tls: None,
+            most: MAX_BODY,
         }
     }
 
@@ -83,7 +86,7 @@ impl<'a> Call<'a> {
             .await
             .map_err(|e| e.to_string())?;
         let (head, body) = answer.into_parts();
-        let body = Limited::new(body, MAX_BODY)
+        let body = Limited::new(body, self.most)
             .collect()
             .await
             .map_err(|e| e.to_string())?;

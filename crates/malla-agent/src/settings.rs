@@ -232,6 +232,10 @@ fn json<T: for<'a> Deserialize<'a>>(
     })
 }
 
+fn text_of(environment: &BTreeMap<String, String>, name: &str) -> String {
+    environment.get(name).cloned().unwrap_or_default()
+}
+
 fn metadata(environment: &BTreeMap<String, String>) -> Result<Map<String, Value>, SettingsError> {
     let mut metadata = Map::new();
     for (name, value) in environment {
@@ -260,7 +264,8 @@ fn app_metrics(
     let Some(annotations) = json::<PrometheusAnnotations>(environment, NAME)? else {
         return Ok(None);
     };
-    if annotations.scrape != "true" {
+    // As Istio's agent: who names a port means it to be scraped.
+    if annotations.scrape.eq_ignore_ascii_case("false") {
         return Ok(None);
     }
     let port = match &*annotations.port {
@@ -277,6 +282,13 @@ fn app_metrics(
         value: annotations.port,
         expected: "a port",
     })?;
+    if port == Ports::default().agent {
+        return Err(SettingsError::Malformed {
+            name: NAME.to_owned(),
+            value: text_of(environment, NAME),
+            expected: "another port than the agent's own, which would ask itself for ever",
+        });
+    }
     Ok(Some(AppMetrics { port, path }))
 }
 

@@ -3,7 +3,7 @@
 //! | path | answer |
 //! |---|---|
 //! | `/healthz/ready` | 200 when the proxy can serve, 503 with what is missing |
-//! | `/stats/prometheus`, `/metrics` | the metrics of proxy, agent and application as one text |
+//! | `/stats/prometheus`, `/metrics` | the metrics of proxy, application and agent as one text |
 //! | `/app-health/CONTAINER/PROBE` | the application's own probe, called past the capture |
 //! | `/quitquitquit` (POST) | ends proxy and agent, after draining |
 //!
@@ -11,6 +11,7 @@
 //! answered on the loopback only.
 
 mod probe;
+mod scrape;
 
 pub use probe::{HttpGet, HttpHeader, Probe, TcpSocket};
 
@@ -38,8 +39,9 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::Span;
 
-use crate::http::{Call, successful};
+use crate::http::Call;
 use crate::settings::{AppMetrics, Settings};
+use scrape::{Merged, Scrapes};
 
 /// Probes and a scraper or two need a handful. Whoever opens more, silently or not, makes room for
 /// the next probe with its own oldest connection.
@@ -66,6 +68,7 @@ pub struct Status {
     proxy: Arc<dyn Proxy>,
     readiness: Readiness,
     registry: Registry,
+    scrapes: Scrapes,
     probes: BTreeMap<String, Probe>,
     app_metrics: Option<AppMetrics>,
     address: IpAddr,
@@ -93,6 +96,7 @@ impl Status {
         Arc::new(Self {
             proxy,
             readiness,
+            scrapes: Scrapes::new(&registry),
             registry,
             probes: settings.probes.clone(),
             app_metrics: settings.app_metrics.clone(),
@@ -120,31 +124,33 @@ impl Status {
         ready.map_err(|missing| format!("not ready, the proxy: {missing}\n"))
     }
 
-    /// Everything there is to scrape. What cannot be had is left out, and the scrape succeeds: the
+    /// Everything there is to scrape, within `patience`. What cannot be had is left out, and the scrape succeeds: the
     /// other parts are no less true.
-    pub async fn metrics(&self) -> String {
-        let mut text = self.registry.render();
-        match self.proxy.metrics().await {
-            Ok(metrics) => append(&mut text, &metrics),
-            Err(reason) => tracing::debug!(reason, "no metrics of the proxy"),
-        }
-        match self.app_metrics().await {
-            Ok(metrics) => append(&mut text, &metrics),
-            Err(reason) => tracing::debug!(reason, "no metrics of the application"),
-        }
-        text
-    }
-
-    async fn app_metrics(&self) -> Result<String, String> {
-        let Some(AppMetrics { port, path }) = &self.app_metrics else {
-            return Ok(String::new());
+    pub async fn metrics(&self, patience: Duration) -> String {
+        self.scrapes.all.inc();
+        let proxy = async {
+            let asked = tokio::time::timeout(patience, self.proxy.metrics()).await;
+            asked.unwrap_or_else(|_| Err(format!("it did not answer within {patience:?}")))
         };
-        let address = SocketAddr::new(self.address, *port);
-        let mut call = Call::new(address, Method::GET, path);
-        call.headers = vec![("accept", "text/plain;version=0.0.4")];
-        call.past_capture = true;
-        let body = successful(call.send().await?)?;
-        Ok(String::from_utf8_lossy(&body).into_owned())
+        let application = async {
+            match &self.app_metrics {
+                Some(metrics) => metrics.scrape(self.address, patience).await,
+                None => Ok(String::new()),
+            }
+        };
+        let (proxy, application) = tokio::join!(proxy, application);
+        let mut merged = Merged::default();
+        for (who, metrics) in [("envoy", proxy), ("application", application)] {
+            match metrics {
+                Ok(metrics) => merged.add(&metrics),
+                Err(reason) => {
+                    tracing::debug!(reason, "no metrics of the {who}");
+                    self.scrapes.failed.with(&[who]).inc();
+                }
+            }
+        }
+        merged.add(&self.registry.render());
+        merged.finish()
     }
 
     async fn answer(&self, request: &Request<Incoming>, peer: SocketAddr) -> Response<Full<Bytes>> {
@@ -155,7 +161,8 @@ impl Status {
                 Err(missing) => text(StatusCode::SERVICE_UNAVAILABLE, missing),
             },
             (&Method::GET, "/stats/prometheus" | "/metrics") => {
-                let mut answer = text(StatusCode::OK, self.metrics().await);
+                let patience = scrape::patience(request.headers());
+                let mut answer = text(StatusCode::OK, self.metrics(patience).await);
                 let kind = http::HeaderValue::from_static(CONTENT_TYPE);
                 answer
                     .headers_mut()
@@ -179,14 +186,6 @@ impl Status {
             },
         }
     }
-}
-
-fn append(text: &mut String, more: &str) {
-    if !text.is_empty() && !text.ends_with('\n') {
-        text.push('\n');
-    }
-    // OpenMetrics ends with a mark that must not stand in the middle.
-    text.push_str(more.trim_end().strip_suffix("# EOF").unwrap_or(more));
 }
 
 fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {

@@ -6,6 +6,7 @@
 
 pub mod decide;
 pub mod options;
+mod scrape;
 mod shape;
 pub mod template;
 

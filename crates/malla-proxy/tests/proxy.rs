@@ -15,6 +15,8 @@ mod followed;
 mod hashing;
 #[path = "proxy/listeners.rs"]
 mod listeners;
+#[path = "proxy/mesh_metrics.rs"]
+mod mesh_metrics;
 #[path = "proxy/mutual_tls.rs"]
 mod mutual_tls;
 #[path = "proxy/original_dst.rs"]

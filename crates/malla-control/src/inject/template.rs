@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::InjectSettings;
 use super::options::{Capture, PodOptions};
+use super::scrape;
 
 /// The user and group a proxy runs as; the capture rules let its traffic pass.
 pub const PROXY_UID: u32 = 1337;
@@ -32,10 +33,12 @@ pub fn add_proxy(
         Map::new()
     };
     let users = take_container(&mut pod, PROXY_CONTAINER);
-    let proxy = merge(
-        proxy_container(&pod, namespace, options, settings, &probers),
-        users,
-    );
+    let scraped = scrape::redirect(&mut pod, AGENT_PORT);
+    let mut proxy = proxy_container(&pod, namespace, options, settings, &probers);
+    if let (Some(scraped), Some(env)) = (scraped, proxy["env"].as_array_mut()) {
+        env.push(json!({"name": scrape::VARIABLE, "value": scraped}));
+    }
+    let proxy = merge(proxy, users);
     let mut init_names = Vec::new();
 
     let mut init = Vec::new();
@@ -461,24 +464,6 @@ fn label(
         "istio.io/rev",
         control_revision.to_owned(),
         false,
-    );
-    set(
-        "annotations",
-        "prometheus.io/scrape",
-        "true".to_owned(),
-        true,
-    );
-    set(
-        "annotations",
-        "prometheus.io/port",
-        AGENT_PORT.to_string(),
-        true,
-    );
-    set(
-        "annotations",
-        "prometheus.io/path",
-        "/stats/prometheus".to_owned(),
-        true,
     );
 }
 
