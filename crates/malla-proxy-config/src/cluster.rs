@@ -16,6 +16,7 @@ use std::time::Duration;
 use crate::endpoints::EndpointSet;
 use crate::listener::TcpKeepalive;
 use crate::metadata::{Metadata, Object, Value};
+use crate::peer_metadata::MetadataExchange;
 use crate::tls::UpstreamTls;
 
 /// `envoy.config.cluster.v3.Cluster`.
@@ -59,6 +60,8 @@ pub struct Cluster {
     pub metadata: Metadata,
     /// What of that metrics and metadata exchange look at with every request.
     pub mesh: MeshFacts,
+    /// Proxies tell each other who they are on connections of bytes, where the handshake agrees on it.
+    pub exchange: Option<MetadataExchange>,
 }
 
 /// What `metadata.istio` says of a cluster.

@@ -9,5 +9,8 @@ mod decode;
 mod own;
 
 pub use cache::{KnownPeer, Peers};
-pub use decode::{Peer, decode_peer};
+pub use decode::{LONGEST as MOST_METADATA, Peer, decode_peer, decode_preamble};
 pub use own::Own;
+
+/// What a preamble begins with, before its length in four bytes and an `Any`.
+pub const MAGIC: [u8; 4] = [0x3d, 0x23, 0x04, 0x67];

@@ -1,4 +1,5 @@
 //! Bytes without HTTP: from a matched connection to an endpoint and back.
+mod exchange;
 mod metrics;
 mod pump;
 pub mod serve;

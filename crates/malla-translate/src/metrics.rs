@@ -8,14 +8,15 @@ use std::time::Duration;
 
 use malla_xds_proto::hcm::HttpFilter;
 use malla_xds_proto::istio_filters::{
-    DiscoveryMethod, DiscoverySpecifier, IstioHeaders, MetricConfig, Nothing, PeerMetadataConfig,
-    PropagationMethod, PropagationSpecifier, StatsConfig,
+    DiscoveryMethod, DiscoverySpecifier, IstioHeaders, MetadataExchange, MetricConfig, Nothing,
+    PeerMetadataConfig, PropagationMethod, PropagationSpecifier, StatsConfig,
 };
 use malla_xds_proto::listener::Filter;
-use malla_xds_proto::wkt;
+use malla_xds_proto::{any, cluster, wkt};
 
 use crate::listener::{Side, http_filter, network_filter};
 use crate::node::Profile;
+use crate::tls::PEER_EXCHANGE;
 use crate::view::View;
 
 const STATS_FILTER: &str = "istio.stats";
@@ -90,6 +91,28 @@ pub(crate) fn peers(view: &View<'_>, side: Side) -> Option<HttpFilter> {
         },
     };
     Some(http_filter(PEER_FILTER, &config))
+}
+
+/// The network filter by which servers learn of clients, on connections of bytes.
+pub(crate) fn exchange(view: &View<'_>) -> Option<Filter> {
+    (view.node.profile == Profile::Malla).then(|| network_filter(PEER_FILTER, &by_preamble()))
+}
+
+/// The same for clients, which is a filter of clusters.
+pub(crate) fn cluster_exchange() -> cluster::Filter {
+    cluster::Filter {
+        name: PEER_FILTER.into(),
+        typed_config: Some(any::pack(&by_preamble())),
+        ..cluster::Filter::default()
+    }
+}
+
+fn by_preamble() -> MetadataExchange {
+    MetadataExchange {
+        protocol: PEER_EXCHANGE.into(),
+        enable_discovery: true,
+        ..MetadataExchange::default()
+    }
 }
 
 fn discovery(method: DiscoverySpecifier) -> DiscoveryMethod {

@@ -29,8 +29,8 @@ use malla_xds_proto::tls::{
 
 pub(crate) use gateway::gateway_server;
 pub(crate) use mesh::{
-    MESH_ALPNS, MESH_HTTP_ALPNS, MESH_TCP_ALPNS, Within, identity_names, mesh_client, mesh_server,
-    trust_domains,
+    MESH_ALPNS, MESH_HTTP_ALPNS, MESH_TCP_ALPNS, PEER_EXCHANGE, Served, Within, identity_names,
+    mesh_client, mesh_server, trust_domains,
 };
 pub(crate) use outside::rule_client;
 

@@ -15,6 +15,7 @@ use crate::checked::{
 use crate::endpoints::EndpointSet;
 use crate::listener::TcpKeepalive;
 use crate::metadata::Metadata;
+use crate::peer_metadata::MetadataExchange;
 use crate::pb::{Any, cluster as pb, core, endpoint, extensions};
 
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -131,12 +132,36 @@ impl Cluster {
             close_on_health_failure: wire.close_connections_on_host_health_failure,
             pool_per_downstream: wire.connection_pool_per_downstream_connection,
             mesh,
+            exchange: exchange(wire.filters, cx)?,
             metadata,
         })
     }
 }
 
 /// Refuses what is not supported. Every field is named, so that a new one does not compile unnoticed.
+/// Network filters of a cluster's connections: the one that Istio puts there.
+fn exchange(wire: Vec<pb::Filter>, cx: &mut Cx) -> Result<Option<MetadataExchange>, Invalid> {
+    let filters: Vec<MetadataExchange> = cx.each("filters", wire, |filter, cx| {
+        let pb::Filter {
+            name: _,
+            typed_config,
+            config_discovery,
+        } = filter;
+        refuse!(cx; config_discovery);
+        let any = cx.required("typed_config", typed_config)?;
+        cx.field("typed_config", |cx| match type_name(&any).as_str() {
+            "envoy.tcp.metadataexchange.config.MetadataExchange" => {
+                MetadataExchange::parse(cx.unpack("", &any)?, cx)
+            }
+            other => Err(cx.invalid(
+                "",
+                format!("network filter {other} of a cluster is not supported by this proxy"),
+            )),
+        })
+    })?;
+    Ok(filters.into_iter().next())
+}
+
 fn check_fields(wire: &pb::Cluster, cx: &mut Cx) -> Result<(), Invalid> {
     let pb::Cluster {
         transport_socket_matches: _,
@@ -179,7 +204,7 @@ fn check_fields(wire: &pb::Cluster, cx: &mut Cx) -> Result<(), Invalid> {
         upstream_connection_options: _,
         close_connections_on_host_health_failure: _,
         ignore_health_on_host_removal,
-        filters,
+        filters: _,
         load_balancing_policy: _,
         lrs_server,
         lrs_report_endpoint_metrics,
@@ -193,7 +218,7 @@ fn check_fields(wire: &pb::Cluster, cx: &mut Cx) -> Result<(), Invalid> {
         lb_config: _,
     } = wire;
     refuse_refs!(cx; transport_socket_matcher, health_checks, dns_resolvers, use_tcp_for_dns_lookups,
-    dns_resolution_config, lb_subset_config, upstream_config, queuing_policies, filters);
+    dns_resolution_config, lb_subset_config, upstream_config, queuing_policies);
     // How names are resolved, when a cluster counts as warm and what is measured is this proxy's own.
     ignorable_refs!(cx; stats_matcher, per_connection_buffer_high_watermark_timeout, typed_dns_resolver_config,
     wait_for_warm_on_init, ignore_health_on_host_removal, lrs_server, lrs_report_endpoint_metrics,

@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use foldhash::quality::RandomState;
 
-use super::decode::{LONGEST, Peer, decode_peer};
+use super::decode::{LONGEST, Peer, decode_peer, decode_preamble};
 
 /// Of one generation.
 const MOST_ENTRIES: usize = 1024;
@@ -44,6 +44,7 @@ pub struct Peers {
     hasher: RandomState,
     headers: RefCell<Generations>,
     endpoints: RefCell<Generations>,
+    preambles: RefCell<Generations>,
 }
 
 impl Peers {
@@ -62,6 +63,13 @@ impl Peers {
         known.get(workload.as_bytes(), || {
             Some(self.known(Peer::from_endpoint(workload)))
         })
+    }
+
+    /// The peer that the `Any` of a preamble tells of.
+    pub fn of_preamble(&self, any: &[u8]) -> Option<Rc<KnownPeer>> {
+        // Apart from headers: the same bytes would mean something else there.
+        let mut known = self.preambles.borrow_mut();
+        known.get(any, || decode_preamble(any).map(|peer| self.known(peer)))
     }
 
     fn known(&self, peer: Peer) -> Rc<KnownPeer> {

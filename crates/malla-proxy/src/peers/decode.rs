@@ -6,10 +6,11 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use malla_xds_proto::pb::google::protobuf::Struct;
 use malla_xds_proto::pb::google::protobuf::value::Kind;
 use malla_xds_proto::wkt::get_str;
+use malla_xds_proto::{Any, any};
 use prost::Message;
 
 /// Longer metadata is nobody's: a workload's takes some hundred bytes.
-pub(super) const LONGEST: usize = 16 << 10;
+pub const LONGEST: usize = 16 << 10;
 /// No name in Kubernetes is longer than 253.
 const LONGEST_TEXT: usize = 253;
 
@@ -48,6 +49,22 @@ pub fn decode_peer(header: &[u8]) -> Option<Peer> {
     }
     let bytes = BASE64.decode(header).ok()?;
     Some(Peer::from_struct(&Struct::decode(&*bytes).ok()?))
+}
+
+/// Where a preamble's `Struct` has what a header is the base64 of, and the id.
+pub(super) const METADATA: &str = "x-envoy-peer-metadata";
+pub(super) const ID: &str = "x-envoy-peer-metadata-id";
+
+/// Reads the `Any` of a preamble; `None` if it is not one. Never panics, whatever it is given.
+pub fn decode_preamble(any: &[u8]) -> Option<Peer> {
+    if any.len() > LONGEST {
+        return None;
+    }
+    let told: Struct = any::unpack(&Any::decode(any).ok()?).ok()?;
+    match told.fields.get(METADATA)?.kind.as_ref()? {
+        Kind::StructValue(metadata) => Some(Peer::from_struct(metadata)),
+        _ => None,
+    }
 }
 
 impl Peer {
@@ -110,10 +127,10 @@ fn text(value: &str) -> Box<str> {
 mod tests {
     use base64::Engine as _;
     use malla_xds_proto::wkt;
-    use proptest::prelude::*;
+    use proptest::prelude::{any, prop, proptest};
     use prost::Message;
 
-    use super::{BASE64, LONGEST, LONGEST_TEXT, Peer, decode_peer};
+    use super::{BASE64, LONGEST, LONGEST_TEXT, Peer, decode_peer, decode_preamble};
 
     fn header(name: &str, app: &str) -> String {
         let labels = [("app", wkt::string(app)), ("version", wkt::string("v1"))];
@@ -168,6 +185,7 @@ mod tests {
     proptest! {
         #[test]
         fn garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+            let _ = decode_preamble(&bytes);
             let _ = decode_peer(&bytes);
             let _ = decode_peer(BASE64.encode(&bytes).as_bytes());
         }

@@ -8,8 +8,10 @@ use malla_xds_proto::core::Node;
 use malla_xds_proto::pb::google::protobuf::value::Kind;
 use malla_xds_proto::pb::google::protobuf::{Struct, Value};
 use malla_xds_proto::wkt::{self, get_str};
+use prost::Message;
 
-use super::decode::{CANONICAL_NAME, CANONICAL_REVISION, Peer};
+use super::MAGIC;
+use super::decode::{CANONICAL_NAME, CANONICAL_REVISION, ID, METADATA, Peer};
 
 /// This proxy's workload.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -54,6 +56,17 @@ impl Own {
     pub fn header(&self, labels: &[String]) -> Option<HeaderValue> {
         let told = any::encode(&self.told(labels));
         HeaderValue::try_from(STANDARD.encode(told)).ok()
+    }
+
+    /// The preamble of a connection of bytes.
+    pub fn preamble(&self, labels: &[String]) -> Vec<u8> {
+        let metadata = Value {
+            kind: Some(Kind::StructValue(self.told(labels))),
+        };
+        let told = wkt::structure([(METADATA, metadata), (ID, wkt::string(&self.id))]);
+        let any = any::pack(&told).encode_to_vec();
+        let length = u32::try_from(any.len()).unwrap_or(u32::MAX).to_be_bytes();
+        [&MAGIC[..], &length, &any].concat()
     }
 
     /// What is told: Istio's `convertWorkloadMetadataToStruct`.
@@ -115,7 +128,7 @@ mod tests {
     use malla_xds_proto::wkt;
 
     use super::Own;
-    use crate::peers::decode_peer;
+    use crate::peers::{decode_peer, decode_preamble};
 
     fn own() -> Own {
         let labels = [
@@ -147,6 +160,14 @@ mod tests {
         let header = own.header(&[]).unwrap();
         assert_eq!(decode_peer(header.as_bytes()).unwrap(), own.peer);
         assert_eq!(own.header(&[]), own.header(&[]), "the same bytes each time");
+        let preamble = own.preamble(&[]);
+        let (head, any) = preamble.split_at(8);
+        assert_eq!(head[..4], [0x3d, 0x23, 0x04, 0x67]);
+        assert_eq!(
+            u32::from_be_bytes(head[4..].try_into().unwrap()) as usize,
+            any.len()
+        );
+        assert_eq!(decode_preamble(any).unwrap(), own.peer);
         assert!(own.header(&["team".into()]).unwrap().len() > header.len());
     }
 

@@ -26,8 +26,9 @@ pub(super) struct Begun<'a> {
     pub(super) cluster: Option<&'a Arc<Cluster>>,
     pub(super) attempt: &'a Attempt,
     pub(super) flags: &'a [&'static str],
-    /// What the other proxy told.
-    pub(super) told: Option<Rc<KnownPeer>>,
+    /// What the proxies at both ends told of themselves.
+    pub(super) caller: Option<&'a Rc<KnownPeer>>,
+    pub(super) called: Option<&'a Rc<KnownPeer>>,
 }
 
 /// The configuration of the chain's filter, if it has one.
@@ -44,14 +45,12 @@ impl Begun<'_> {
     pub(super) fn count(&self, config: &StatsConfig) -> TcpMeter {
         let metrics = self.worker.metrics();
         let reporter = reporter(self.connection);
-        let endpoint = self.attempt.endpoint.as_ref();
-        let found = match reporter {
-            Reporter::Source => endpoint
-                .and_then(|endpoint| endpoint.workload())
-                .and_then(|workload| metrics.peers.of_endpoint(workload)),
-            Reporter::Destination => None,
+        let found = self.of_endpoint();
+        let called = self.called.or(found.as_ref());
+        let peer = match reporter {
+            Reporter::Source => called,
+            Reporter::Destination => self.caller,
         };
-        let peer = self.told.as_ref().or(found.as_ref());
         let (peer_principal, own_principal) = match reporter {
             Reporter::Destination => downstream_principals(self.connection),
             Reporter::Source => upstream_principals(self.attempt),
@@ -61,10 +60,7 @@ impl Begun<'_> {
             let record = self.record();
             let environment = self.worker.handlers().environment();
             let source = access_log::source(&record, environment);
-            let peers = match reporter {
-                Reporter::Source => [None, peer],
-                Reporter::Destination => [peer, None],
-            };
+            let peers = [self.caller, called];
             evaluate(config, &source, &metrics.own, peers, &mut values);
         }
         let mut flags = Flags::default();
@@ -92,6 +88,13 @@ impl Begun<'_> {
             overflow: false,
         };
         metrics.open(&facts)
+    }
+
+    /// Who is called, as the control plane says.
+    fn of_endpoint(&self) -> Option<Rc<KnownPeer>> {
+        let endpoint = self.attempt.endpoint.as_ref()?;
+        let peers = &self.worker.metrics().peers;
+        peers.of_endpoint(endpoint.workload()?)
     }
 
     /// For users' expressions only.

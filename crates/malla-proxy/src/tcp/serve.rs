@@ -3,9 +3,11 @@ use std::sync::Arc;
 
 use malla_proxy_config::cluster::Cluster;
 use malla_proxy_config::tcp_proxy::TcpProxy;
+use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
 use xxhash_rust::xxh64::xxh64;
 
+use super::exchange::{self, Told};
 use super::metrics::{self, Begun};
 use super::{End, Limits, Totals, pump};
 use crate::connection::Connection;
@@ -35,7 +37,7 @@ pub struct TcpRecord<'a> {
 }
 
 /// Serves one connection to its end.
-pub async fn serve(worker: &Worker, io: Io, connection: &Connection, proxy: &TcpProxy) {
+pub async fn serve(worker: &Worker, mut io: Io, connection: &Connection, proxy: &TcpProxy) {
     let stats = worker.stats().tcp(&proxy.stat_prefix);
     stats.downstream_cx_total.inc();
     let mut session = Session {
@@ -49,9 +51,11 @@ pub async fn serve(worker: &Worker, io: Io, connection: &Connection, proxy: &Tcp
         termination: None,
         totals: Totals::default(),
         known: None,
+        caller: Told::default(),
+        called: Told::default(),
         meter: None,
     };
-    let upstream = session.connect().await;
+    let upstream = session.begin(&mut io).await;
     session.meter();
     if let Some(upstream) = upstream {
         session.copy(io, upstream).await;
@@ -89,10 +93,46 @@ struct Session<'a> {
     totals: Totals,
     /// The cluster, if there is one of that name.
     known: Option<Arc<Cluster>>,
+    /// What the proxies at both ends have told of themselves.
+    caller: Told,
+    called: Told,
     meter: Option<TcpMeter>,
 }
 
 impl Session<'_> {
+    /// Learns who calls, where that is agreed, and finds the way on.
+    async fn begin(&mut self, io: &mut Io) -> Option<TcpUpstream> {
+        match exchange::with_client(self.worker, io, self.connection).await {
+            Ok(told) => self.caller = told,
+            Err(error) => {
+                tracing::debug!(%error, peer = %self.connection.remote, "a client's proxy did not tell who it is");
+                self.flags.push("DC");
+                return None;
+            }
+        }
+        let mut upstream = self.connect().await?;
+        let cluster = self.known.as_deref()?;
+        match exchange::with_server(self.worker, &mut upstream.connected, cluster).await {
+            Ok(told) => self.called = told,
+            Err(error) => {
+                tracing::debug!(%error, peer = ?self.attempt.remote, "an endpoint's proxy did not tell who it is");
+                self.flags.push("UC");
+                return None;
+            }
+        }
+        Some(upstream)
+    }
+
+    /// Passes on what came where a preamble should have been.
+    async fn give_back(&mut self, io: &mut Io, upstream: &mut Io) -> std::io::Result<()> {
+        let (forth, back) = (&self.caller.rest, &self.called.rest);
+        upstream.write_all(forth).await?;
+        io.write_all(back).await?;
+        self.totals.from_downstream.set(forth.len() as u64);
+        self.totals.from_upstream.set(back.len() as u64);
+        Ok(())
+    }
+
     /// Starts to count the connection, where that is asked for.
     fn meter(&mut self) {
         let Some(config) = metrics::config(self.connection) else {
@@ -104,7 +144,8 @@ impl Session<'_> {
             cluster: self.known.as_ref(),
             attempt: &self.attempt,
             flags: &self.flags,
-            told: None,
+            caller: self.caller.peer.as_ref(),
+            called: self.called.peer.as_ref(),
         };
         self.meter = Some(begun.count(config));
     }
@@ -175,6 +216,10 @@ impl Session<'_> {
                 .map(|limit| self.connection.accepted + limit),
         };
         let buffer = self.worker.buffer();
+        if let Err(error) = self.give_back(&mut io, &mut upstream.connected.io).await {
+            tracing::debug!(%error, "a connection broke before its first bytes were passed on");
+            return;
+        }
         let copying = Box::pin(pump(
             &mut io,
             &mut upstream.connected.io,

@@ -117,8 +117,10 @@ fn offered(configured: &[String], purpose: &[&str]) -> Vec<Vec<u8>> {
         ["http/1.1"] if vague => bytes(&["istio-http/1.1", "istio", "http/1.1"]),
         ["h2"] if vague => bytes(&["istio-h2", "istio", "h2"]),
         _ if configured.is_empty() => bytes(purpose),
+        // HTTP has headers for that.
         _ => configured
             .iter()
+            .filter(|name| purpose.is_empty() || *name != "istio-peer-exchange")
             .map(|name| name.clone().into_bytes())
             .collect(),
     }
@@ -299,6 +301,16 @@ mod tests {
             &["istio-peer-exchange", "istio", "h2"],
             &["h2"],
             &["istio-h2", "istio", "h2"],
+        );
+        check(
+            &["istio-peer-exchange", "istio"],
+            &[],
+            &["istio-peer-exchange", "istio"],
+        );
+        check(
+            &["istio-peer-exchange", "istio"],
+            &["h2", "http/1.1"],
+            &["istio"],
         );
         check(
             &["istio-h2", "istio", "h2"],

@@ -402,3 +402,104 @@ async fn open_connections_are_counted_before_they_end() {
     check_by_promtool(&proxy).await;
     proxy.stop().await;
 }
+
+const EXCHANGE: &str = r#"{ name: istio.metadata_exchange, typed_config: { "@type": type.googleapis.com/envoy.tcp.metadataexchange.config.MetadataExchange, protocol: istio-peer-exchange } }"#;
+
+/// Bytes over mutual TLS; each side does the exchange or does not.
+async fn bytes_between(caller_tells: bool, called_tells: bool) -> (Running, Running) {
+    let certs = Certs::new(&["client", "server"]);
+    let alpn = |tls: String, tells: bool| match tells {
+        true => tls.replace("[istio]", "[istio-peer-exchange, istio]"),
+        false => tls,
+    };
+    let stats = STATS.replace("VALUE", "{}");
+    let filters = format!("{EXCHANGE}, {stats}, {}", tcp_proxy("db", ""));
+    let tls = alpn(certs.downstream("server"), called_tells);
+    let called = bootstrap(
+        &node("db", "shop"),
+        &[listener(
+            "in",
+            anywhere(),
+            &filters,
+            &format!("{tls}    traffic_direction: INBOUND\n"),
+        )],
+        &[cluster("db", &[echo("hi ").await], &service("db"))],
+    );
+    let (called, inbound) = Running::start(&called, "in").await;
+    let filters = format!("{stats}, {}", tcp_proxy("db", ""));
+    let tls = alpn(certs.upstream("client", "server"), caller_tells);
+    let more = format!("{tls}{}    filters: [ {EXCHANGE} ]\n", service("db"));
+    let caller = bootstrap(
+        &node("web", "base"),
+        &[listener(
+            "out",
+            anywhere(),
+            &filters,
+            "    traffic_direction: OUTBOUND\n",
+        )],
+        &[cluster("db", &[inbound], &more)],
+    );
+    let (caller, outbound) = Running::start(&caller, "out").await;
+    assert_eq!(round_trip(outbound, "there").await, "hi there");
+    assert_eq!(round_trip(outbound, "").await, "hi ");
+    (caller, called)
+}
+
+#[tokio::test]
+async fn proxies_tell_each_other_before_bytes() {
+    let (caller, called) = bytes_between(true, true).await;
+    for (proxy, reporter, policy) in [
+        (&caller, "source", "unknown"),
+        (&called, "destination", "mutual_tls"),
+    ] {
+        let labels = [
+            ("reporter", reporter),
+            ("source_workload", "web-v1"),
+            ("source_workload_namespace", "base"),
+            ("destination_workload", "db-v1"),
+            ("destination_app", "db"),
+            ("destination_service", "db.shop.svc.cluster.local"),
+            ("connection_security_policy", policy),
+        ];
+        assert_eq!(
+            series(proxy, "istio_tcp_connections_opened_total", &labels).await,
+            2.0
+        );
+        let deadline = Instant::now() + LIMIT;
+        while series(proxy, "istio_tcp_connections_closed_total", &labels).await < 2.0 {
+            assert!(Instant::now() < deadline);
+        }
+        assert_eq!(
+            series(proxy, "istio_tcp_sent_bytes_total", &labels).await,
+            11.0,
+            "no byte of the preambles"
+        );
+        assert_eq!(
+            series(proxy, "istio_tcp_received_bytes_total", &labels).await,
+            5.0
+        );
+    }
+    caller.stop().await;
+    called.stop().await;
+}
+
+#[tokio::test]
+async fn who_does_not_tell_is_known_by_its_certificate() {
+    for (caller_tells, called_tells) in [(true, false), (false, true)] {
+        let (caller, called) = bytes_between(caller_tells, called_tells).await;
+        let labels = [
+            ("source_workload", "unknown"),
+            ("source_workload_namespace", "base"),
+            (
+                "source_principal",
+                "spiffe://cluster.local/ns/base/sa/client",
+            ),
+        ];
+        assert_eq!(
+            series(&called, "istio_tcp_connections_opened_total", &labels).await,
+            2.0
+        );
+        caller.stop().await;
+        called.stop().await;
+    }
+}

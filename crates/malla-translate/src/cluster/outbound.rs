@@ -18,9 +18,11 @@ use malla_xds_proto::wkt;
 use super::{base, istio_metadata, original_dst, policy, set_protocol};
 use crate::authn::speaks_mtls;
 use crate::endpoints::{load_assignment, of_port, weighs_localities};
+use crate::metrics;
 use crate::names::{outbound_cluster, outbound_sni};
+use crate::node::Profile;
 use crate::rules::{Policy, Rule};
-use crate::tls;
+use crate::tls::{self, Within};
 use crate::view::View;
 
 /// Envoy's DNS answers are refreshed that often when the answer has no time to live.
@@ -170,7 +172,11 @@ fn secure(
     policy: &Policy,
 ) {
     let sni = outbound_sni(port.port, subset.unwrap_or_default(), &service.hostname);
-    let within = policy::within(port.protocol, policy.connection_pool.as_ref());
+    let mut within = policy::within(port.protocol, policy.connection_pool.as_ref());
+    if within == Within::Anything && view.node.profile == Profile::Malla {
+        within = Within::Exchanged;
+        cluster.filters = vec![metrics::cluster_exchange()];
+    }
     let sans = server_names(view, service, port);
     if let Some(tls) = &policy.tls {
         cluster.transport_socket =

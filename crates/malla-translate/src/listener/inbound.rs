@@ -15,13 +15,14 @@ use malla_xds_proto::wkt;
 use super::hcm::{Routes, Side};
 use super::{any_address, base, chain, filter, hcm, sniff, tcp};
 use crate::authn::Authn;
+use crate::metrics;
 use crate::names::{
     BLACK_HOLE, INBOUND_PASSTHROUGH, INBOUND_PORT, VIRTUAL_INBOUND, inbound_cluster,
 };
-use crate::node::Interception;
+use crate::node::{Interception, Profile};
 use crate::rbac;
 use crate::route::inbound_configuration;
-use crate::tls;
+use crate::tls::{self, Served};
 use crate::view::{OwnPort, View};
 
 /// What a port speaks, as far as filter chains care.
@@ -229,13 +230,21 @@ fn target_chains(view: &View<'_>, target: &Target<'_>) -> Vec<FilterChain> {
                 bytes(view, target)
             };
             FilterChain {
-                transport_socket: kind
-                    .terminates
-                    .then(|| tls::server_socket(&tls::mesh_server(view.mesh, kind.http))),
+                transport_socket: kind.terminates.then(|| {
+                    tls::server_socket(&tls::mesh_server(view.mesh, served(view, kind.http)))
+                }),
                 ..chain(&target.name, of, filters)
             }
         })
         .collect()
+}
+
+fn served(view: &View<'_>, http: bool) -> Served {
+    match view.node.profile {
+        _ if http => Served::Http,
+        Profile::Malla => Served::Exchanged,
+        Profile::PlainEnvoy => Served::Bytes,
+    }
 }
 
 fn http(view: &View<'_>, target: &Target<'_>) -> Filter {
@@ -268,7 +277,8 @@ fn http(view: &View<'_>, target: &Target<'_>) -> Filter {
 }
 
 fn bytes(view: &View<'_>, target: &Target<'_>) -> Vec<Filter> {
-    let mut filters = rbac::network_filters(view);
+    let mut filters: Vec<Filter> = metrics::exchange(view).into_iter().collect();
+    filters.extend(rbac::network_filters(view));
     filters.extend(tcp::to_cluster(view, Side::Inbound, &target.cluster));
     filters
 }

@@ -7,7 +7,8 @@ use malla_xds_proto::tls::{CertificateValidationContext, CommonTlsContext, Downs
 use malla_xds_proto::wkt;
 
 use super::{
-    any_san, certificate_files, combined, delivered, in_file, mesh_server, protocol_versions,
+    Served, any_san, certificate_files, combined, delivered, in_file, mesh_server,
+    protocol_versions,
 };
 
 /// What a gateway's server presents and asks for. `None` where it does not terminate TLS, or where
@@ -21,7 +22,10 @@ pub(crate) fn gateway_server(
 ) -> Option<DownstreamTlsContext> {
     match tls.mode {
         ServerTlsMode::Passthrough | ServerTlsMode::AutoPassthrough => return None,
-        ServerTlsMode::IstioMutual => return Some(mesh_server(mesh, http)),
+        ServerTlsMode::IstioMutual => {
+            let within = if http { Served::Http } else { Served::Bytes };
+            return Some(mesh_server(mesh, within));
+        }
         ServerTlsMode::Simple | ServerTlsMode::Mutual | ServerTlsMode::OptionalMutual => {}
     }
     let asks = tls.mode != ServerTlsMode::Simple;

@@ -22,6 +22,8 @@ use crate::names::{ROOT_SECRET, SDS_CLUSTER, WORKLOAD_SECRET};
 
 /// Says "a proxy of the mesh is speaking", so that servers tell its TLS from an application's own.
 const ISTIO_ALPN: &str = "istio";
+/// Says that each proxy tells of itself before the bytes it passes on.
+pub(crate) const PEER_EXCHANGE: &str = "istio-peer-exchange";
 /// What a server in PERMISSIVE mode takes for mutual TLS of the mesh.
 pub(crate) const MESH_ALPNS: [&str; 5] = [
     "istio",
@@ -51,6 +53,17 @@ pub(crate) enum Within {
     Http2,
     /// Bytes, or something to be found out.
     Anything,
+    /// The same from a proxy that tells of itself first (Istio's TCP metadata exchange).
+    Exchanged,
+}
+
+/// What a server of the mesh takes within TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Served {
+    Http,
+    Bytes,
+    /// Bytes from proxies that may tell of themselves first.
+    Exchanged,
 }
 
 impl Within {
@@ -61,6 +74,7 @@ impl Within {
             Self::Http1 => &["istio-http/1.1", ISTIO_ALPN, "http/1.1"],
             Self::Http2 => &["istio-h2", ISTIO_ALPN, "h2"],
             Self::Anything => &[ISTIO_ALPN],
+            Self::Exchanged => &[PEER_EXCHANGE, ISTIO_ALPN],
         }
     }
 }
@@ -86,12 +100,12 @@ pub(crate) fn mesh_client(
     }
 }
 
-/// Calls from within the mesh, to HTTP or to bytes; the client's certificate is required.
-pub(crate) fn mesh_server(mesh: &Mesh, http: bool) -> DownstreamTlsContext {
-    let alpn: &[&str] = if http {
-        &["h2", "http/1.1"]
-    } else {
-        &[ISTIO_ALPN]
+/// Calls from within the mesh; the client's certificate is required.
+pub(crate) fn mesh_server(mesh: &Mesh, within: Served) -> DownstreamTlsContext {
+    let alpn: &[&str] = match within {
+        Served::Http => &["h2", "http/1.1"],
+        Served::Bytes => &[ISTIO_ALPN],
+        Served::Exchanged => &[PEER_EXCHANGE, ISTIO_ALPN],
     };
     let domains = trust_domains(mesh)
         .map(|domain| uri(MatchPattern::Prefix(format!("spiffe://{domain}/"))))
