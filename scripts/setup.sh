@@ -69,9 +69,9 @@ setup_test() {
     fetch_kubectl
     kubectl_is_recent || die "no usable kubectl (at least 1.28)"
   fi
-  if [ ! -d "$tools_dir/node_modules/playwright-core" ]; then
-    say "Installing playwright-core"
-    npm install --silent --no-audit --no-fund --prefix "$tools_dir" playwright-core@1.55.0 >/dev/null || die "playwright-core could not be installed"
+  if [ ! -d "$tools_dir/node_modules/playwright-core" ] || [ ! -d "$tools_dir/node_modules/axe-core" ]; then
+    say "Installing playwright-core and axe-core"
+    npm install --silent --no-audit --no-fund --prefix "$tools_dir" playwright-core@1.55.0 axe-core@4.14.1 >/dev/null || die "playwright-core could not be installed"
   fi
   # Root's tests need somebody else to be; the tool gives the user its subordinate ids.
   if [ "$(id -u)" = 0 ] && ! id malla-test >/dev/null 2>&1; then

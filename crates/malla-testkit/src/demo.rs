@@ -73,6 +73,16 @@ impl Demo {
             .to_owned()
     }
 
+    /// The console's address, without a slash at the end.
+    #[must_use]
+    pub fn console(&self) -> String {
+        self.ready["console"]
+            .as_str()
+            .unwrap_or_default()
+            .trim_end_matches('/')
+            .to_owned()
+    }
+
     #[must_use]
     pub fn kubeconfig(&self) -> &str {
         self.ready["clusters"][0]["kubeconfig"]

@@ -144,6 +144,20 @@ function describe(k: () => Knowledge | undefined) {
   });
 }
 
+/**
+ * Typing over a selection is done here, not by the browser: Chromium would keep the style of the replaced text in a `style`
+ * attribute, which the Content-Security-Policy refuses with a complaint.
+ */
+function typeOver(event: InputEvent, view: EditorView): boolean {
+  const { from, to, empty } = view.state.selection.main;
+  const text = event.data;
+  if (event.inputType !== 'insertText' || event.isComposing || !text || empty || view.state.readOnly || view.state.selection.ranges.length > 1) return false;
+  const insert = () => view.state.update({ changes: { from, to, insert: text }, selection: { anchor: from + text.length }, userEvent: 'input.type', scrollIntoView: true });
+  if (!view.state.facet(EditorView.inputHandler).some((handle) => handle(view, from, to, text, insert))) view.dispatch(insert());
+  event.preventDefault();
+  return true;
+}
+
 export function Editor({ value, onChange, marks = [], knowledge, label, readOnly = false, reveal }: Props) {
   const { t } = useT();
   const host = useRef<HTMLDivElement>(null);
@@ -173,6 +187,7 @@ export function Editor({ value, onChange, marks = [], knowledge, label, readOnly
           // Tab indents; Escape and then Tab leaves the editor.
           keymap.of([{ key: 'Tab', run: insertTab, shift: indentLess }, ...closeBracketsKeymap, ...completionKeymap, ...searchKeymap, ...historyKeymap, ...foldKeymap, ...lintKeymap, ...defaultKeymap]),
           editable.current.of(EditorState.readOnly.of(readOnly)),
+          EditorView.domEventHandlers({ beforeinput: typeOver }),
           EditorView.updateListener.of((update) => {
             if (!update.docChanged || !live.current.onChange) return;
             const text = update.state.doc.toString();

@@ -174,14 +174,16 @@ export function Select({ value, onChange, label, options, all }: { value: string
   );
 }
 
-export function Field({ label, hint, children }: { label: ReactNode; hint?: ReactNode; children: ReactNode }) {
+/** The input in it is described by `hintId`. */
+export function Field({ label, hint, hintId, children }: { label: ReactNode; hint?: ReactNode; hintId?: string; children: ReactNode }) {
   return (
-     
-    <label className="field">
-      <span className="lab">{label}</span>
-      {children}
-      {hint && <span className="hint">{hint}</span>}
-    </label>
+    <div className="field">
+      <label className="field">
+        <span className="lab">{label}</span>
+        {children}
+      </label>
+      {hint && <span className="hint" id={hintId}>{hint}</span>}
+    </div>
   );
 }
 

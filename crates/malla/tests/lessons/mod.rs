@@ -1,74 +1,88 @@
-//! Every lesson applied by real `kubectl`, and what a user then sees, by real requests.
+//! Every lesson carried out as a user would, and what that user then sees, by real requests.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
     reason = "a test panics and tells how far it got"
 )]
+#![allow(dead_code, reason = "each of the tests has its own way of working")]
 
+mod hand;
 mod shop;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use malla_testkit::{Demo, eventually};
 use serde_json::Value;
 
-use shop::Shop;
+pub(crate) use hand::{Console, Hand, Kubectl};
+pub(crate) use shop::Shop;
 
 const SOON: Duration = Duration::from_secs(20);
 const POD_START: Duration = Duration::from_secs(90);
 
-type Lesson = fn(&Demo, &Shop);
+/// A mesh, who works on it, and its shop.
+pub(crate) struct Class<'a> {
+    pub(crate) demo: &'a Demo,
+    pub(crate) hand: &'a dyn Hand,
+    pub(crate) shop: Shop,
+}
 
-/// Runs all lessons in order on one demo.
+type Lesson = fn(&Class<'_>);
+
+/// What each lesson promises, in the order they build on each other.
+pub(crate) const LESSONS: [(&str, Lesson); 13] = [
+    ("Q0 every pod has a sidecar", every_pod_has_a_sidecar),
+    ("Q1 the shop works", the_shop_works),
+    ("Q2 both versions answer", both_versions_answer),
+    ("Q3 the cookie decides", the_cookie_decides),
+    ("Q4 half of the calls", half_of_the_calls),
+    ("Q5 all of the calls", all_of_the_calls),
+    ("Q6 stock takes seven seconds", stock_takes_seven_seconds),
+    ("Q7 order gives up after three", order_gives_up_after_three),
+    (
+        "Q8 the same user, the same cart",
+        the_same_user_the_same_cart,
+    ),
+    ("Q9 clients are answered", clients_are_answered),
+    (
+        "Q10 a pool of one turns calls away",
+        a_pool_of_one_turns_calls_away,
+    ),
+    ("Q14 plain text is reset", plain_text_is_reset),
+    ("Q15 clients are denied", clients_are_denied),
+];
+
+/// Runs all lessons on one demo, by `kubectl`.
 pub(crate) fn run(name: &str, arguments: &[&str]) {
     let demo = Demo::start(Path::new(env!("CARGO_BIN_EXE_malla")), name, arguments);
-    let shop = Shop::new(&demo.shop());
-    let lessons: [(&str, Lesson); 13] = [
-        ("Q0 every pod has a sidecar", every_pod_has_a_sidecar),
-        ("Q1 the shop works", the_shop_works),
-        ("Q2 both versions answer", both_versions_answer),
-        ("Q3 the cookie decides", the_cookie_decides),
-        ("Q4 half of the calls", half_of_the_calls),
-        ("Q5 all of the calls", all_of_the_calls),
-        ("Q6 stock takes seven seconds", stock_takes_seven_seconds),
-        ("Q7 order gives up after three", order_gives_up_after_three),
-        (
-            "Q8 the same user, the same cart",
-            the_same_user_the_same_cart,
-        ),
-        ("Q9 clients are answered", clients_are_answered),
-        (
-            "Q10 a pool of one turns calls away",
-            a_pool_of_one_turns_calls_away,
-        ),
-        ("Q14 plain text is reset", plain_text_is_reset),
-        ("Q15 clients are denied", clients_are_denied),
-    ];
+    let kubectl = Kubectl(&demo);
+    // Applying what is there already changes nothing and warns of nothing.
+    kubectl.lesson("q01-gateway");
+    let class = Class {
+        demo: &demo,
+        hand: &kubectl,
+        shop: Shop::new(&demo.shop()),
+    };
+    attend(name, &class, &LESSONS);
+    nothing_was_refused(&demo);
+    demo.stop();
+}
+
+/// Carries out some lessons, and looks at what they promise.
+pub(crate) fn attend(name: &str, class: &Class<'_>, lessons: &[(&str, Lesson)]) {
     for (lesson, check) in lessons {
         let started = Instant::now();
-        check(&demo, &shop);
+        check(class);
         println!(
             "{name}: {lesson}: ok ({:.1} s)",
             started.elapsed().as_secs_f64()
         );
     }
-    nothing_was_refused(&demo);
-    demo.stop();
 }
 
-fn lesson(file: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../demo/lessons")
-        .join(file)
-}
-
-fn apply(demo: &Demo, file: &str) {
-    let path = lesson(file);
-    drop(demo.kubectl_ok(&["apply", "-f", path.to_str().unwrap()]));
-}
-
-fn every_pod_has_a_sidecar(demo: &Demo, _: &Shop) {
+fn every_pod_has_a_sidecar(class: &Class<'_>) {
+    let Class { demo, .. } = class;
     let pods = demo.kubectl_json(&["-n", "base", "get", "pods"]);
     let pods = pods["items"].as_array().unwrap();
     assert_eq!(
@@ -88,11 +102,8 @@ fn every_pod_has_a_sidecar(demo: &Demo, _: &Shop) {
     assert_eq!(shown.matches("2/2").count(), 8, "{shown}");
 }
 
-fn the_shop_works(demo: &Demo, shop: &Shop) {
-    // Applying what is there already changes nothing and warns of nothing.
-    let again = demo.kubectl(&["apply", "-f", lesson("q01-gateway.yaml").to_str().unwrap()]);
-    let said = String::from_utf8_lossy(&again.stderr);
-    assert!(again.status.success() && said.is_empty(), "{said}");
+fn the_shop_works(class: &Class<'_>) {
+    let Class { shop, .. } = class;
     let page = shop.page();
     assert!(page.contains("shop.js"), "{page}");
     assert_eq!(
@@ -133,8 +144,9 @@ fn wait_for_pods(demo: &Demo, namespace: &str, deployment: &str) {
     ]));
 }
 
-fn both_versions_answer(demo: &Demo, shop: &Shop) {
-    apply(demo, "q02-order-v2.yaml");
+fn both_versions_answer(class: &Class<'_>) {
+    let Class { demo, hand, shop } = class;
+    hand.lesson("q02-order-v2");
     wait_for_pods(demo, "base", "order-v2");
     eventually("calls reach both versions", SOON, || {
         let (one, two) = versions(20, || shop.order_version(None))?;
@@ -146,8 +158,9 @@ fn both_versions_answer(demo: &Demo, shop: &Shop) {
     });
 }
 
-fn the_cookie_decides(demo: &Demo, shop: &Shop) {
-    apply(demo, "q03-order-by-cookie.yaml");
+fn the_cookie_decides(class: &Class<'_>) {
+    let Class { hand, shop, .. } = class;
+    hand.lesson("q03-order-by-cookie");
     eventually("no cookie, no route", SOON, || {
         match shop.order_status(None) {
             Ok(404) => Ok(()),
@@ -173,8 +186,9 @@ fn the_cookie_decides(demo: &Demo, shop: &Shop) {
     shop.browse("vip");
 }
 
-fn half_of_the_calls(demo: &Demo, shop: &Shop) {
-    apply(demo, "q04-product-half.yaml");
+fn half_of_the_calls(class: &Class<'_>) {
+    let Class { demo, hand, shop } = class;
+    hand.lesson("q04-product-half");
     wait_for_pods(demo, "base", "product-v2");
     eventually("about half of the calls reach v2", SOON, || {
         let (one, two) = versions(60, || shop.product_version())?;
@@ -187,8 +201,9 @@ fn half_of_the_calls(demo: &Demo, shop: &Shop) {
     });
 }
 
-fn all_of_the_calls(demo: &Demo, shop: &Shop) {
-    apply(demo, "q05-product-all.yaml");
+fn all_of_the_calls(class: &Class<'_>) {
+    let Class { hand, shop, .. } = class;
+    hand.lesson("q05-product-all");
     eventually("all calls reach v2", SOON, || {
         match versions(30, || shop.product_version())? {
             (0, 30) => Ok(()),
@@ -198,8 +213,9 @@ fn all_of_the_calls(demo: &Demo, shop: &Shop) {
     shop.browse("banner");
 }
 
-fn stock_takes_seven_seconds(demo: &Demo, shop: &Shop) {
-    apply(demo, "q06-stock-delay.yaml");
+fn stock_takes_seven_seconds(class: &Class<'_>) {
+    let Class { hand, shop, .. } = class;
+    hand.lesson("q06-stock-delay");
     let took = eventually(
         "the cart takes seven seconds",
         Duration::from_secs(60),
@@ -221,8 +237,9 @@ fn stock_takes_seven_seconds(demo: &Demo, shop: &Shop) {
     assert!(order.took >= Duration::from_secs(7), "{:?}", order.took);
 }
 
-fn order_gives_up_after_three(demo: &Demo, shop: &Shop) {
-    apply(demo, "q07-order-timeout.yaml");
+fn order_gives_up_after_three(class: &Class<'_>) {
+    let Class { hand, shop, .. } = class;
+    hand.lesson("q07-order-timeout");
     let answer = eventually("order times out", Duration::from_secs(60), || {
         shop.order_call(Some("vip=true"))?.expect(504)
     });
@@ -234,7 +251,7 @@ fn order_gives_up_after_three(demo: &Demo, shop: &Shop) {
     let cart = shop.cart(1, 1, 1).unwrap().expect(200).unwrap();
     assert!(cart.took >= Duration::from_secs(7), "{:?}", cart.took);
     shop.browse("timeout");
-    drop(demo.kubectl_ok(&["-n", "base", "delete", "virtualservice", "stock-vs"]));
+    hand.delete("virtualservice", "stock-vs");
     eventually("without the fault all is quick again", SOON, || {
         let answer = shop.order_call(Some("vip=true"))?.expect(200)?;
         if answer.took < Duration::from_secs(1) {
@@ -252,12 +269,13 @@ fn cart_pods(shop: &Shop, user: u32, calls: usize) -> Vec<String> {
     pods
 }
 
-fn the_same_user_the_same_cart(demo: &Demo, shop: &Shop) {
+fn the_same_user_the_same_cart(class: &Class<'_>) {
+    let Class { hand, shop, .. } = class;
     assert!(
         cart_pods(shop, 1, 30).len() > 1,
         "without affinity carts alternate"
     );
-    apply(demo, "q08-cart-affinity.yaml");
+    hand.lesson("q08-cart-affinity");
     eventually("a user stays with one cart", SOON, || {
         match cart_pods(shop, 1, 20).len() {
             1 => Ok(()),
@@ -300,16 +318,18 @@ fn all_good(demo: &Demo) -> Result<(), String> {
     }
 }
 
-fn clients_are_answered(demo: &Demo, _: &Shop) {
-    apply(demo, "q09-client.yaml");
+fn clients_are_answered(class: &Class<'_>) {
+    let Class { demo, hand, .. } = class;
+    hand.lesson("q09-client");
     wait_for_pods(demo, "test", "client");
     eventually("every line is Kevin", Duration::from_secs(60), || {
         all_good(demo)
     });
 }
 
-fn a_pool_of_one_turns_calls_away(demo: &Demo, _: &Shop) {
-    apply(demo, "q10-user-pool.yaml");
+fn a_pool_of_one_turns_calls_away(class: &Class<'_>) {
+    let Class { demo, hand, .. } = class;
+    hand.lesson("q10-user-pool");
     eventually(
         "some calls are turned away and some are not",
         SOON,
@@ -318,7 +338,7 @@ fn a_pool_of_one_turns_calls_away(demo: &Demo, _: &Shop) {
             other => Err(format!("{other:?}")),
         },
     );
-    drop(demo.kubectl_ok(&["-n", "base", "delete", "destinationrule", "user"]));
+    hand.delete("destinationrule", "user");
     eventually("without the pool all are answered again", SOON, || {
         all_good(demo)
     });
@@ -354,10 +374,11 @@ fn curl_as_proxy(demo: &Demo) -> (i32, String) {
     (output.status.code().unwrap_or(-1), said)
 }
 
-fn plain_text_is_reset(demo: &Demo, shop: &Shop) {
+fn plain_text_is_reset(class: &Class<'_>) {
+    let Class { demo, hand, shop } = class;
     let (code, said) = curl_as_proxy(demo);
     assert!(code == 0 && said.contains("product-v"), "{code}: {said}");
-    apply(demo, "q14-strict.yaml");
+    hand.lesson("q14-strict");
     eventually("plain text is reset", SOON, || match curl_as_proxy(demo) {
         (56, said) if said.contains("reset by peer") => Ok(()),
         other => Err(format!("{other:?}")),
@@ -366,8 +387,9 @@ fn plain_text_is_reset(demo: &Demo, shop: &Shop) {
     all_good(demo).unwrap();
 }
 
-fn clients_are_denied(demo: &Demo, shop: &Shop) {
-    apply(demo, "q15-deny-test.yaml");
+fn clients_are_denied(class: &Class<'_>) {
+    let Class { demo, hand, shop } = class;
+    hand.lesson("q15-deny-test");
     eventually("every line is empty", SOON, || match client_lines(demo) {
         (0, bad) if bad > 10 => Ok(()),
         other => Err(format!("{other:?}")),
@@ -380,7 +402,7 @@ fn clients_are_denied(demo: &Demo, shop: &Shop) {
 }
 
 /// No proxy refused anything, and every rule says that it is active everywhere.
-fn nothing_was_refused(demo: &Demo) {
+pub(crate) fn nothing_was_refused(demo: &Demo) {
     for kind in [
         "virtualservices",
         "destinationrules",

@@ -6,12 +6,12 @@ use std::process::Command;
 use malla_testkit::{Answer, Request};
 use serde_json::{Value, json};
 
-pub(super) struct Shop {
+pub(crate) struct Shop {
     url: String,
 }
 
 impl Shop {
-    pub(super) fn new(url: &str) -> Self {
+    pub(crate) fn new(url: &str) -> Self {
         assert!(url.starts_with("http://127.0.0.1:"), "{url}");
         Self {
             url: url.to_owned(),
@@ -22,22 +22,22 @@ impl Shop {
         Request::get(&format!("{}{path}", self.url))
     }
 
-    pub(super) fn page(&self) -> String {
+    pub(crate) fn page(&self) -> String {
         self.get("/").send().unwrap().expect(200).unwrap().body
     }
 
-    pub(super) fn product(&self) -> Result<Value, String> {
+    pub(crate) fn product(&self) -> Result<Value, String> {
         self.get("/product").send()?.expect(200)?.json()
     }
 
-    pub(super) fn product_version(&self) -> Result<String, String> {
+    pub(crate) fn product_version(&self) -> Result<String, String> {
         Ok(self.product()?["info"][0]["Service"]
             .as_str()
             .unwrap_or_default()
             .to_owned())
     }
 
-    pub(super) fn user(&self, id: u32) -> Result<Value, String> {
+    pub(crate) fn user(&self, id: u32) -> Result<Value, String> {
         self.get("/user")
             .header("UserID", &id.to_string())
             .send()?
@@ -45,7 +45,7 @@ impl Shop {
             .json()
     }
 
-    pub(super) fn cart(&self, user: u32, pid: u32, num: u32) -> Result<Answer, String> {
+    pub(crate) fn cart(&self, user: u32, pid: u32, num: u32) -> Result<Answer, String> {
         let headers = [("UserID", user), ("Pid", pid), ("Num", num)];
         headers
             .iter()
@@ -55,7 +55,7 @@ impl Shop {
             .send()
     }
 
-    pub(super) fn cart_pod(&self, user: u32) -> Result<String, String> {
+    pub(crate) fn cart_pod(&self, user: u32) -> Result<String, String> {
         let cart = self.cart(user, 1, 1)?.expect(200)?.json()?;
         let infos = cart["Info"].as_array().cloned().unwrap_or_default();
         let own = infos
@@ -66,7 +66,7 @@ impl Shop {
     }
 
     /// One of product 1.
-    pub(super) fn order_call(&self, cookie: Option<&str>) -> Result<Answer, String> {
+    pub(crate) fn order_call(&self, cookie: Option<&str>) -> Result<Answer, String> {
         let basket = json!({"Products": [{"Pid": 1, "Num": 1, "Price": 100}]});
         let request = Request::post_json(&format!("{}/order", self.url), &basket);
         match cookie {
@@ -75,15 +75,15 @@ impl Shop {
         }
     }
 
-    pub(super) fn order_status(&self, cookie: Option<&str>) -> Result<u16, String> {
+    pub(crate) fn order_status(&self, cookie: Option<&str>) -> Result<u16, String> {
         Ok(self.order_call(cookie)?.status)
     }
 
-    pub(super) fn order(&self, cookie: Option<&str>) -> Result<Value, String> {
+    pub(crate) fn order(&self, cookie: Option<&str>) -> Result<Value, String> {
         self.order_call(cookie)?.expect(200)?.json()
     }
 
-    pub(super) fn order_version(&self, cookie: Option<&str>) -> Result<String, String> {
+    pub(crate) fn order_version(&self, cookie: Option<&str>) -> Result<String, String> {
         let order = self.order(cookie)?;
         let infos = order["Info"].as_array().cloned().unwrap_or_default();
         let services = infos.iter().filter_map(|info| info["Service"].as_str());
@@ -95,7 +95,7 @@ impl Shop {
     }
 
     /// A visit by Chromium; the script asserts what the page shows.
-    pub(super) fn browse(&self, scenario: &str) {
+    pub(crate) fn browse(&self, scenario: &str) {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/browser/shop.cjs");
         let output = Command::new("node")
             .arg(script)

@@ -70,19 +70,21 @@ interface FieldProps {
 
 export function TextField({ edit, path, label, hint, placeholder, options, disabled }: FieldProps & { options?: string[]; disabled?: boolean }) {
   const id = useId();
+  const hintId = useId();
   return (
-    <Field label={label} hint={hint}>
-      <input className="input" value={edit.text(path)} disabled={disabled} placeholder={placeholder} list={options ? id : undefined} spellCheck={false} onChange={(e) => edit.set(path, e.target.value === '' ? undefined : e.target.value)} />
+    <Field label={label} hint={hint} hintId={hintId}>
+      <input className="input" aria-describedby={hint && hintId} value={edit.text(path)} disabled={disabled} placeholder={placeholder} list={options ? id : undefined} spellCheck={false} onChange={(e) => edit.set(path, e.target.value === '' ? undefined : e.target.value)} />
       {options && <datalist id={id}>{options.map((o) => <option key={o} value={o} />)}</datalist>}
     </Field>
   );
 }
 
 export function NumberField({ edit, path, label, hint, placeholder, min = 0, max, step }: FieldProps & { min?: number; max?: number; step?: number }) {
+  const hintId = useId();
   return (
-    <Field label={label} hint={hint}>
+    <Field label={label} hint={hint} hintId={hintId}>
       <input
-        className="input" type="number" inputMode="numeric" min={min} max={max} step={step} placeholder={placeholder} value={edit.text(path)}
+        className="input" aria-describedby={hint && hintId} type="number" inputMode="numeric" min={min} max={max} step={step} placeholder={placeholder} value={edit.text(path)}
         onChange={(e) => edit.set(path, e.target.value === '' || !Number.isFinite(Number(e.target.value)) ? undefined : Number(e.target.value))}
       />
     </Field>
@@ -92,10 +94,11 @@ export function NumberField({ edit, path, label, hint, placeholder, min = 0, max
 export function ChoiceField({ edit, path, label, hint, options, none }: FieldProps & { options: (string | { id: string; label: string })[]; none?: string }) {
   const value = edit.text(path);
   const list = options.map((o) => (typeof o === 'string' ? { id: o, label: o } : o));
+  const hintId = useId();
   if (value !== '' && !list.some((o) => o.id === value)) list.push({ id: value, label: value });
   return (
-    <Field label={label} hint={hint}>
-      <select className="input" value={value} onChange={(e) => edit.set(path, e.target.value === '' ? undefined : e.target.value)}>
+    <Field label={label} hint={hint} hintId={hintId}>
+      <select className="input" aria-describedby={hint && hintId} value={value} onChange={(e) => edit.set(path, e.target.value === '' ? undefined : e.target.value)}>
         {none !== undefined && <option value="">{none}</option>}
         {list.map((o) => <option key={o.id} value={o.id}>{o.label}</option>)}
       </select>
@@ -125,7 +128,7 @@ export function ChipsField({ edit, path, label, hint, placeholder, options }: Fi
           </span>
         ))}
         <input
-          id={`${id}i`} value={draft} list={options ? id : undefined} placeholder={list.length === 0 ? placeholder : ''} spellCheck={false}
+          id={`${id}i`} aria-describedby={hint && `${id}h`} value={draft} list={options ? id : undefined} placeholder={list.length === 0 ? placeholder : ''} spellCheck={false}
           onChange={(e) => (options?.includes(e.target.value) && e.target.value !== draft && !e.nativeEvent.isTrusted ? commit(e.target.value) : setDraft(e.target.value))}
           onKeyDown={(e) => {
             if (e.key === 'Enter' || e.key === ',') {
@@ -137,7 +140,7 @@ export function ChipsField({ edit, path, label, hint, placeholder, options }: Fi
         />
       </div>
       {options && <datalist id={id}>{options.map((o) => <option key={o} value={o} />)}</datalist>}
-      {hint && <span className="hint">{hint}</span>}
+      {hint && <span className="hint" id={`${id}h`}>{hint}</span>}
     </div>
   );
 }
