@@ -230,9 +230,17 @@ async fn ask(State(collector): State<Arc<Collector>>, request: Request) -> Respo
         Life::Failed(reason) => Err(Closed::Failed(reason.clone())),
     };
     match life {
-        Ok(routes) => routes.oneshot(request).await.into_response(),
+        Ok(routes) => routes.oneshot(unmatched(request)).await.into_response(),
         Err(closed) => refusal(request.uri().path(), &closed),
     }
+}
+
+/// The request without what the first routing left in it: its path's parameters would be counted
+/// among those of the second.
+fn unmatched(request: Request) -> Request {
+    let (mut parts, body) = request.into_parts();
+    parts.extensions.clear();
+    Request::from_parts(parts, body)
 }
 
 /// In the words of the API that was asked.

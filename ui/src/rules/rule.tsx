@@ -182,12 +182,15 @@ function Work({ kind, base, detail, done }: WorkProps) {
   );
 }
 
-function DeleteButton({ kind, namespace, name }: { kind: string; namespace: string; name: string }) {
+function DeleteButton({ kind, namespace, name, leave }: { kind: string; namespace: string; name: string; leave: (leaving: boolean) => void }) {
   const { t } = useT();
   const client = useQueryClient();
   const [, navigate] = useLocation();
   const [asking, setAsking] = useState(false);
   const remove = useMutation({
+    // From now on nobody asks for the object: the news of its end comes before the answer.
+    onMutate: () => leave(true),
+    onError: () => leave(false),
     mutationFn: () => del('/api/malla/v1/objects/{kind}/{namespace}/{name}', { path: { kind, namespace, name } }),
     onSuccess: () => {
       toast('ok', t('rule.deleted', { name: `${kind} ${namespace}/${name}` }));
@@ -262,14 +265,15 @@ function NewRule({ kind }: { kind: string }) {
 
 function OldRule({ kind, namespace, name }: { kind: string; namespace: string; name: string }) {
   const { t } = useT();
-  const query = useQuery({ ...q.object(kind, namespace, name), refetchInterval: 10_000 });
+  const [leaving, setLeaving] = useState(false);
+  const query = useQuery({ ...q.object(kind, namespace, name), refetchInterval: 10_000, enabled: !leaving });
   const changes = useQuery(q.changes({ kind, namespace, name }));
   const [tab, setTab] = useParam('tab', 'edit');
   return (
     <>
       <Head title={name} sub={`${kind} · ${namespace}`}>
         {query.data && <ActiveOn active={query.data.active} long />}
-        <DeleteButton kind={kind} namespace={namespace} name={name} />
+        <DeleteButton kind={kind} namespace={namespace} name={name} leave={setLeaving} />
       </Head>
       <Tabs label={name} value={tab === 'history' ? 'history' : 'edit'} onChange={setTab} tabs={[{ id: 'edit', label: t('rule.edit') }, { id: 'history', label: t('rules.history'), count: changes.data?.length }]} />
       {tab === 'history' ? (

@@ -54,12 +54,12 @@ export function toJson(doc: Document): { [key: string]: Json } {
 
 const print = (doc: Document) => doc.toString({ lineWidth: 0, flowCollectionPadding: false });
 
-/** Walks up from a removed field and takes away maps and lists that it leaves empty, but not `spec`. */
+/** Walks up from a removed field and takes away maps and lists that it leaves empty, but not `spec` and not entries of lists. */
 function prune(doc: Document, path: Path) {
   for (let at = path.slice(0, -1); at.length > 1; at = at.slice(0, -1)) {
     const node = doc.getIn(at, true);
     const empty = (isMap(node) || isSeq(node)) && node.items.length === 0;
-    if (!empty) return;
+    if (!empty || typeof at[at.length - 1] === 'number') return;
     doc.deleteIn(at);
   }
 }
