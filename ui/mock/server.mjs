@@ -214,7 +214,7 @@ export function makeServer({ scene = 'demo', dist = fileURLToPath(new URL('../di
       proxies: { total: total(), synced: Math.max(0, total() - (scene === 'demo' ? 1 : 0)), stale: scene === 'demo' ? 1 : 0, versions: total() ? { 'malla 0.1.0': total() - 2, 'envoy 1.40.0': 2 } : {} },
       certificates: identities().sort((a, b) => (a.expires < b.expires ? -1 : 1)).slice(0, 10).map(({ pod, namespace, expires }) => ({ pod, namespace, expires })),
       findings: [...objects.values()].flatMap(findingsOf),
-      collector: { bytes: 48_213_004, dropped: { spans: 0, lines: 0, samples: 0 } },
+      collector: { bytes: 48_213_004, dropped: { spans: 12, lines: 0, samples: 0 } },
     };
   }
   const identities = () => world.pods.slice(0, 400).map((p) => ({ pod: p.pod, namespace: p.namespace, spiffe: `spiffe://cluster.local/ns/${p.namespace}/sa/${p.s.gateway ? 'istio-ingressgateway' : 'default'}`, expires: new Date((world.start + 3600 * (p.s.gateway ? 2 : 3 + rnd(p.pod) * 20)) * 1000).toISOString(), serial: hex(32, 'serial', p.pod) }));
@@ -317,6 +317,11 @@ export function makeServer({ scene = 'demo', dist = fileURLToPath(new URL('../di
     'GET /session': () => ({ user: 'admin', csrfToken: 'mock-token', version: '0.1.0', cluster: scene === 'hostile' ? world.evil : 'demo', namespaceRoot: 'istio-system' }),
     'GET /overview': overview,
     'GET /graph': ({ query }) => world.graph({ view: query.get('view') ?? 'service', window: query.get('window') ?? 60, end: query.get('end') ? Number(query.get('end')) : undefined, namespaces: query.get('namespaces') ?? '' }, objects),
+    'GET /telemetry/status': () => {
+      const signal = (bytes, received, dropped = 0) => ({ bytes, received, dropped, failed: 0, unsafeInMemory: 0, queuedBytes: 0 });
+      const up = world.pods.length;
+      return { state: 'open', scrapeInterval: 5, targets: up, targetsUp: up, logStreams: up, series: up * 40, metrics: signal(8_213_004, 1_482_113), spans: signal(22_000_123, 90_412, 12), logs: signal(18_400_960, logs.length) };
+    },
     'GET /services': () => world.services.map((s) => world.summary(s, objects)),
     'GET /services/*/*': ({ parts }) => service(parts[0], parts[1]),
     'GET /kinds': () => kinds,

@@ -33,6 +33,7 @@ const yaml = 'apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadat
 const calls: [string, string, string, object?][] = [
   ['get', '/api/malla/v1/session', ''],
   ['get', '/api/malla/v1/overview', ''],
+  ['get', '/api/malla/v1/telemetry/status', ''],
   ['get', '/api/malla/v1/graph', '?view=version&window=60'],
   ['get', '/api/malla/v1/logs', '?limit=20'],
   ['get', '/api/malla/v1/services', ''],

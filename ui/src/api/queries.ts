@@ -21,6 +21,8 @@ export type Every = number | false;
 export const q = {
   overview: (every: Every) =>
     queryOptions({ queryKey: ['overview'], queryFn: ({ signal }) => get('/api/malla/v1/overview', { signal }), refetchInterval: every }),
+  telemetry: (every: Every) =>
+    queryOptions({ queryKey: ['telemetry'], queryFn: ({ signal }) => get('/api/malla/v1/telemetry/status', { signal }), refetchInterval: every }),
   graph: (view: GraphView, window: number, end: number | undefined, namespaces: string, every: Every) =>
     queryOptions({
       queryKey: ['graph', view, window, end ?? null, namespaces],

@@ -89,6 +89,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/malla/v1/telemetry/status": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** How the collector is, and what it took, dropped and keeps; always answers */
+        get: operations["getTelemetryStatus"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/malla/v1/services": {
         parameters: {
             query?: never;
@@ -542,6 +559,42 @@ export interface components {
             };
             /** @description Something is wrong with the store, for instance a full disk */
             note?: string;
+        };
+        /** @description Counters begin with the collector's process */
+        TelemetryStatus: {
+            /**
+             * @description failed: the store cannot be opened, and is tried again; off: this console collects nothing
+             * @enum {string}
+             */
+            state: "opening" | "open" | "failed" | "off";
+            /** @description Why it is not open */
+            reason?: string;
+            /** @description What to do about it */
+            fix?: string;
+            /** @description Seconds between two scrapes of a target */
+            scrapeInterval: number;
+            targets: number;
+            targetsUp: number;
+            /** @description Open streams of access logs */
+            logStreams: number;
+            series: number;
+            metrics: components["schemas"]["StoredSignal"];
+            spans: components["schemas"]["StoredSignal"];
+            logs: components["schemas"]["StoredSignal"];
+        };
+        StoredSignal: {
+            /** @description Kept */
+            bytes: number;
+            /** @description Samples, spans or lines taken */
+            received: number;
+            /** @description Not taken: a full queue, a limit, a time that cannot be */
+            dropped: number;
+            /** @description Lost because the disk took none */
+            failed: number;
+            /** @description Kept in memory only because the disk takes none: gone with the process */
+            unsafeInMemory: number;
+            /** @description Wait for the disk */
+            queuedBytes: number;
         };
         /**
          * @default service
@@ -1157,6 +1210,27 @@ export interface operations {
                 };
                 content: {
                     "text/event-stream": string;
+                };
+            };
+            default: components["responses"]["Error"];
+        };
+    };
+    getTelemetryStatus: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The status */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TelemetryStatus"];
                 };
             };
             default: components["responses"]["Error"];

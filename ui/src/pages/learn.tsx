@@ -1,6 +1,6 @@
 /** The lessons: what to do, three ways to do it, and a light that says whether the mesh really does it. */
 import { useMutation, useQuery, useQueryClient } from '@tanstack/react-query';
-import { Suspense, lazy } from 'react';
+import { Suspense, lazy, useState } from 'react';
 import { Link } from 'wouter';
 import { post } from '../api/client';
 import { q } from '../api/queries';
@@ -75,11 +75,15 @@ function LessonView({ lesson, next }: { lesson: Lesson; next: Lesson | undefined
 export default function Learn({ id }: { id: string }) {
   const { t, local } = useT();
   const query = useQuery(q.lessons());
+  // Without a lesson in the address: the first that is not so yet, and it stays when its light turns green.
+  const [first, setFirst] = useState<string>();
+  if (id === '' && first === undefined && query.data) setFirst((query.data.find((l) => l.light !== 'green') ?? query.data[0])?.id);
+  const wanted = id === '' ? first : id;
   return (
     <Loaded query={query}>
       {(lessons) => {
         if (lessons.length === 0) return <Empty icon="learn" title={t('learn.none')}>{t('learn.noneHelp')}</Empty>;
-        const at = Math.max(0, id === '' ? lessons.findIndex((l) => l.light !== 'green') : lessons.findIndex((l) => l.id === id));
+        const at = Math.max(0, lessons.findIndex((l) => l.id === wanted));
         const lesson = lessons[at] as Lesson;
         const done = lessons.filter((l) => l.light === 'green').length;
         return (

@@ -136,17 +136,50 @@ function Certificates({ list }: { list: Data['certificates'] }) {
   );
 }
 
-function CollectorNote({ collector }: { collector: Data['collector'] }) {
+const signalKinds = ['metrics', 'spans', 'logs'] as const;
+
+/** What the built-in collector keeps; in red or amber what it could not. */
+function Telemetry({ every }: { every: number | false }) {
   const { t, lang } = useT();
-  if (!collector) return null;
-  const dropped = Object.entries(collector.dropped).filter(([, n]) => n > 0);
+  const query = useQuery(q.telemetry(every));
+  const status = query.data;
+  // A console that collects nothing has nothing to say about it.
+  if (!status || status.state === 'off') return null;
+  const sum = (of: 'dropped' | 'failed' | 'unsafeInMemory') => signalKinds.reduce((n, kind) => n + status[kind][of], 0);
   return (
-    <>
-      {collector.note && <Note tone="err">{t('overview.collectorNote', { note: collector.note })}</Note>}
-      {dropped.length > 0 && (
-        <Note tone="warn">{t('overview.dropped', { what: dropped.map(([k, n]) => `${compact(n, lang)} ${k}`).join(', '), size: bytes(collector.bytes, lang) })}</Note>
-      )}
-    </>
+    <Panel title={t('telemetry.title')}>
+      <div className="col gap-m">
+        {status.state === 'open' ? (
+          <p className="row wrap">
+            <span className={`dot ${status.targetsUp < status.targets ? 'warn' : 'ok'}`} />
+            {t('telemetry.open', { up: status.targetsUp, targets: status.targets, seconds: status.scrapeInterval, streams: status.logStreams })}
+          </p>
+        ) : (
+          <Note tone={status.state === 'failed' ? 'err' : 'warn'}>{status.state === 'failed' ? t('telemetry.closed', { reason: status.reason ?? '' }) : t('telemetry.opening', { reason: status.reason ?? '' })}{status.fix && <div className="muted">{status.fix}</div>}</Note>
+        )}
+        {sum('failed') + sum('unsafeInMemory') > 0 && <Note tone="err">{t('telemetry.failed', { lost: compact(sum('failed'), lang), memory: compact(sum('unsafeInMemory'), lang) })}</Note>}
+        <table className="table flat">
+          <thead>
+            <tr>
+              <th scope="col">{t('telemetry.signal')}</th>
+              <th scope="col" className="num">{t('telemetry.received')}</th>
+              <th scope="col" className="num">{t('telemetry.dropped')}</th>
+              <th scope="col" className="num">{t('telemetry.kept')}</th>
+            </tr>
+          </thead>
+          <tbody>
+            {signalKinds.map((kind) => (
+              <tr key={kind}>
+                <td>{t(`telemetry.${kind}`)}</td>
+                <td className="num">{compact(status[kind].received, lang)}</td>
+                <td className={`num ${status[kind].dropped > 0 ? 't-warn' : 'muted'}`}>{compact(status[kind].dropped, lang)}</td>
+                <td className="num">{bytes(status[kind].bytes, lang)}</td>
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      </div>
+    </Panel>
   );
 }
 
@@ -160,7 +193,7 @@ export function Overview() {
       <Loaded query={query} skeleton={<div className="grid three signals">{[0, 1, 2].map((i) => <section key={i} className="panel tile hole"><Skeleton rows={3} /></section>)}</div>}>
         {(data) => (
           <>
-            <CollectorNote collector={data.collector} />
+            {data.collector?.note && <Note tone="err">{t('overview.collectorNote', { note: data.collector.note })}</Note>}
             <Signals signals={data.signals} />
             <div className="grid wide-left">
               <Worst worst={data.worst} />
@@ -168,12 +201,13 @@ export function Overview() {
                 {data.changes.length === 0 ? <p className="muted">{t('overview.noChanges')}</p> : <ul className="lines">{data.changes.slice(0, 7).map((c) => <ChangeRow key={c.id} change={c} />)}</ul>}
               </Panel>
             </div>
-            <div className="grid three">
+            <div className="grid two">
               <Panel title={t('overview.findings')}>
                 {data.findings.length === 0 ? <p className="row"><span className="dot ok" />{t('overview.noFindings')}</p> : <Findings list={data.findings.slice(0, 8)} withObject />}
               </Panel>
               <Proxies proxies={data.proxies} />
               <Certificates list={data.certificates} />
+              <Telemetry every={every} />
             </div>
           </>
         )}

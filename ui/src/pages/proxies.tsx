@@ -66,7 +66,7 @@ export default function Proxies() {
                 { id: 'ns', header: t('col.namespace'), keep: 'mid', sort: (p) => p.namespace, cell: (p) => <span className="muted nowrap">{p.namespace}</span> },
                 ...types.map((type) => ({ id: type, header: type, keep: 'mid' as const, sort: (p: Proxy) => p.sync[type], cell: (p: Proxy) => <Sync type={type} state={p.sync[type] ?? 'NOT SENT'} brief /> })),
                 { id: 'version', header: t('col.version'), keep: 'lo', sort: (p) => p.version, cell: (p) => <span className="nowrap">{p.version}</span> },
-                { id: 'memory', header: t('proxy.memory'), keep: 'lo', num: true, sort: (p) => p.memoryBytes ?? null, cell: (p) => bytes(p.memoryBytes, lang) },
+                ...(all.some((p) => p.memoryBytes !== undefined) ? [{ id: 'memory', header: t('proxy.memory'), keep: 'lo' as const, num: true, sort: (p: Proxy) => p.memoryBytes ?? null, cell: (p: Proxy) => bytes(p.memoryBytes, lang) }] : []),
                 { id: 'to', header: t('proxy.connectedTo'), keep: 'xlo', sort: (p) => p.connectedTo, cell: (p) => p.connectedTo ? <span className="muted nowrap">{p.connectedTo}</span> : <span className="t-err">{t('proxy.notConnected')}</span> },
               ]}
             />

@@ -50,7 +50,7 @@ export default function ProxyPage({ namespace, pod }: { namespace: string; pod: 
         <div className="facts">
           {types.map((type) => <div key={type}><span>{type}</span><b><Sync type={type} state={proxy.sync[type]} /></b></div>)}
           <div><span>{t('col.version')}</span><b>{proxy.version}</b></div>
-          <div><span>{t('proxy.memory')}</span><b>{bytes(proxy.memoryBytes, lang)}</b></div>
+          {proxy.memoryBytes !== undefined && <div><span>{t('proxy.memory')}</span><b>{bytes(proxy.memoryBytes, lang)}</b></div>}
           <div className="grow"><span>{t('proxy.connectedTo')}</span><b className="break">{proxy.connectedTo || t('proxy.notConnected')}</b></div>
         </div>
       )}

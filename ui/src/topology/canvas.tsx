@@ -141,6 +141,13 @@ function Stage({ scene, find, label, animate, selected, select, openNamespace }:
   const theme = useTheme();
   const flow = useReactFlow();
   const canvas = useRef<HTMLCanvasElement>(null);
+  // Marked while it moves: the nodes are then a layer of their own, which the browser shifts instead of painting it anew.
+  const stage = useRef<HTMLDivElement>(null);
+  const moving = useRef(false);
+  const setMoving = (now: boolean) => {
+    moving.current = now;
+    stage.current?.toggleAttribute('data-moving', now);
+  };
   const direction: Direction = useMedia('(max-aspect-ratio: 9/10)') ? 'DOWN' : 'RIGHT';
   const { positions, stamp } = usePositions(scene, direction);
   const [nodes, setNodes] = useState<FlowNode[]>([]);
@@ -205,7 +212,7 @@ function Stage({ scene, find, label, animate, selected, select, openNamespace }:
     setTimeout(() => URL.revokeObjectURL(a.href), 10_000);
   };
   return (
-    <div className={`gcanvas${hover ? ' onedge' : ''}`} data-layouts={stamp}>
+    <div ref={stage} className={`gcanvas${hover ? ' onedge' : ''}`} data-layouts={stamp}>
       <canvas ref={canvas} aria-hidden="true" />
       <ReactFlow
         nodes={nodes}
@@ -215,7 +222,9 @@ function Stage({ scene, find, label, animate, selected, select, openNamespace }:
         onNodeClick={(_, n) => select(n.id)}
         onNodeDoubleClick={(_, n) => n.data.v.folded && openNamespace(n.data.v.namespace)}
         onPaneClick={(e) => select(edgeAt(e as unknown as MouseEvent)?.edge.id ?? '')}
-        onPaneMouseMove={(e) => setHover(edgeAt(e as unknown as MouseEvent)?.edge.id ?? null)}
+        onMoveStart={() => setMoving(true)}
+        onMoveEnd={() => setMoving(false)}
+        onPaneMouseMove={(e) => !moving.current && setHover(edgeAt(e as unknown as MouseEvent)?.edge.id ?? null)}
         minZoom={0.04}
         maxZoom={2.5}
         nodesConnectable={false}
