@@ -39,7 +39,9 @@ async function pan(page) {
   await page.mouse.down();
   const start = Date.now();
   for (let i = 0; Date.now() - start < 2000; i += 1) {
-    await page.mouse.move(box.x + 200 + (i % 100) * 6, box.y + 12 + (i % 100) * 3);
+    // There and back, as a hand does.
+    const way = 1 - Math.abs(1 - (i % 200) / 100);
+    await page.mouse.move(box.x + 200 + way * 500, box.y + 12 + way * 250);
     await new Promise((done) => setTimeout(done, 8));
   }
   await page.mouse.up();

@@ -198,7 +198,7 @@ export function Overview() {
             <div className="grid wide-left">
               <Worst worst={data.worst} />
               <Panel title={t('overview.changes')} actions={<Link href="/rules/history" className="small">{t('overview.allChanges')}</Link>}>
-                {data.changes.length === 0 ? <p className="muted">{t('overview.noChanges')}</p> : <ul className="lines">{data.changes.slice(0, 7).map((c) => <ChangeRow key={c.id} change={c} />)}</ul>}
+                {data.changes.length === 0 ? <p className="muted">{t('overview.noChanges')}</p> : <ul className="lines">{data.changes.slice(0, 6).map((c) => <ChangeRow key={c.id} change={c} />)}</ul>}
               </Panel>
             </div>
             <div className="grid two">

@@ -55,11 +55,11 @@ function useGuard(dirty: boolean) {
   }, [dirty]);
 }
 
-function Verdict({ checked, dirty, jump }: { checked: Checked; dirty: boolean; jump: (line: number) => void }) {
+function Verdict({ checked, nothing, dirty, jump }: { checked: Checked; nothing: boolean; dirty: boolean; jump: (line: number) => void }) {
   const { t } = useT();
   const errors = checked.marks.filter((m) => m.severity === 'error').length;
-  const head = checked.pending ? t('check.asking') : checked.error ? t('check.unreachable') : errors > 0 ? t('check.errors', { count: errors }) : checked.marks.length > 0 ? t('check.remarks', { count: checked.marks.length }) : dirty ? t('check.fine') : t('check.fineAsIs');
-  const tone = errors > 0 || checked.error ? 'err' : checked.marks.length > 0 ? 'warn' : 'ok';
+  const head = nothing ? t('check.nothing') : checked.pending ? t('check.asking') : checked.error ? t('check.unreachable') : errors > 0 ? t('check.errors', { count: errors }) : checked.marks.length > 0 ? t('check.remarks', { count: checked.marks.length }) : dirty ? t('check.fine') : t('check.fineAsIs');
+  const tone = nothing ? '' : errors > 0 || checked.error ? 'err' : checked.marks.length > 0 ? 'warn' : 'ok';
   return (
     <Panel title={t('check.title')}>
       <div role="status" aria-live="polite" className="col">
@@ -126,7 +126,7 @@ function Work({ kind, base, detail, done }: WorkProps) {
   const [reveal, setReveal] = useState<{ line: number; n: number }>();
   const [applying, setApplying] = useState(false);
   const isNew = detail === undefined;
-  const dirty = isNew || text !== base;
+  const dirty = isNew ? text.trim() !== '' : text !== base;
   // Somebody else's change arrives while nothing was edited here: take it over.
   if (base !== origin && (text === origin || text === base)) {
     setOrigin(base);
@@ -167,7 +167,7 @@ function Work({ kind, base, detail, done }: WorkProps) {
           )}
         </div>
         <div className="col gap-l">
-          <Verdict checked={checked} dirty={dirty} jump={jump} />
+          <Verdict checked={checked} nothing={text.trim() === ''} dirty={dirty} jump={jump} />
           {detail && <Status detail={detail} />}
           <Kubectl text={text} />
         </div>

@@ -2,7 +2,7 @@
  * The stage: nodes are DOM (readable, focusable) placed by React Flow; edges are one canvas beneath them,
  * so that thousands of them and their moving dots cost one draw per frame.
  */
-import { ReactFlow, ReactFlowProvider, applyNodeChanges, useReactFlow, useStoreApi } from '@xyflow/react';
+import { ReactFlow, ReactFlowProvider, applyNodeChanges, useReactFlow, useStore, useStoreApi } from '@xyflow/react';
 import type { NodeChange } from '@xyflow/react';
 import '@xyflow/react/dist/base.css';
 import { useCallback, useEffect, useMemo, useRef, useState } from 'react';
@@ -19,7 +19,7 @@ import { layout, size } from './layout';
 import type { Direction, Positions } from './layout';
 import { matching, neighbours } from './model';
 import type { Scene } from './model';
-import { MeshNode } from './node';
+import { Far, MeshNode } from './node';
 import type { FlowNode } from './node';
 import { label as nodeLabel } from './panel';
 import { picture } from './picture';
@@ -38,6 +38,28 @@ interface Props {
 
 const nodeTypes = { mesh: MeshNode };
 const link = (e: { source: string; target: string }) => `${e.source}\u0000${e.target}`;
+
+/** Below this zoom names cannot be read, and many nodes are drawn as mere rings. */
+const farZoom = 0.36;
+const manyNodes = 150;
+
+/** The newest graph, except while the reader moves about in a big one: taking it over would take too long for a frame. */
+function useSteady(newest: Scene) {
+  const [, again] = useState(0);
+  const moving = useRef(false);
+  const kept = useRef(newest);
+  const latest = useRef(newest);
+  latest.current = newest;
+  if (!moving.current || newest.nodes.length < manyNodes) kept.current = newest;
+  const stage = useRef<HTMLDivElement>(null);
+  const setMoving = useCallback((now: boolean) => {
+    moving.current = now;
+    // The nodes are a layer of their own meanwhile, which the browser shifts instead of painting it anew.
+    stage.current?.toggleAttribute('data-moving', now);
+    if (!now && kept.current !== latest.current) again((n) => n + 1);
+  }, []);
+  return { scene: kept.current, stage, moving, setMoving };
+}
 
 /** Positions that stay while the graph only loses or regains what was laid out already. */
 function usePositions(scene: Scene, direction: Direction): { positions: Positions; stamp: number } {
@@ -78,7 +100,7 @@ function useEdgeLabel(kind: LabelKind) {
 }
 
 /** Draws when something changed, and on every frame while dots move and the page is in front. */
-function useDrawing(canvas: React.RefObject<HTMLCanvasElement | null>, scene: Scene, positions: Positions, list: Wire[], options: Omit<Options, 'time'>, animate: boolean) {
+function useDrawing(canvas: React.RefObject<HTMLCanvasElement | null>, scene: Scene, positions: Positions, list: Wire[], options: Omit<Options, 'time'>, animate: boolean, movingNow: React.RefObject<boolean>) {
   const store = useStoreApi();
   const redraw = useRef(() => {});
   const latest = useRef({ scene, positions, list, options, animate });
@@ -117,7 +139,11 @@ function useDrawing(canvas: React.RefObject<HTMLCanvasElement | null>, scene: Sc
       const scale = k / drawn[2];
       element.style.transform = `matrix(${scale}, 0, 0, ${scale}, ${x - drawn[0] * scale}, ${y - drawn[1] * scale})`;
       clearTimeout(later);
-      later = setTimeout(ask, 110);
+      later = setTimeout(settle, 110);
+    };
+    const settle = () => {
+      if (movingNow.current) later = setTimeout(settle, 110);
+      else ask();
     };
     const stop = store.subscribe((s, before) => {
       if (s.width !== before.width || s.height !== before.height) ask();
@@ -132,22 +158,17 @@ function useDrawing(canvas: React.RefObject<HTMLCanvasElement | null>, scene: Sc
       document.removeEventListener('visibilitychange', ask);
       stop();
     };
-  }, [canvas, store]);
+  }, [canvas, store, movingNow]);
   useEffect(() => redraw.current(), [scene, positions, list, options, animate]);
 }
 
-function Stage({ scene, find, label, animate, selected, select, openNamespace }: Props) {
+function Stage({ scene: newest, find, label, animate, selected, select, openNamespace }: Props) {
   const { t, lang } = useT();
   const theme = useTheme();
   const flow = useReactFlow();
   const canvas = useRef<HTMLCanvasElement>(null);
-  // Marked while it moves: the nodes are then a layer of their own, which the browser shifts instead of painting it anew.
-  const stage = useRef<HTMLDivElement>(null);
-  const moving = useRef(false);
-  const setMoving = (now: boolean) => {
-    moving.current = now;
-    stage.current?.toggleAttribute('data-moving', now);
-  };
+  const { scene, stage, moving, setMoving } = useSteady(newest);
+  const far = useStore((s) => s.transform[2] < farZoom) && scene.nodes.length > manyNodes;
   const direction: Direction = useMedia('(max-aspect-ratio: 9/10)') ? 'DOWN' : 'RIGHT';
   const { positions, stamp } = usePositions(scene, direction);
   const [nodes, setNodes] = useState<FlowNode[]>([]);
@@ -188,7 +209,7 @@ function Stage({ scene, find, label, animate, selected, select, openNamespace }:
   // eslint-disable-next-line react-hooks/exhaustive-deps -- the theme decides the colours
   const colors = useMemo(() => palette(), [theme]);
   const options = useMemo(() => ({ palette: colors, label: labelOf, focus, hover, selected: selected || null }), [colors, labelOf, focus, hover, selected]);
-  useDrawing(canvas, scene, places, list, options, animate);
+  useDrawing(canvas, scene, places, list, options, animate, moving);
 
   const onNodesChange = useCallback(
     (changes: NodeChange<FlowNode>[]) => {
@@ -214,29 +235,31 @@ function Stage({ scene, find, label, animate, selected, select, openNamespace }:
   return (
     <div ref={stage} className={`gcanvas${hover ? ' onedge' : ''}`} data-layouts={stamp}>
       <canvas ref={canvas} aria-hidden="true" />
-      <ReactFlow
-        nodes={nodes}
-        edges={[]}
-        nodeTypes={nodeTypes}
-        onNodesChange={onNodesChange}
-        onNodeClick={(_, n) => select(n.id)}
-        onNodeDoubleClick={(_, n) => n.data.v.folded && openNamespace(n.data.v.namespace)}
-        onPaneClick={(e) => select(edgeAt(e as unknown as MouseEvent)?.edge.id ?? '')}
-        onMoveStart={() => setMoving(true)}
-        onMoveEnd={() => setMoving(false)}
-        onPaneMouseMove={(e) => !moving.current && setHover(edgeAt(e as unknown as MouseEvent)?.edge.id ?? null)}
-        minZoom={0.04}
-        maxZoom={2.5}
-        nodesConnectable={false}
-        edgesFocusable={false}
-        deleteKeyCode={null}
-        selectionKeyCode={null}
-        multiSelectionKeyCode={null}
-        zoomOnDoubleClick={false}
-        proOptions={{ hideAttribution: true }}
-        aria-label={t('nav.topology')}
-        ariaLabelConfig={{ 'node.a11yDescription.default': t('graph.nodeHelp'), 'node.a11yDescription.keyboardDisabled': t('graph.nodeHelp'), 'edge.a11yDescription.default': t('graph.edge') }}
-      />
+      <Far.Provider value={far}>
+        <ReactFlow
+          nodes={nodes}
+          edges={[]}
+          nodeTypes={nodeTypes}
+          onNodesChange={onNodesChange}
+          onNodeClick={(_, n) => select(n.id)}
+          onNodeDoubleClick={(_, n) => n.data.v.folded && openNamespace(n.data.v.namespace)}
+          onPaneClick={(e) => select(edgeAt(e as unknown as MouseEvent)?.edge.id ?? '')}
+          onMoveStart={() => setMoving(true)}
+          onMoveEnd={() => setMoving(false)}
+          onPaneMouseMove={(e) => !moving.current && setHover(edgeAt(e as unknown as MouseEvent)?.edge.id ?? null)}
+          minZoom={0.04}
+          maxZoom={2.5}
+          nodesConnectable={false}
+          edgesFocusable={false}
+          deleteKeyCode={null}
+          selectionKeyCode={null}
+          multiSelectionKeyCode={null}
+          zoomOnDoubleClick={false}
+          proOptions={{ hideAttribution: true }}
+          aria-label={t('nav.topology')}
+          ariaLabelConfig={{ 'node.a11yDescription.default': t('graph.nodeHelp'), 'node.a11yDescription.keyboardDisabled': t('graph.nodeHelp'), 'edge.a11yDescription.default': t('graph.edge') }}
+        />
+      </Far.Provider>
       <div className="gtools" role="toolbar" aria-label={t('graph.tools')}>
         <button type="button" className="btn icon" onClick={() => void flow.zoomIn({ duration: 120 })} aria-label={t('graph.zoomIn')} title={t('graph.zoomIn')}><Icon name="plus" size={16} /></button>
         <button type="button" className="btn icon" onClick={() => void flow.zoomOut({ duration: 120 })} aria-label={t('graph.zoomOut')} title={t('graph.zoomOut')}><span className="minus" aria-hidden="true" /></button>

@@ -1,6 +1,6 @@
 /** A node of the graph: a donut whose arc is the share of errors, a name, figures, badges. */
 import type { Node, NodeProps } from '@xyflow/react';
-import { memo } from 'react';
+import { createContext, memo, useContext } from 'react';
 import type { GraphNode } from '../api/types';
 import { useT } from '../i18n';
 import { ms, rate } from '../lib/format';
@@ -22,6 +22,9 @@ export interface NodeData extends Record<string, unknown> {
 }
 export type FlowNode = Node<NodeData, 'mesh'>;
 
+/** Whether names cannot be read anyway. */
+export const Far = createContext(false);
+
 const around = 2 * Math.PI * 25;
 
 export const MeshNode = memo(function MeshNode({ data, selected }: NodeProps<FlowNode>) {
@@ -29,6 +32,8 @@ export const MeshNode = memo(function MeshNode({ data, selected }: NodeProps<Flo
   const { v, dim, found } = data;
   const n = v.node;
   const tone = errorTone(n.errorShare);
+  const far = useContext(Far);
+  if (far) return <div className={`mnode far${dim ? ' dim' : ''}${found ? ' found' : ''}${selected ? ' selected' : ''}`}><span className={`donut ${n.rps > 0 ? tone : 'idle'}`} title={n.name} /></div>;
   const arc = n.errorShare > 0 ? Math.max(0.03, n.errorShare) : 0;
   return (
     <div className={`mnode${dim ? ' dim' : ''}${found ? ' found' : ''}${selected ? ' selected' : ''}${n.inMesh ? '' : ' outside'}${v.folded ? ' folded' : ''}`}>

@@ -1,6 +1,7 @@
 //! Lights: are the lesson's objects there as it wrote them, and does the mesh behave so?
 
-use serde_json::Value;
+use malla_api::duration;
+use serde_json::{Map, Value, json};
 
 use super::Lesson;
 use super::probe::{Prober, Seen};
@@ -115,13 +116,16 @@ fn missing(lesson: &Lesson, mirror: &Mirror) -> Option<Light> {
     None
 }
 
-/// Whether `have` says at least what `wanted` says; lists must be as long.
+/// Whether `have` says at least what `wanted` says, in whatever words; lists must be as long.
 fn covers(have: Option<&Value>, wanted: Option<&Value>) -> bool {
     match (have, wanted) {
         (_, None) => true,
-        (Some(Value::Object(have)), Some(Value::Object(wanted))) => wanted
-            .iter()
-            .all(|(name, wanted)| covers(have.get(name), Some(wanted))),
+        (Some(Value::Object(have)), Some(Value::Object(wanted))) => {
+            wanted.iter().all(|(name, wanted)| {
+                goes_without_saying(have, name, wanted) || covers(have.get(name), Some(wanted))
+            })
+        }
+        (Some(Value::String(have)), Some(Value::String(wanted))) => same_word(have, wanted),
         (Some(Value::Array(have)), Some(Value::Array(wanted))) => {
             have.len() == wanted.len()
                 && have
@@ -131,6 +135,29 @@ fn covers(have: Option<&Value>, wanted: Option<&Value>) -> bool {
         }
         (have, wanted) => have == wanted,
     }
+}
+
+/// What holds also when it is not said: an only destination gets everything, the only port of a
+/// service is meant, everybody sees the rule.
+fn goes_without_saying(have: &Map<String, Value>, name: &str, wanted: &Value) -> bool {
+    let default = match name {
+        "weight" => *wanted == 100,
+        "port" => wanted.is_object(),
+        "exportTo" => *wanted == json!(["*"]),
+        _ => false,
+    };
+    default && !have.contains_key(name)
+}
+
+/// Whether two words are the same text, the same duration, or the same service of the shop.
+fn same_word(have: &str, wanted: &str) -> bool {
+    let service = |host: &str| {
+        let name = host.strip_suffix(".svc.cluster.local").unwrap_or(host);
+        name.strip_suffix(".base").unwrap_or(name).to_owned()
+    };
+    let durations = (duration::parse(have), duration::parse(wanted));
+    matches!(durations, (Ok(have), Ok(wanted)) if have == wanted)
+        || service(have) == service(wanted)
 }
 
 fn is_available(deployment: &Object) -> bool {
@@ -310,8 +337,6 @@ async fn plain_text(prober: &Prober) -> Result<Light, String> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
@@ -326,6 +351,21 @@ mod tests {
             json!({"b": [{"c": 2}]})
         ));
         assert!(!check(json!({"b": 1}), json!({"b": 2})));
+        assert!(check(
+            json!({"timeout": "3s", "route": [{"destination": {"host": "order"}}]}),
+            json!({
+                "timeout": "3000ms", "exportTo": ["*"],
+                "route": [{
+                    "destination": {
+                        "host": "order.base.svc.cluster.local", "port": {"number": 7000}
+                    },
+                    "weight": 100
+                }]
+            })
+        ));
+        assert!(!check(json!({"timeout": "4s"}), json!({"timeout": "3s"})));
+        assert!(!check(json!({"weight": 50}), json!({"weight": 100})));
+        assert!(!check(json!({}), json!({"weight": 50})));
         assert!(!covers(None, Some(&json!({"b": 2}))));
     }
 }
