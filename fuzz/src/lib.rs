@@ -48,6 +48,7 @@ pub const ALL: &[(&str, fn(&[u8]))] = &[
     ("names", identity::names),
     ("node_texts", cluster::node_texts),
     ("path", proxy::path),
+    ("peer_metadata", proxy::peer_metadata),
     ("selectors", kubernetes::selectors),
     ("sniff", proxy::sniff),
     ("xds_client", protocol::client),

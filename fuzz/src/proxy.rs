@@ -11,6 +11,7 @@ use malla_proxy::connection::{Connection, PeerCertificate, TlsInfo};
 use malla_proxy::fuzzing;
 use malla_proxy::listener::chain::{Facts, Matcher};
 use malla_proxy::listener::sniff::{Verdict, inspect_http, inspect_proxy_protocol, inspect_tls};
+use malla_proxy::peers::{Peer, decode_peer, decode_preamble};
 use malla_proxy::policy::rbac::{Subject, decide};
 use malla_proxy::telemetry::access_log::{self, Environment, Source};
 use malla_proxy::telemetry::record::{Captured, Record};
@@ -36,6 +37,37 @@ use rustls::server::Acceptor;
 use tokio::time::Instant;
 
 use crate::input::Input;
+
+/// What a peer tells of itself, in a header or before bytes: whatever it is, it fits into labels.
+pub fn peer_metadata(data: &[u8]) {
+    for peer in [decode_peer(data), decode_preamble(data)]
+        .into_iter()
+        .flatten()
+    {
+        let Peer {
+            name,
+            namespace,
+            workload,
+            app,
+            version,
+            service,
+            revision,
+            cluster,
+        } = peer;
+        for text in [
+            name, namespace, workload, app, version, service, revision, cluster,
+        ] {
+            assert!(
+                text.len() <= 253 && !text.chars().any(char::is_control),
+                "{text:?}"
+            );
+        }
+    }
+    if let Ok(text) = std::str::from_utf8(data) {
+        // Expressions of labels come from users.
+        let _ = malla_proxy_config::istio_stats::Expression::parse(text);
+    }
+}
 
 /// A static configuration: what is accepted serves a request.
 pub fn bootstrap_config(data: &[u8]) {
@@ -215,7 +247,10 @@ pub(crate) fn ask_listener(listener: &Listener) {
     }
     for chain in listener.chains.iter().chain(&listener.default_chain) {
         let connection = Rc::new(connection(&listener, chain));
-        for NetworkFilter::Rbac(filter) in &chain.filters {
+        for filter in &chain.filters {
+            let NetworkFilter::Rbac(filter) = filter else {
+                continue;
+            };
             for rules in filter.rules.iter().chain(&filter.shadow) {
                 judge(rules, &connection, None);
             }
@@ -244,7 +279,9 @@ pub(crate) fn ask_listener(listener: &Listener) {
                         }),
                         HttpFilterKind::Router(_)
                         | HttpFilterKind::Cors
-                        | HttpFilterKind::GrpcStats => {}
+                        | HttpFilterKind::GrpcStats
+                        | HttpFilterKind::IstioStats(_)
+                        | HttpFilterKind::PeerMetadata(_) => {}
                     }
                 }
                 manager

@@ -7,6 +7,7 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -134,6 +135,71 @@ fn every_kind_of_server() {
         &mesh,
         NodeKind::Router,
         "istio-ingressgateway-0.istio-system",
+    );
+}
+
+/// Names of the HTTP filters, and of the network filters that are not HTTP, of each listener's chains.
+fn filters(resources: &Resources) -> (BTreeSet<Vec<String>>, BTreeSet<Vec<String>>) {
+    let (mut http, mut tcp) = (BTreeSet::new(), BTreeSet::new());
+    for resource in &resources.listeners {
+        let listener: pb::listener::Listener = any::unpack(&resource.body).unwrap();
+        let chains = listener.filter_chains.iter();
+        for chain in chains.chain(&listener.default_filter_chain) {
+            let names = |filters: &[pb::listener::Filter]| -> Vec<String> {
+                filters.iter().map(|filter| filter.name.clone()).collect()
+            };
+            let last = chain.filters.last().unwrap().config_type.clone().unwrap();
+            let pb::listener::filter::ConfigType::TypedConfig(last) = last else {
+                continue;
+            };
+            match any::unpack::<pb::hcm::HttpConnectionManager>(&last) {
+                Ok(manager) => {
+                    let filters = manager.http_filters.iter();
+                    http.insert(filters.map(|filter| filter.name.clone()).collect());
+                }
+                Err(_) => {
+                    tcp.insert(names(&chain.filters));
+                }
+            }
+        }
+    }
+    (http, tcp)
+}
+
+#[test]
+fn malla_is_sent_istios_filters_in_istios_order() {
+    let mesh = world(include_str!("worlds/inbound.yaml"));
+    let mut node = node(&mesh, NodeKind::Sidecar, "app-0.base");
+    let (http, tcp) = filters(&translate(&mesh, &node));
+    let all = || http.iter().chain(&tcp).flatten();
+    assert!(
+        !all().any(|name| name.starts_with("istio.")),
+        "stock Envoy has none of them"
+    );
+    node.profile = Profile::Malla;
+    let (http, tcp) = filters(&translate(&mesh, &node));
+    for names in &http {
+        assert_eq!(names.first().unwrap(), "istio.metadata_exchange");
+        let [.., cors, stats, router] = &names[..] else {
+            panic!("{names:?}");
+        };
+        assert!(cors.ends_with(".cors") && stats == "istio.stats" && router.ends_with(".router"));
+    }
+    let inbound: Vec<_> = tcp.iter().filter(|names| names.len() > 2).collect();
+    assert!(!inbound.is_empty());
+    for names in inbound {
+        let [exchange, policies @ .., stats, _proxy] = &names[..] else {
+            panic!("{names:?}");
+        };
+        assert!(exchange == "istio.metadata_exchange" && stats == "istio.stats");
+        assert!(
+            policies.iter().all(|name| name.ends_with(".rbac")),
+            "{policies:?}"
+        );
+    }
+    assert!(
+        tcp.iter()
+            .all(|names| names.iter().any(|name| name == "istio.stats"))
     );
 }
 

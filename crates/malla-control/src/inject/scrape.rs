@@ -32,7 +32,10 @@ pub(super) fn redirect(pod: &mut Value, port: u16) -> Option<String> {
         ["scrape", "port", "path"].map(|what| find(annotations, what).unwrap_or_default());
     // A pod that was injected before is not its own application.
     let again = theirs == own;
-    let said = !again && !(scrape.is_empty() && theirs.is_empty() && path.is_empty());
+    let said = !again
+        && [&scrape, &theirs, &path]
+            .iter()
+            .any(|said| !said.is_empty());
     annotations.retain(|key, _| !["scrape", "port", "path"].iter().any(|what| is(key, what)));
     for (what, value) in [("scrape", "true"), ("port", &own), ("path", PATH)] {
         annotations.insert(format!("prometheus.io/{what}"), json!(value));

@@ -15,8 +15,8 @@ use crate::checked::{
 use crate::endpoints::EndpointSet;
 use crate::listener::TcpKeepalive;
 use crate::metadata::Metadata;
-use crate::peer_metadata::MetadataExchange;
 use crate::pb::{Any, cluster as pb, core, endpoint, extensions};
+use crate::peer_metadata::MetadataExchange;
 
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Envoy's `per_connection_buffer_limit_bytes`.

@@ -246,7 +246,7 @@ fn tagged(name: &str) -> (String, String) {
 }
 
 /// First words of this proxy's counters, behind a cluster's, manager's or listener's name.
-const FIRST_WORDS: [&str; 20] = [
+const FIRST_WORDS: [&str; 21] = [
     "upstream_",
     "downstream_",
     "membership_",
@@ -254,6 +254,7 @@ const FIRST_WORDS: [&str; 20] = [
     "outlier_detection.",
     "lb_",
     "ssl.",
+    "grpc.",
     "update_",
     "assignment_",
     "bind_errors",
@@ -348,6 +349,11 @@ mod tests {
                 "cluster.web.upstream_rq_5xx",
                 "envoy_cluster_upstream_rq_xx",
                 r#"envoy_response_code_class="5",envoy_cluster_name="web""#,
+            ),
+            (
+                "cluster.outbound|80||a.b;.grpc.total",
+                "envoy_cluster_grpc_total",
+                r#"envoy_cluster_name="outbound|80||a.b;""#,
             ),
             ("server.live", "envoy_server_live", ""),
             (

@@ -66,7 +66,7 @@ pub(super) fn count<U: Upstreams>(cx: &Context<U>, config: &StatsConfig, record:
         grpc_status: record.grpc.then(|| grpc_status(record)),
         flags: record.flags.bits(),
         mutual_tls: (reporter == Reporter::Destination)
-            .then(|| !peer_principal.is_empty() && !own_principal.is_empty()),
+            .then_some(!peer_principal.is_empty() && !own_principal.is_empty()),
         values: &values,
         overflow: false,
     };

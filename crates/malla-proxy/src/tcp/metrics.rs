@@ -83,7 +83,7 @@ impl Begun<'_> {
             grpc_status: None,
             flags: flags.bits(),
             mutual_tls: (reporter == Reporter::Destination)
-                .then(|| !peer_principal.is_empty() && !own_principal.is_empty()),
+                .then_some(!peer_principal.is_empty() && !own_principal.is_empty()),
             values: &values,
             overflow: false,
         };

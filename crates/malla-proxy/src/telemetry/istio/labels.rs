@@ -185,7 +185,12 @@ pub(super) fn text(own: &Own, facts: &Facts<'_>, metric: Metric) -> Option<Arc<s
             ("overflow", "true".to_owned()),
         ]
     } else {
-        standard(own, facts)
+        let mut labels = who(own, facts);
+        // Istio counts messages before it is known how the call will end.
+        if !is_of_messages(metric) {
+            labels.extend(how(facts));
+        }
+        labels
     };
     if let Some(rules) = facts.config.rules(metric) {
         if rules.dropped {
@@ -240,8 +245,13 @@ fn protocol(facts: &Facts<'_>) -> &'static str {
     }
 }
 
-/// Istio's labels in its order.
-fn standard<'a>(own: &Own, facts: &Facts<'_>) -> Vec<Label<'a>> {
+/// Messages of gRPC have fewer labels.
+pub(super) fn is_of_messages(metric: Metric) -> bool {
+    matches!(metric, Metric::RequestMessages | Metric::ResponseMessages)
+}
+
+/// Istio's labels in its order: who calls and who is called.
+fn who<'a>(own: &Own, facts: &Facts<'_>) -> Vec<Label<'a>> {
     let nobody = Peer::default();
     let peer = facts.peer.map_or(&nobody, |known| &known.peer);
     // A certificate proves its namespace, so it counts before what was told.
@@ -267,7 +277,7 @@ fn standard<'a>(own: &Own, facts: &Facts<'_>) -> Vec<Label<'a>> {
     } else {
         called.namespace
     };
-    let mut labels = vec![
+    vec![
         ("reporter", reporter(facts).to_owned()),
         ("source_workload", known(&source.peer.workload)),
         ("source_canonical_service", known(&source.peer.service)),
@@ -297,8 +307,12 @@ fn standard<'a>(own: &Own, facts: &Facts<'_>) -> Vec<Label<'a>> {
         ("destination_service_name", known(called.name)),
         ("destination_service_namespace", known(namespace)),
         ("destination_cluster", known(&destination.peer.cluster)),
-        ("request_protocol", protocol(facts).to_owned()),
-    ];
+    ]
+}
+
+/// The rest of them: how it went.
+fn how<'a>(facts: &Facts<'_>) -> Vec<Label<'a>> {
+    let mut labels = vec![("request_protocol", protocol(facts).to_owned())];
     if facts.protocol != Protocol::Tcp {
         labels.push(("response_code", facts.code.to_string()));
         let status = facts

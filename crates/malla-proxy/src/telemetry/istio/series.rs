@@ -87,11 +87,13 @@ impl Series {
         let mut same: Option<Arc<str>> = None;
         let mut labels: [Option<Arc<str>>; Metric::ALL.len()] = Default::default();
         for metric in metrics {
-            let text = match (&same, facts.config.rules(*metric)) {
-                (Some(same), None) => Some(Arc::clone(same)),
-                (_, rules) => {
+            let own_labels =
+                facts.config.rules(*metric).is_some() || labels::is_of_messages(*metric);
+            let text = match &same {
+                Some(same) if !own_labels => Some(Arc::clone(same)),
+                _ => {
                     let text = labels::text(own, facts, *metric);
-                    if rules.is_none() {
+                    if !own_labels {
                         same.clone_from(&text);
                     }
                     text

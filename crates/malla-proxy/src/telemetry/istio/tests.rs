@@ -155,6 +155,36 @@ async fn too_many_series_end_in_one_that_says_so_until_some_are_idle() {
 }
 
 #[tokio::test]
+async fn messages_are_counted_whatever_became_of_their_calls() {
+    let registry = Arc::default();
+    let metrics = metrics(&registry);
+    let config = StatsConfig::default();
+    for status in [0, 14] {
+        let facts = Facts {
+            protocol: Protocol::Grpc,
+            grpc_status: Some(status),
+            ..facts(&config, "cart")
+        };
+        let numbers = RequestNumbers {
+            messages: Some((1, 5)),
+            ..RequestNumbers::default()
+        };
+        metrics.request(&facts, numbers);
+    }
+    let out = scraped(&registry);
+    let lines =
+        |name: &str| -> Vec<&str> { out.lines().filter(|line| line.starts_with(name)).collect() };
+    assert_eq!(lines("istio_requests_total{").len(), 2);
+    let [messages] = lines("istio_response_messages_total{")[..] else {
+        panic!("{out}");
+    };
+    assert!(
+        messages.ends_with("destination_cluster=\"unknown\"} 10"),
+        "{messages}"
+    );
+}
+
+#[tokio::test]
 async fn values_are_escaped() {
     let registry = Arc::default();
     let config = StatsConfig::default();
