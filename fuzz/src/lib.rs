@@ -16,6 +16,7 @@ pub mod protocol;
 pub mod proxy;
 mod samples;
 pub mod server;
+pub mod telemetry;
 mod values;
 pub mod xds;
 
@@ -38,19 +39,24 @@ pub const ALL: &[(&str, fn(&[u8]))] = &[
     ("durations", istio::durations),
     ("envoy_proto", xds::envoy_proto),
     ("envoy_yaml", xds::envoy_yaml),
+    ("exposition", telemetry::exposition),
     ("headers", proxy::headers),
     ("istio_object", istio::object),
     ("istio_yaml", istio::yaml),
     ("k8s_object", kubernetes::object),
     ("k8s_patch", kubernetes::patch),
     ("log_format", proxy::log_format),
+    ("log_line", telemetry::log_line),
     ("mesh_config", istio::mesh_config),
+    ("metric_files", telemetry::metric_files),
     ("names", identity::names),
     ("node_texts", cluster::node_texts),
     ("path", proxy::path),
     ("peer_metadata", proxy::peer_metadata),
+    ("promql", telemetry::promql),
     ("selectors", kubernetes::selectors),
     ("sniff", proxy::sniff),
+    ("spans", telemetry::spans),
     ("xds_client", protocol::client),
     ("xds_node", xds::node),
     ("xds_resource", proxy::xds_resource),

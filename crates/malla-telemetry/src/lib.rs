@@ -25,6 +25,9 @@ pub mod api;
 pub mod clock;
 pub mod collector;
 pub mod derive;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod graph;
 pub mod logs;
 pub mod metrics;

@@ -178,23 +178,27 @@ fn as_whole(v: f64) -> Option<i64> {
 }
 
 /// Reads a segment up to its first damage; returns the bytes that could not be read.
-pub(crate) fn replay(path: &Path, mut each: impl FnMut(Entry)) -> io::Result<u64> {
+pub(crate) fn replay(path: &Path, each: impl FnMut(Entry)) -> io::Result<u64> {
     let mut bytes = Vec::new();
     File::open(path)?.read_to_end(&mut bytes)?;
-    let mut rest = ByteReader(&bytes);
+    Ok(read(&bytes, each))
+}
+
+pub(crate) fn read(bytes: &[u8], mut each: impl FnMut(Entry)) -> u64 {
+    let mut rest = ByteReader(bytes);
     if rest.take(MAGIC.len()) != Some(MAGIC.as_slice()) {
-        return Ok(bytes.len() as u64);
+        return bytes.len() as u64;
     }
     let mut entries = Vec::new();
     loop {
         let before = rest.0.len() as u64;
         if before == 0 {
-            return Ok(0);
+            return 0;
         }
         entries.clear();
         let read = record(&mut rest).and_then(|payload| decode(payload, &mut entries));
         if read.is_none() {
-            return Ok(before);
+            return before;
         }
         entries.drain(..).for_each(&mut each);
     }

@@ -208,3 +208,17 @@ fn decode(encoding: Encoding, body: &[u8]) -> Result<ExportTraceServiceRequest, 
         Encoding::Json => serde_json::from_slice(body).map_err(|error| error.to_string()),
     }
 }
+
+/// What a body is taken for, by its content type.
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing {
+    use opentelemetry_proto::tonic::trace::v1::ResourceSpans;
+
+    use super::{Encoding, decode};
+
+    pub(crate) fn requests(body: &[u8]) -> impl Iterator<Item = Vec<ResourceSpans>> {
+        [Encoding::Protobuf, Encoding::Json]
+            .into_iter()
+            .filter_map(|encoding| Some(decode(encoding, body).ok()?.resource_spans))
+    }
+}
