@@ -10,7 +10,8 @@ use crate::spans::{otlp, zipkin};
 /// Spans in Zipkin's JSON and in both of OTLP's forms: how many could be kept.
 pub fn spans(body: &[u8]) -> usize {
     let kept = |spans: Vec<ResourceSpans>| convert(spans).spans.len();
-    kept(zipkin::parse(body).unwrap_or_default()) + otlp::fuzzing::requests(body).map(kept).sum::<usize>()
+    kept(zipkin::parse(body).unwrap_or_default())
+        + otlp::fuzzing::requests(body).map(kept).sum::<usize>()
 }
 
 /// A segment of the metrics' log: how many bytes of it could not be read.

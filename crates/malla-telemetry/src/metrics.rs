@@ -8,7 +8,7 @@ pub mod labels;
 pub mod matcher;
 mod postings;
 pub mod store;
-mod wal;
+pub(crate) mod wal;
 
 pub use chunk::{STALE, Sample, is_stale};
 pub use head::SeriesRef;
