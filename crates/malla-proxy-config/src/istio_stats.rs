@@ -53,16 +53,7 @@ metrics! {
 }
 
 impl Metric {
-    /// The metrics of requests, and those of connections of bytes.
-    pub const HTTP: [Self; 6] = [
-        Self::Requests,
-        Self::Duration,
-        Self::RequestBytes,
-        Self::ResponseBytes,
-        Self::RequestMessages,
-        Self::ResponseMessages,
-    ];
-    /// See [`Self::HTTP`].
+    /// The metrics of connections of bytes.
     pub const TCP: [Self; 4] = [
         Self::TcpOpened,
         Self::TcpClosed,

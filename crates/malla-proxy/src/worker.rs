@@ -303,11 +303,13 @@ pub fn start(
             let handlers = make(&shared, &shared.stats.worker(index));
             let worker = Worker::new(index, shared, drain.clone(), handlers);
             let sweep = worker.clusters().clone().sweep();
+            let metrics = Rc::clone(worker.metrics());
             tokio::select! {
                 biased; // The end of the worker first: nothing may start after it.
                 () = drain.killed() => {}
                 () = worker.obey(receive) => {}
                 () = sweep => {}
+                never = metrics.watch_calls() => match never {},
             }
         });
     };

@@ -75,6 +75,10 @@ pub(super) fn rewrite_response<U: Upstreams>(
     if x.upgrade.is_some() && !agreed {
         x.flow.finish(); // Only a tunnel would have brought more.
     }
+    if let Some(counted) = config.counted.as_ref().filter(|_| x.grpc) {
+        let call = metrics::begin_call(&x.cx, counted, x.observer.record());
+        x.record().call = Some(call);
+    }
     finish_headers(x, &mut parts.headers, agreed, false);
     if let Some(upstream) = upstream_upgrade {
         return tunnelled(x, parts.headers, upstream, body);

@@ -279,7 +279,7 @@ impl<U: Upstreams> Observer<U> {
         self.cx
             .stream_ended(unread && record.protocol != Some(Version::HTTP_2));
         if let Some(config) = &self.cx.manager.counted {
-            metrics::count(&self.cx, config, &record);
+            metrics::count(&self.cx, config, &mut record);
         }
         let logs = &self.cx.manager.config.access_logs;
         if logs.is_empty() {

@@ -1,5 +1,6 @@
 //! Counts a request that is over in Istio's standard metrics: from its record to the facts that tell series apart.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use http::{HeaderMap, Method, StatusCode, Uri};
@@ -10,7 +11,9 @@ use super::connection::Context;
 use super::state::HttpWorker;
 use crate::connection::Connection;
 use crate::telemetry::access_log::{self, grpc_from_http};
-use crate::telemetry::istio::{Facts, Protocol, Reporter, RequestNumbers, Service, evaluate};
+use crate::telemetry::istio::{
+    Counted, Facts, LiveCall, Protocol, Reporter, RequestNumbers, Service, evaluate,
+};
 use crate::telemetry::record::Record;
 use crate::upstream::Upstreams;
 
@@ -27,7 +30,45 @@ const SPECIAL_CLUSTERS: [&str; 3] = [
 ];
 
 /// Adds the request of `record`, which has ended.
-pub(super) fn count<U: Upstreams>(cx: &Context<U>, config: &StatsConfig, record: &Record) {
+pub(super) fn count<U: Upstreams>(cx: &Context<U>, config: &StatsConfig, record: &mut Record) {
+    if record.grpc && record.call.take().is_none() {
+        // Never answered, so nobody has counted what was asked.
+        drop(begin_call(cx, config, record));
+    }
+    let duration = record
+        .end
+        .map(|end| end.saturating_duration_since(record.start));
+    let numbers = RequestNumbers {
+        duration: duration.unwrap_or_default(),
+        request_bytes: record.request_head + record.progress.received.get(),
+        response_bytes: record.response_head + record.bytes_sent,
+    };
+    let metrics = &cx.worker.metrics;
+    with_facts(cx, config, record, Counted::Requests, |facts| {
+        metrics.request(facts, numbers);
+    });
+}
+
+/// Counts the messages of a gRPC call from its answer on: only then it is known who answers.
+pub(super) fn begin_call<U: Upstreams>(
+    cx: &Context<U>,
+    config: &StatsConfig,
+    record: &Record,
+) -> Rc<LiveCall> {
+    let metrics = &cx.worker.metrics;
+    with_facts(cx, config, record, Counted::Messages, |facts| {
+        metrics.call(facts, &record.progress)
+    })
+}
+
+/// Does something with what tells the request's series from others.
+fn with_facts<U: Upstreams, T>(
+    cx: &Context<U>,
+    config: &StatsConfig,
+    record: &Record,
+    counted: Counted,
+    act: impl FnOnce(&Facts<'_>) -> T,
+) -> T {
     let reporter = reporter(&cx.connection);
     let worker = &cx.worker;
     let told = match reporter {
@@ -49,9 +90,9 @@ pub(super) fn count<U: Upstreams>(cx: &Context<U>, config: &StatsConfig, record:
         };
         evaluate(config, &source, &worker.metrics.own, peers, &mut values);
     }
-    let status = record.status.map_or(0, |status| status.as_u16());
-    let facts = Facts {
+    let who = Facts {
         config,
+        counted,
         reporter,
         protocol: if record.grpc {
             Protocol::Grpc
@@ -62,29 +103,24 @@ pub(super) fn count<U: Upstreams>(cx: &Context<U>, config: &StatsConfig, record:
         peer_principal,
         own_principal,
         service: service(config, record),
-        code: status,
+        code: 0,
+        grpc_status: None,
+        flags: 0,
+        mutual_tls: None,
+        values: &values,
+        overflow: false,
+    };
+    if counted == Counted::Messages {
+        return act(&who);
+    }
+    act(&Facts {
+        code: record.status.map_or(0, |status| status.as_u16()),
         grpc_status: record.grpc.then(|| grpc_status(record)),
         flags: record.flags.bits(),
         mutual_tls: (reporter == Reporter::Destination)
             .then_some(!peer_principal.is_empty() && !own_principal.is_empty()),
-        values: &values,
-        overflow: false,
-    };
-    let duration = record
-        .end
-        .map(|end| end.saturating_duration_since(record.start));
-    let numbers = RequestNumbers {
-        duration: duration.unwrap_or_default(),
-        request_bytes: record.request_head + record.progress.received.get(),
-        response_bytes: record.response_head + record.bytes_sent,
-        messages: record.grpc.then(|| {
-            (
-                record.progress.messages.get().count,
-                record.messages_sent.count,
-            )
-        }),
-    };
-    worker.metrics.request(&facts, numbers);
+        ..who
+    })
 }
 
 /// By the listener's direction, as Istio's filter infers it.
@@ -98,7 +134,7 @@ pub(crate) fn reporter(connection: &Connection) -> Reporter {
 fn peer_of_endpoint<U: Upstreams>(
     worker: &HttpWorker<U>,
     record: &Record,
-) -> Option<std::rc::Rc<crate::peers::KnownPeer>> {
+) -> Option<Rc<crate::peers::KnownPeer>> {
     let endpoint = record.attempt.endpoint.as_ref()?;
     worker.metrics.peers.of_endpoint(endpoint.workload()?)
 }

@@ -94,8 +94,10 @@ impl<U: Upstreams> ResponseBody<U> {
         if let Some(observer) = &mut self.observer {
             let record = observer.record_mut();
             record.bytes_sent += bytes as u64;
-            if record.progress.count_messages.get() {
-                record.messages_sent.see(data);
+            if let Some(call) = &record.call {
+                let mut messages = call.answered.get();
+                messages.see(data);
+                call.answered.set(messages);
             }
             record.first_byte_sent.get_or_insert_with(Instant::now);
         }

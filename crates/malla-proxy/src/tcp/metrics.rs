@@ -14,7 +14,7 @@ use crate::http::metrics::{downstream_principals, reporter, service_of, upstream
 use crate::peers::KnownPeer;
 use crate::telemetry::access_log;
 use crate::telemetry::flags::{Flag, Flags};
-use crate::telemetry::istio::{Facts, Protocol, Reporter, Service, TcpMeter, evaluate};
+use crate::telemetry::istio::{Counted, Facts, Protocol, Reporter, Service, TcpMeter, evaluate};
 use crate::telemetry::record::Record;
 use crate::upstream::Attempt;
 use crate::worker::Worker;
@@ -71,6 +71,7 @@ impl Begun<'_> {
         let service = Service::default();
         let facts = Facts {
             config,
+            counted: Counted::Connections,
             reporter,
             protocol: Protocol::Tcp,
             peer,

@@ -4,6 +4,7 @@
 //! made, registered for scrapes, and then the same. There are at most so many: beyond that, series that have not moved for a while are
 //! given up, and if there are none the request goes into a series labelled `overflow="true"`, which scrapes show.
 
+mod call;
 pub mod grpc;
 mod labels;
 mod render;
@@ -13,25 +14,25 @@ mod tcp;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::hash::BuildHasher;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
 use foldhash::quality::RandomState;
 use smallvec::SmallVec;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::peers::{Own, Peers};
 
-pub use labels::{Facts, Protocol, Reporter, Service, evaluate, logged};
+pub use call::LiveCall;
+pub use labels::{Counted, Facts, Protocol, Reporter, Service, evaluate, logged};
 pub use render::{Family, Kind};
 pub use series::{Histogram, Series, SeriesRegistry};
 pub use tcp::TcpMeter;
 
 use labels::Labels;
 
-/// Series of one worker; a label set takes about 2 KiB.
-const MOST_SERIES: usize = 4096;
 /// A series that has not moved for so long may be given up for another.
 const IDLE: Duration = Duration::from_secs(600);
 /// Looking for such is not done more often.
@@ -47,8 +48,11 @@ pub struct MeshMetrics {
     registry: Arc<SeriesRegistry>,
     hasher: RandomState,
     table: RefCell<HashMap<u64, SmallVec<[Entry; 1]>, RandomState>>,
-    count: Cell<usize>,
     swept: Cell<Option<Instant>>,
+    /// gRPC calls under way.
+    live: RefCell<Vec<Weak<LiveCall>>>,
+    /// Told of each new one.
+    calls: Notify,
 }
 
 #[derive(Debug)]
@@ -65,8 +69,6 @@ pub struct RequestNumbers {
     pub duration: Duration,
     pub request_bytes: u64,
     pub response_bytes: u64,
-    /// gRPC messages of client and server.
-    pub messages: Option<(u64, u64)>,
 }
 
 impl MeshMetrics {
@@ -78,8 +80,9 @@ impl MeshMetrics {
             registry,
             hasher: RandomState::default(),
             table: RefCell::default(),
-            count: Cell::new(0),
             swept: Cell::new(None),
+            live: RefCell::default(),
+            calls: Notify::new(),
         })
     }
 
@@ -106,10 +109,10 @@ impl MeshMetrics {
     }
 
     fn has_room(&self) -> bool {
-        if self.count.get() >= MOST_SERIES {
+        if self.registry.is_full() {
             self.sweep(Instant::now());
         }
-        self.count.get() < MOST_SERIES
+        !self.registry.is_full()
     }
 
     fn insert(&self, hash: u64, facts: &Facts<'_>) -> Arc<Series> {
@@ -121,7 +124,6 @@ impl MeshMetrics {
             series: Arc::clone(&series),
             seen: (0, Instant::now()),
         });
-        self.count.set(self.count.get() + 1);
         series
     }
 
@@ -131,7 +133,6 @@ impl MeshMetrics {
             return;
         }
         self.swept.set(Some(now));
-        let mut left = 0;
         let mut table = self.table.borrow_mut();
         table.retain(|_, entries| {
             entries.retain(|entry| {
@@ -143,10 +144,9 @@ impl MeshMetrics {
                 Arc::strong_count(&entry.series) > SeriesRegistry::HOLDS
                     || now < entry.seen.1 + IDLE
             });
-            left += entries.len();
             !entries.is_empty()
         });
-        self.count.set(left);
+        drop(table);
         self.registry.forget_abandoned();
     }
 }

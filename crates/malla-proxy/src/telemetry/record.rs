@@ -18,6 +18,7 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::flags::Flags;
+use super::istio::LiveCall;
 use super::istio::grpc::Messages;
 use super::stats::ClusterStats;
 use crate::connection::Connection;
@@ -78,8 +79,8 @@ pub struct Record {
     pub grpc: bool,
     /// `grpc-status` of the answer.
     pub grpc_status: Option<u32>,
-    /// Messages in a gRPC answer so far.
-    pub messages_sent: Messages,
+    /// Counts the messages of a gRPC call, once it is answered.
+    pub call: Option<Rc<LiveCall>>,
     /// Who calls, if it told.
     pub downstream_peer: Option<Rc<KnownPeer>>,
     /// Who answered, if it told.
@@ -243,7 +244,7 @@ impl Record {
             attempts: 0,
             grpc: false,
             grpc_status: None,
-            messages_sent: Messages::default(),
+            call: None,
             downstream_peer: None,
             upstream_peer: None,
             host: None,

@@ -1,6 +1,14 @@
 //! Istio's standard metrics of two sidecars with mutual TLS between them, as a scrape sees them.
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::process::Stdio;
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -399,6 +407,93 @@ async fn open_connections_are_counted_before_they_end() {
     while series(&proxy, "istio_tcp_connections_closed_total", &labels).await < 2.0 {
         assert!(Instant::now() < deadline, "an end is counted");
     }
+    check_by_promtool(&proxy).await;
+    proxy.stop().await;
+}
+
+/// A gRPC server that answers every call with three messages, or with an error and none.
+async fn grpc_server() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let answer = |request: Request<Incoming>| async move {
+        let fails = request.uri().path().ends_with("/Fail");
+        let _ = request.into_body().collect().await;
+        let messages = if fails { 0 } else { 3 };
+        let data = Bytes::from([0, 0, 0, 0, 1, 7].repeat(messages));
+        let status = if fails { "14" } else { "0" };
+        let mut trailers = HeaderMap::new();
+        trailers.insert("grpc-status", status.parse().unwrap());
+        let body = Full::new(data).with_trailers(std::future::ready(Some(Ok(trailers))));
+        let mut response = Response::new(body);
+        let kind = "application/grpc".parse().unwrap();
+        response.headers_mut().insert("content-type", kind);
+        Ok::<_, Infallible>(response)
+    };
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let serving = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                .serve_connection(TokioIo::new(stream), service_fn(answer));
+            tokio::spawn(serving);
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn calls_have_a_status_and_their_messages_are_counted() {
+    const HTTP2: &str = r#"    typed_extension_protocol_options: { envoy.extensions.upstreams.http.v3.HttpProtocolOptions: { "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, explicit_http_config: { http2_protocol_options: {} } } }
+"#;
+    let more = format!("{HTTP2}{}", service("cart"));
+    let yaml = bootstrap(
+        &node("web", "base"),
+        &[listener(
+            "out",
+            anywhere(),
+            &manager(OUTBOUND, "{}", "cart"),
+            "",
+        )],
+        &[cluster("cart", &[grpc_server().await], &more)],
+    );
+    let (proxy, address) = Running::start(&yaml, "out").await;
+    let stream = TcpStream::connect(address).await.unwrap();
+    let (mut client, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .unwrap();
+    tokio::spawn(connection);
+    for method in ["Good", "Good", "Fail"] {
+        let request = Request::post(format!("http://cart/shop.Cart/{method}"))
+            .header("content-type", "application/grpc")
+            .body(Full::new(Bytes::from([0, 0, 0, 0, 1, 7].repeat(2))))
+            .unwrap();
+        let answer = timeout(LIMIT, client.send_request(request))
+            .await
+            .unwrap()
+            .unwrap();
+        timeout(LIMIT, answer.into_body().collect())
+            .await
+            .unwrap()
+            .unwrap();
+    }
+    for (status, calls) in [("0", 2.0), ("14", 1.0)] {
+        let labels = [
+            ("request_protocol", "grpc"),
+            ("response_code", "200"),
+            ("grpc_response_status", status),
+            ("destination_service_name", "cart"),
+        ];
+        assert_eq!(series(&proxy, "istio_requests_total", &labels).await, calls);
+    }
+    let labels = [("destination_service_name", "cart")];
+    assert_eq!(
+        series(&proxy, "istio_request_messages_total", &labels).await,
+        6.0
+    );
+    assert_eq!(
+        series(&proxy, "istio_response_messages_total", &labels).await,
+        6.0
+    );
     check_by_promtool(&proxy).await;
     proxy.stop().await;
 }

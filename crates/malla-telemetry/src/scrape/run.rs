@@ -44,7 +44,7 @@ impl Default for ScrapeConfig {
         Self {
             interval: Duration::from_secs(15),
             timeout: Duration::from_secs(10),
-            max_body: 32 << 20,
+            max_body: 64 << 20,
             max_samples: 100_000,
             at_once: 64,
         }

@@ -36,10 +36,20 @@ pub enum Protocol {
     Tcp,
 }
 
+/// What a series counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Counted {
+    Requests,
+    /// Messages of gRPC calls, before it is known how those end.
+    Messages,
+    Connections,
+}
+
 /// Everything that tells series apart, borrowed from the request.
 #[derive(Debug, Clone, Copy)]
 pub struct Facts<'a> {
     pub config: &'a StatsConfig,
+    pub counted: Counted,
     pub reporter: Reporter,
     pub protocol: Protocol,
     /// Who is at the other end, if it told.
@@ -102,7 +112,8 @@ impl Hash for Facts<'_> {
         state.write_u32(self.flags);
         let grpc = self.grpc_status.map_or(u64::from(u32::MAX) + 1, u64::from);
         state.write_u64(grpc << 16 | u64::from(self.code));
-        (self.reporter, self.protocol, self.mutual_tls, self.overflow).hash(state);
+        (self.counted, self.reporter, self.protocol).hash(state);
+        (self.mutual_tls, self.overflow).hash(state);
     }
 }
 
@@ -110,6 +121,7 @@ impl Hash for Facts<'_> {
 #[derive(Debug)]
 pub(super) struct Labels {
     fingerprint: u64,
+    counted: Counted,
     reporter: Reporter,
     protocol: Protocol,
     peer: Option<Rc<KnownPeer>>,
@@ -128,6 +140,7 @@ impl Labels {
     pub(super) fn of(facts: &Facts<'_>) -> Self {
         Self {
             fingerprint: facts.config.fingerprint,
+            counted: facts.counted,
             reporter: facts.reporter,
             protocol: facts.protocol,
             peer: facts.peer.cloned(),
@@ -157,6 +170,7 @@ impl Labels {
         let [host, name, namespace] = &self.service;
         same_peer
             && self.fingerprint == facts.config.fingerprint
+            && self.counted == facts.counted
             && self.reporter == facts.reporter
             && self.protocol == facts.protocol
             && self.code == facts.code
@@ -186,8 +200,7 @@ pub(super) fn text(own: &Own, facts: &Facts<'_>, metric: Metric) -> Option<Arc<s
         ]
     } else {
         let mut labels = who(own, facts);
-        // Istio counts messages before it is known how the call will end.
-        if !is_of_messages(metric) {
+        if facts.counted != Counted::Messages {
             labels.extend(how(facts));
         }
         labels
@@ -243,11 +256,6 @@ fn protocol(facts: &Facts<'_>) -> &'static str {
         Protocol::Grpc => "grpc",
         Protocol::Tcp => "tcp",
     }
-}
-
-/// Messages of gRPC have fewer labels.
-pub(super) fn is_of_messages(metric: Metric) -> bool {
-    matches!(metric, Metric::RequestMessages | Metric::ResponseMessages)
 }
 
 /// Istio's labels in its order: who calls and who is called.
@@ -313,7 +321,7 @@ fn who<'a>(own: &Own, facts: &Facts<'_>) -> Vec<Label<'a>> {
 /// The rest of them: how it went.
 fn how<'a>(facts: &Facts<'_>) -> Vec<Label<'a>> {
     let mut labels = vec![("request_protocol", protocol(facts).to_owned())];
-    if facts.protocol != Protocol::Tcp {
+    if facts.counted == Counted::Requests {
         labels.push(("response_code", facts.code.to_string()));
         let status = facts
             .grpc_status

@@ -66,10 +66,10 @@ impl SeriesRegistry {
         ));
         families.push(one(
             "malla_istio_series",
-            "Label sets of istio_ metrics, over all workers",
+            "Label sets of istio_ metrics",
             Kind::Gauge,
             String::new(),
-            all.len() as u64,
+            self.sets() as u64,
         ));
         families.push(one(
             "malla_istio_series_overflow_total",

@@ -1,11 +1,12 @@
 //! Numbers of one label set: a single writer, read by scrapes while it counts.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use malla_proxy_config::istio_stats::Metric;
 
-use super::{Facts, RequestNumbers, labels};
+use super::{Counted, Facts, RequestNumbers, labels};
 use crate::peers::Own;
 use crate::telemetry::stats::Count;
 
@@ -77,18 +78,15 @@ pub struct Series {
 
 impl Series {
     pub(super) fn new(own: &Own, facts: &Facts<'_>) -> Self {
-        let http = facts.protocol != super::Protocol::Tcp;
-        let grpc = facts.protocol == super::Protocol::Grpc;
-        let metrics: &[Metric] = match (http, grpc) {
-            (false, _) => &Metric::TCP,
-            (true, true) => &Metric::HTTP,
-            (true, false) => &HTTP_ALONE,
+        let metrics: &[Metric] = match facts.counted {
+            Counted::Requests => &REQUESTS,
+            Counted::Messages => &[Metric::RequestMessages, Metric::ResponseMessages],
+            Counted::Connections => &Metric::TCP,
         };
         let mut same: Option<Arc<str>> = None;
         let mut labels: [Option<Arc<str>>; Metric::ALL.len()] = Default::default();
         for metric in metrics {
-            let own_labels =
-                facts.config.rules(*metric).is_some() || labels::is_of_messages(*metric);
+            let own_labels = facts.config.rules(*metric).is_some();
             let text = match &same {
                 Some(same) if !own_labels => Some(Arc::clone(same)),
                 _ => {
@@ -106,17 +104,13 @@ impl Series {
         Self {
             labels,
             counters: Default::default(),
-            histograms: http.then(Box::default),
+            histograms: (facts.counted == Counted::Requests).then(Box::default),
         }
     }
 
     /// Adds one request.
     pub(super) fn count(&self, numbers: RequestNumbers) {
         self.counter(Metric::Requests).inc();
-        if let Some((client, server)) = numbers.messages {
-            self.counter(Metric::RequestMessages).add(client);
-            self.counter(Metric::ResponseMessages).add(server);
-        }
         if let Some([duration, request, response]) = self.histograms.as_deref() {
             duration.observe(u64::try_from(numbers.duration.as_micros()).unwrap_or(u64::MAX));
             request.observe(numbers.request_bytes.saturating_mul(1000));
@@ -145,6 +139,11 @@ impl Series {
         self.labels.get(metric as usize)?.as_ref()
     }
 
+    /// What stands for the label set: the labels of its first metric.
+    fn set(&self) -> Option<&Arc<str>> {
+        self.labels.iter().flatten().next()
+    }
+
     /// A number that changes with every count.
     pub(super) fn moved(&self) -> u64 {
         let counters = self.counters.iter().map(Count::get);
@@ -152,19 +151,30 @@ impl Series {
     }
 }
 
-/// Without what only gRPC has.
-const HTTP_ALONE: [Metric; 4] = [
+/// What every request has.
+const REQUESTS: [Metric; 4] = [
     Metric::Requests,
     Metric::Duration,
     Metric::RequestBytes,
     Metric::ResponseBytes,
 ];
 
+/// Label sets of the process. In a scrape each takes some 60 KiB, which is what bounds them.
+pub(super) const MOST_SETS: usize = 800;
+
 /// All workers' series. Its lock is taken when a series is made or given up, and by scrapes.
 #[derive(Debug, Default)]
 pub struct SeriesRegistry {
-    all: Mutex<Vec<Arc<Series>>>,
+    all: Mutex<All>,
+    /// Label sets there are, several workers' equal ones once.
+    sets: AtomicUsize,
     overflowed: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct All {
+    series: Vec<Arc<Series>>,
+    sets: HashSet<Arc<str>>,
 }
 
 impl SeriesRegistry {
@@ -172,12 +182,32 @@ impl SeriesRegistry {
     pub(super) const HOLDS: usize = 2;
 
     pub(super) fn add(&self, series: &Arc<Series>) {
-        self.lock().push(Arc::clone(series));
+        let mut all = self.lock();
+        all.series.push(Arc::clone(series));
+        all.sets.extend(series.set().cloned());
+        self.sets.store(all.sets.len(), Ordering::Relaxed);
     }
 
     /// Forgets what no worker holds.
     pub(super) fn forget_abandoned(&self) {
-        self.lock().retain(|series| Arc::strong_count(series) > 1);
+        let mut all = self.lock();
+        all.series.retain(|series| Arc::strong_count(series) > 1);
+        all.sets = all
+            .series
+            .iter()
+            .filter_map(|series| series.set().cloned())
+            .collect();
+        self.sets.store(all.sets.len(), Ordering::Relaxed);
+    }
+
+    /// True if there may be no more label sets.
+    pub(super) fn is_full(&self) -> bool {
+        self.sets.load(Ordering::Relaxed) >= MOST_SETS
+    }
+
+    /// Label sets there are.
+    pub fn sets(&self) -> usize {
+        self.sets.load(Ordering::Relaxed)
     }
 
     pub(super) fn note_overflow(&self) {
@@ -191,10 +221,10 @@ impl SeriesRegistry {
 
     /// Every series there is.
     pub fn all(&self) -> Vec<Arc<Series>> {
-        self.lock().clone()
+        self.lock().series.clone()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Series>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, All> {
         // A panic while holding it leaves the list as it was: still usable.
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }

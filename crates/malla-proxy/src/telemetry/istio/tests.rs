@@ -1,5 +1,6 @@
 //! Series against what they should have come to, and what scrapes see of them.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,9 +11,12 @@ use malla_xds_proto::wkt;
 use proptest::prelude::*;
 use tokio::time::Instant;
 
+use super::grpc::Messages;
+use super::series::MOST_SETS;
 use super::series::{BOUNDS, Histogram, SeriesRegistry};
-use super::{Facts, MOST_SERIES, MeshMetrics, Protocol, Reporter, RequestNumbers, Service};
+use super::{Counted, Facts, MeshMetrics, Protocol, Reporter, RequestNumbers, Service};
 use crate::peers::Own;
+use crate::telemetry::record::Progress;
 
 fn own() -> Arc<Own> {
     Arc::new(Own::from_node(&Node {
@@ -33,6 +37,7 @@ fn metrics(registry: &Arc<SeriesRegistry>) -> Rc<MeshMetrics> {
 fn facts<'a>(config: &'a StatsConfig, host: &'a str) -> Facts<'a> {
     Facts {
         config,
+        counted: Counted::Requests,
         reporter: Reporter::Source,
         protocol: Protocol::Http,
         peer: None,
@@ -94,7 +99,6 @@ async fn workers_are_added_up_and_numbers_have_their_buckets() {
             duration: Duration::from_micros(1500),
             request_bytes: 0,
             response_bytes: 10,
-            messages: None,
         };
         worker.request(&facts(&config, "cart"), numbers);
         worker.request(&facts(&config, "cart"), numbers);
@@ -128,7 +132,7 @@ async fn too_many_series_end_in_one_that_says_so_until_some_are_idle() {
     let metrics = metrics(&registry);
     let config = StatsConfig::default();
     let one = |host: &str| metrics.request(&facts(&config, host), RequestNumbers::default());
-    for number in 0..MOST_SERIES + 50 {
+    for number in 0..MOST_SETS + 50 {
         one(&format!("host-{number}"));
     }
     let out = scraped(&registry);
@@ -139,7 +143,7 @@ async fn too_many_series_end_in_one_that_says_so_until_some_are_idle() {
         out.lines().find(|l| l.contains("overflow")).unwrap()
     );
     assert!(out.contains("malla_istio_series_overflow_total{} 50\n"));
-    assert!(registry.all().len() <= MOST_SERIES + 1);
+    assert_eq!(registry.sets(), MOST_SETS + 1);
 
     let now = Instant::now();
     metrics.sweep(now + super::SWEEP);
@@ -155,32 +159,54 @@ async fn too_many_series_end_in_one_that_says_so_until_some_are_idle() {
 }
 
 #[tokio::test]
-async fn messages_are_counted_whatever_became_of_their_calls() {
+async fn messages_are_counted_while_calls_go_and_each_once() {
     let registry = Arc::default();
     let metrics = metrics(&registry);
     let config = StatsConfig::default();
-    for status in [0, 14] {
-        let facts = Facts {
-            protocol: Protocol::Grpc,
-            grpc_status: Some(status),
-            ..facts(&config, "cart")
-        };
-        let numbers = RequestNumbers {
-            messages: Some((1, 5)),
-            ..RequestNumbers::default()
-        };
-        metrics.request(&facts, numbers);
-    }
-    let out = scraped(&registry);
-    let lines =
-        |name: &str| -> Vec<&str> { out.lines().filter(|line| line.starts_with(name)).collect() };
-    assert_eq!(lines("istio_requests_total{").len(), 2);
-    let [messages] = lines("istio_response_messages_total{")[..] else {
-        panic!("{out}");
+    let facts = Facts {
+        protocol: Protocol::Grpc,
+        counted: Counted::Messages,
+        ..facts(&config, "cart")
     };
+    let value = |name: &str| {
+        let out = scraped(&registry);
+        let start = format!("istio_{name}_messages_total{{");
+        let line = out.lines().find(|line| line.starts_with(&start));
+        let line = line.unwrap_or_else(|| panic!("{out}"));
+        assert!(
+            line.contains("destination_cluster=\"unknown\"} "),
+            "the last label: {line}"
+        );
+        line.rsplit_once(' ').unwrap().1.to_owned()
+    };
+    let progress = Rc::<Progress>::default();
+    let call = metrics.call(&facts, &progress);
+    let say = |messages: &Cell<Messages>| {
+        let mut seen = messages.get();
+        seen.see(&[0, 0, 0, 0, 1, 7]);
+        messages.set(seen);
+    };
+    say(&progress.messages);
+    say(&call.answered);
+    assert_eq!(
+        (value("request"), value("response")),
+        ("0".into(), "0".into())
+    );
+    metrics.count_calls(Instant::now() + Duration::from_secs(5));
+    assert_eq!(
+        (value("request"), value("response")),
+        ("1".into(), "1".into())
+    );
+    say(&call.answered);
+    drop(call);
+    assert_eq!(
+        (value("request"), value("response")),
+        ("1".into(), "2".into())
+    );
+    metrics.count_calls(Instant::now() + Duration::from_secs(60));
     assert!(
-        messages.ends_with("destination_cluster=\"unknown\"} 10"),
-        "{messages}"
+        !scraped(&registry).contains("istio_requests_total{"),
+        "no call has ended"
     );
 }
 
@@ -203,6 +229,7 @@ async fn connections_are_counted_while_they_are_open() {
     let config = StatsConfig::default();
     let facts = Facts {
         protocol: Protocol::Tcp,
+        counted: Counted::Connections,
         ..facts(&config, "db")
     };
     let meter = metrics.open(&facts);
