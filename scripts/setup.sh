@@ -73,11 +73,16 @@ setup_test() {
     say "Installing playwright-core and axe-core"
     npm install --silent --no-audit --no-fund --prefix "$tools_dir" playwright-core@1.55.0 axe-core@4.14.1 >/dev/null || die "playwright-core could not be installed"
   fi
+  if [ ! -d "$tools_dir/python/opentelemetry/sdk" ]; then
+    say "Installing OpenTelemetry's Python SDK"
+    python3 -m pip install --quiet --disable-pip-version-check --target "$tools_dir/python" \
+      opentelemetry-sdk==1.38.0 opentelemetry-exporter-otlp-proto-http==1.38.0 || die "OpenTelemetry's Python SDK could not be installed"
+  fi
   # Root's tests need somebody else to be; the tool gives the user its subordinate ids.
   if [ "$(id -u)" = 0 ] && ! id malla-test >/dev/null 2>&1; then
     useradd --system --no-create-home --add-subids-for-system malla-test || die "a user for the tests could not be made"
   fi
-  export NODE_PATH="$tools_dir/node_modules" MALLA_ENVOY="$tools_dir/bin/envoy"
+  export NODE_PATH="$tools_dir/node_modules" MALLA_ENVOY="$tools_dir/bin/envoy" MALLA_PYTHON="$tools_dir/python"
 }
 
 kubectl_is_recent() {

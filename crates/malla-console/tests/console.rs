@@ -339,3 +339,79 @@ async fn a_service_shows_its_pods_and_rules() {
         (&json!("cart-1"), &json!(""))
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_mesh_has_empty_answers() {
+    let desk = Desk::collecting().await;
+    let graph = desk.get("/api/malla/v1/graph?window=60").await;
+    assert_eq!(graph.status, 200, "{}", graph.body);
+    desk.conforms("Graph", &graph.json());
+    assert_eq!(graph.json()["nodes"], json!([]));
+    let overview = desk.get("/api/malla/v1/overview").await.json();
+    desk.conforms("Overview", &overview);
+    assert_eq!(overview["signals"]["rps"], json!(0.0));
+    assert!(overview["collector"]["bytes"].is_u64(), "{overview}");
+    let status = desk.get("/api/malla/v1/telemetry/status").await.json();
+    desk.conforms("TelemetryStatus", &status);
+    let logs = desk.get("/api/malla/v1/logs").await.json();
+    desk.conforms("LogPage", &logs);
+    let services = desk.get("/jaeger/api/services").await.json();
+    desk.conforms("JaegerNames", &services);
+    let range = "/api/v1/query_range?query=up&start=1700000000&end=1700000060&step=15";
+    desk.conforms("PromRange", &desk.get(range).await.json());
+    for (path, schema) in [
+        ("/api/v1/query?query=up", "PromAnswer"),
+        ("/api/v1/labels", "PromNames"),
+        ("/api/v1/label/job/values", "PromNames"),
+        ("/api/v1/series?match[]=up", "PromSeries"),
+        ("/api/v1/metadata", "PromAnswer"),
+        ("/api/v1/targets", "PromTargets"),
+        ("/api/v1/status/buildinfo", "PromAnswer"),
+        ("/jaeger/api/operations?service=x", "JaegerOperations"),
+        (
+            "/jaeger/api/dependencies?endTs=1700000000000&lookback=1000",
+            "JaegerDependencies",
+        ),
+        ("/jaeger/api/traces?service=x", "JaegerTraces"),
+    ] {
+        let answer = desk.get(path).await;
+        assert_eq!(answer.status, 200, "{path}: {}", answer.body);
+        desk.conforms(schema, &answer.json());
+    }
+    // Long questions come by POST, without a token.
+    let form = [("content-type", "application/x-www-form-urlencoded")];
+    let asked = desk
+        .send("POST", "/api/v1/query", &form, "query=1%2B1")
+        .await;
+    assert_eq!(asked.json()["data"]["result"][1], "2");
+    let wrong = desk.get("/api/malla/v1/graph?view=<script>").await;
+    assert_eq!((wrong.status, wrong.code()), (422, "invalid".into()));
+    assert_eq!(wrong.header("content-type"), "application/json");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_services_are_listed_also_without_the_api_server() {
+    const MANY: usize = 10_000;
+    let desk = Desk::start().await;
+    desk.services(MANY).await;
+    let all = |answer: &serde_json::Value| answer.as_array().is_some_and(|all| all.len() == MANY);
+    desk.eventually("/api/malla/v1/services", all).await;
+    // Unoptimised, on a busy machine; optimised it takes a twentieth of that.
+    let limit = std::time::Duration::from_secs(4);
+    let paths = [
+        "/api/malla/v1/services",
+        "/api/malla/v1/services/base/s9999",
+        "/api/malla/v1/objects",
+        "/api/malla/v1/gateways",
+        "/api/malla/v1/security",
+        "/api/malla/v1/overview",
+    ];
+    for path in paths {
+        let started = std::time::Instant::now();
+        assert_eq!(desk.get(path).await.status, 200, "{path}");
+        let took = started.elapsed();
+        assert!(took < limit, "{path} took {took:?}");
+    }
+    desk.lose_api_server();
+    assert!(all(&desk.get("/api/malla/v1/services").await.json()));
+}

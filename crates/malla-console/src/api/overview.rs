@@ -13,8 +13,10 @@ use crate::findings::finding;
 use crate::metrics::{FAILED, Flow, Metrics, Seen, flows};
 use crate::server::App;
 
-/// Ten minutes.
+/// What the series shows: ten minutes.
 const WINDOW: u32 = 600;
+/// What single figures are about: the last minute, so that they are right soon after the start.
+const NOW: u32 = 60;
 const STEP: f64 = 15.0;
 const MOST: usize = 10;
 const MOST_FINDINGS: usize = 50;
@@ -74,7 +76,7 @@ fn collecting(status: &Status) -> Value {
 }
 
 async fn signals(metrics: Option<&dyn Metrics>) -> Value {
-    let all = flows(metrics, Seen::ByEither, "", &[], WINDOW).await;
+    let all = flows(metrics, Seen::ByEither, "", &[], NOW).await;
     let flow: Flow = all.into_values().next().unwrap_or_default();
     json!({
         "rps": flow.rps, "errorShare": flow.error_share, "p50": flow.p50, "p90": flow.p90, "p99": flow.p99,
@@ -126,7 +128,7 @@ async fn series(metrics: Option<&dyn Metrics>) -> Vec<Value> {
 /// The services with the most errors, then the slowest.
 async fn worst(metrics: Option<&dyn Metrics>) -> Vec<Value> {
     let by = ["destination_service_namespace", "destination_service_name"];
-    let measured = flows(metrics, Seen::ByEither, "", &by, WINDOW).await;
+    let measured = flows(metrics, Seen::ByEither, "", &by, NOW).await;
     let mut services: Vec<(Vec<String>, Flow)> = measured
         .into_iter()
         .filter(|(_, flow)| flow.rps > 0.0)

@@ -13,6 +13,7 @@ use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use malla_apiserver::{Config, Server, kinds};
 use malla_console::{AllowAll, Console, Options};
+use malla_telemetry::{Collector, CollectorConfig, TelemetryConfig};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -53,7 +54,8 @@ pub(crate) struct Desk {
     cookie: String,
     token: String,
     openapi: Value,
-    _serving: JoinHandle<()>,
+    serving: JoinHandle<()>,
+    collecting: Option<(JoinHandle<()>, TempDir)>,
     _directory: TempDir,
 }
 
@@ -83,6 +85,29 @@ impl Reply {
 
 impl Desk {
     pub(crate) async fn start() -> Self {
+        Self::with(None).await
+    }
+
+    /// A console whose process collects telemetry.
+    pub(crate) async fn collecting() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let collector = Collector::new(CollectorConfig {
+            telemetry: TelemetryConfig::new(directory.path()),
+            grpc: None,
+            otlp_http: None,
+            zipkin: None,
+        });
+        let running = tokio::spawn(Arc::clone(&collector).run(std::future::pending()));
+        let mut desk = Self::with(Some(collector)).await;
+        desk.collecting = Some((running, directory));
+        desk.eventually("/api/malla/v1/telemetry/status", |status| {
+            status["state"] == "open"
+        })
+        .await;
+        desk
+    }
+
+    async fn with(collector: Option<Arc<Collector>>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let server = Server::open(Config::new(directory.path().join("store")))
             .await
@@ -120,7 +145,7 @@ impl Desk {
                 .await
                 .unwrap();
         let client = kube::Client::try_from(config).unwrap();
-        let console = Console::start(client.clone(), options(&directory)).unwrap();
+        let console = Console::start(client.clone(), options(&directory, collector)).unwrap();
         tokio::time::timeout(PATIENCE, console.ready())
             .await
             .expect("the cluster is listed");
@@ -132,7 +157,8 @@ impl Desk {
             cookie: String::new(),
             token: String::new(),
             openapi: openapi(),
-            _serving: serving,
+            serving,
+            collecting: None,
             _directory: directory,
         };
         let session = desk.get("/api/malla/v1/session").await;
@@ -274,6 +300,28 @@ impl Desk {
             .unwrap();
     }
 
+    /// So many Services, headless, so that nobody has to find an address for each.
+    pub(crate) async fn services(&self, count: usize) {
+        let client = self.server.client("test");
+        let all = futures_util::stream::iter(0..count).map(|at| {
+            let client = client.clone();
+            let name = format!("s{at}");
+            let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": {
+                "clusterIP": "None", "selector": {"app": name}, "ports": [{"name": "http", "port": 80}],
+            }});
+            async move { client.create(&kinds::SERVICES, Some("base"), service).await }
+        });
+        let mut all = all.buffer_unordered(64);
+        while let Some(created) = all.next().await {
+            created.unwrap();
+        }
+    }
+
+    /// The API server goes away.
+    pub(crate) fn lose_api_server(&self) {
+        self.serving.abort();
+    }
+
     /// Holds an answer against a schema of `ui/openapi.yaml`.
     pub(crate) fn conforms(&self, schema: &str, answer: &Value) {
         let whole = json!({
@@ -299,7 +347,7 @@ impl Desk {
     }
 }
 
-fn options(directory: &TempDir) -> Options {
+fn options(directory: &TempDir, collector: Option<Arc<Collector>>) -> Options {
     Options {
         hosts: Vec::new(),
         root_namespace: "istio-system".into(),
@@ -309,7 +357,7 @@ fn options(directory: &TempDir) -> Options {
         authorizer: Arc::new(AllowAll { user: "ann".into() }),
         metrics: None,
         lessons: true,
-        collector: None,
+        collector,
     }
 }
 

@@ -80,8 +80,15 @@ async fn what_cannot_be_opened_says_so_and_is_opened_later() {
 
     std::fs::remove_file(&folder).unwrap();
     becomes(&collector, "open").await;
-    let (status, _) = get_json(&collector, "/api/v1/query?query=up").await;
-    assert_eq!(status, 200);
+    for (path, expected) in [
+        ("/api/v1/query?query=up", 200),
+        ("/api/v1/label/job/values", 200),
+        ("/jaeger/api/services/a/operations", 200),
+        ("/jaeger/api/traces/0af7651916cd43dd8448eb211c80319c", 404),
+    ] {
+        let (status, answer) = get_json(&collector, path).await;
+        assert_eq!(status, expected, "{path}: {answer}");
+    }
 }
 
 #[tokio::test]

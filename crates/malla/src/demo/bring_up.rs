@@ -140,7 +140,13 @@ extensionProviders:
 - name: malla-traces
   opentelemetry: {service: malla-telemetry.istio-system.svc.cluster.local, port: 4317}
 - name: malla-logs
-  envoyHttpAls: {service: malla-telemetry.istio-system.svc.cluster.local, port: 4317}
+  envoyHttpAls:
+    service: malla-telemetry.istio-system.svc.cluster.local
+    port: 4317
+    # What links a line to its trace, and tells gRPC from HTTP.
+    additionalRequestHeadersToLog: [x-b3-traceid, traceparent, content-type]
+    additionalResponseHeadersToLog: [grpc-status]
+    additionalResponseTrailersToLog: [grpc-status]
 - name: malla-tcp-logs
   envoyTcpAls: {service: malla-telemetry.istio-system.svc.cluster.local, port: 4317}
 ";
