@@ -363,7 +363,7 @@ async fn an_empty_mesh_has_empty_answers() {
         ("/api/v1/query?query=up", "PromAnswer"),
         ("/api/v1/labels", "PromNames"),
         ("/api/v1/label/job/values", "PromNames"),
-        ("/api/v1/series?match[]=up", "PromSeries"),
+        ("/api/v1/series?match%5B%5D=up", "PromSeries"),
         ("/api/v1/metadata", "PromAnswer"),
         ("/api/v1/targets", "PromTargets"),
         ("/api/v1/status/buildinfo", "PromAnswer"),
@@ -384,7 +384,7 @@ async fn an_empty_mesh_has_empty_answers() {
         .send("POST", "/api/v1/query", &form, "query=1%2B1")
         .await;
     assert_eq!(asked.json()["data"]["result"][1], "2");
-    let wrong = desk.get("/api/malla/v1/graph?view=<script>").await;
+    let wrong = desk.get("/api/malla/v1/graph?view=%3Cscript%3E").await;
     assert_eq!((wrong.status, wrong.code()), (422, "invalid".into()));
     assert_eq!(wrong.header("content-type"), "application/json");
 }

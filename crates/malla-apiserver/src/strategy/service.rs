@@ -122,7 +122,10 @@ pub(super) fn allocate(
     };
     let mut pending = core.reservations.lock();
     // Read under the lock: a write that ends meanwhile is still reserved.
-    let mut taken = stored(core, &owner);
+    let mut taken = match takes_nothing(&object["spec"]) {
+        true => Taken::default(),
+        false => stored(core, &owner),
+    };
     for other in pending.of_others(&owner) {
         taken.addresses.extend(&other.addresses);
         taken.ports.extend(&other.ports);
@@ -293,6 +296,12 @@ impl Allocator<'_> {
             }
         }
     }
+}
+
+/// Whether a Service has neither an address nor ports of its own: there may be many such.
+fn takes_nothing(spec: &Value) -> bool {
+    let nameless = spec["type"] == "ExternalName" || spec["clusterIP"] == "None";
+    nameless && !wants_ports(spec) && !wants_health_port(spec)
 }
 
 /// What stored Services other than `owner` have.

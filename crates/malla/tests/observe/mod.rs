@@ -34,14 +34,14 @@ pub(crate) fn run(name: &str, arguments: &[&str]) {
         ("every target is scraped", every_target_is_scraped),
         ("proxies are in sync", proxies_are_in_sync),
         ("the graph agrees with the visitors", the_graph_agrees),
-        (
-            "an order is followed through its spans",
-            an_order_is_followed,
-        ),
         ("Prometheus has the same numbers", peers::prometheus_agrees),
         ("Python's spans are shown", peers::pythons_spans_are_shown),
         ("Zipkin's spans are shown", peers::zipkins_spans_are_shown),
         ("a console that died goes on", a_console_that_died_goes_on),
+        (
+            "an order is followed through its spans",
+            an_order_is_followed,
+        ),
     ];
     for (what, check) in checks {
         let started = Instant::now();
