@@ -168,25 +168,25 @@ const DURATIONS: &str = "istio_request_duration_milliseconds_bucket";
 
 /// Both ends of a call count it: whose word is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Seen {
+pub(crate) enum SeenBy {
     /// The caller's: gateways have no other.
-    ByCaller,
+    Caller,
     /// The callee's: it knows which version answered.
-    ByCallee,
+    Callee,
     /// The caller's, who also sees what never arrived; the callee's where the caller has no proxy.
-    ByEither,
+    Either,
 }
 
-impl Seen {
+impl SeenBy {
     /// Rates of `metric` with `matchers`, in PromQL.
     pub(crate) fn rate(self, metric: &str, matchers: &str, window: u32) -> String {
         let comma = if matchers.is_empty() { "" } else { "," };
         let of = |side: &str| format!("rate({metric}{{{side}{comma}{matchers}}}[{window}s])");
         let (caller, callee) = ("reporter=\"source\"", "reporter=\"destination\"");
         match self {
-            Self::ByCaller => of(caller),
-            Self::ByCallee => of(callee),
-            Self::ByEither => {
+            Self::Caller => of(caller),
+            Self::Callee => of(callee),
+            Self::Either => {
                 let strangers = format!("{callee},source_workload=\"unknown\"");
                 format!("({} or {})", of(caller), of(&strangers))
             }
@@ -200,7 +200,7 @@ pub(crate) const FAILED: &str = "response_code=~\"0|5..\"";
 /// Flows by the values of labels, for the series that `matchers` pick, over the last `window` seconds. Empty without a store.
 pub(crate) async fn flows(
     metrics: Option<&dyn Metrics>,
-    seen: Seen,
+    seen: SeenBy,
     matchers: &str,
     by: &[&str],
     window: u32,
@@ -306,18 +306,18 @@ mod tests {
     #[test]
     fn both_ends_are_never_added_up() {
         assert_eq!(
-            Seen::ByEither.rate("m", "a=\"b\"", 60),
+            SeenBy::Either.rate("m", "a=\"b\"", 60),
             "(rate(m{reporter=\"source\",a=\"b\"}[60s]) or rate(m{reporter=\"destination\",source_workload=\"unknown\",a=\"b\"}[60s]))"
         );
         assert_eq!(
-            Seen::ByCallee.rate("m", "", 5),
+            SeenBy::Callee.rate("m", "", 5),
             "rate(m{reporter=\"destination\"}[5s])"
         );
     }
 
     #[tokio::test]
     async fn flows_are_rates_shares_and_quantiles_that_exist() {
-        let flows = flows(Some(&Fixed), Seen::ByEither, "", &["name"], 60).await;
+        let flows = flows(Some(&Fixed), SeenBy::Either, "", &["name"], 60).await;
         let expected = Flow {
             rps: 4.0,
             error_share: 0.25,
@@ -327,7 +327,7 @@ mod tests {
         };
         assert_eq!(flows, BTreeMap::from([(vec!["cart".to_owned()], expected)]));
         assert!(
-            super::flows(None, Seen::ByCallee, "", &[], 60)
+            super::flows(None, SeenBy::Callee, "", &[], 60)
                 .await
                 .is_empty()
         );

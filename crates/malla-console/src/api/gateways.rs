@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::services::reference;
 use crate::findings::about;
-use crate::metrics::{Flow, Seen, flows};
+use crate::metrics::{Flow, SeenBy, flows};
 use crate::mirror::{Object, Watched, has_proxy, selects};
 use crate::pods::PodIndex;
 use crate::proxies::is_ready;
@@ -24,7 +24,7 @@ pub(crate) async fn list(State(app): State<Arc<App>>) -> Json<Value> {
     let by_workload = ["source_workload_namespace", "source_workload"];
     let measured = flows(
         app.metrics.as_deref(),
-        Seen::ByCaller,
+        SeenBy::Caller,
         "",
         &by_workload,
         WINDOW,

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::proxies::is_synced;
 use crate::findings::finding;
-use crate::metrics::{FAILED, Flow, Metrics, Seen, flows};
+use crate::metrics::{FAILED, Flow, Metrics, SeenBy, flows};
 use crate::server::App;
 
 /// What the series shows: ten minutes.
@@ -76,7 +76,7 @@ fn collecting(status: &Status) -> Value {
 }
 
 async fn signals(metrics: Option<&dyn Metrics>) -> Value {
-    let all = flows(metrics, Seen::ByEither, "", &[], NOW).await;
+    let all = flows(metrics, SeenBy::Either, "", &[], NOW).await;
     let flow: Flow = all.into_values().next().unwrap_or_default();
     json!({
         "rps": flow.rps, "errorShare": flow.error_share, "p50": flow.p50, "p90": flow.p90, "p99": flow.p99,
@@ -93,7 +93,7 @@ async fn series(metrics: Option<&dyn Metrics>) -> Vec<Value> {
     #[expect(clippy::cast_precision_loss, reason = "seconds of this era are exact")]
     let end = end as f64;
     let start = end - f64::from(WINDOW);
-    let rate = |metric: &str, matchers: &str| Seen::ByEither.rate(metric, matchers, 60);
+    let rate = |metric: &str, matchers: &str| SeenBy::Either.rate(metric, matchers, 60);
     let buckets = rate("istio_request_duration_milliseconds_bucket", "");
     let queries = [
         format!("sum({})", rate("istio_requests_total", "")),
@@ -128,7 +128,7 @@ async fn series(metrics: Option<&dyn Metrics>) -> Vec<Value> {
 /// The services with the most errors, then the slowest.
 async fn worst(metrics: Option<&dyn Metrics>) -> Vec<Value> {
     let by = ["destination_service_namespace", "destination_service_name"];
-    let measured = flows(metrics, Seen::ByEither, "", &by, NOW).await;
+    let measured = flows(metrics, SeenBy::Either, "", &by, NOW).await;
     let mut services: Vec<(Vec<String>, Flow)> = measured
         .into_iter()
         .filter(|(_, flow)| flow.rps > 0.0)

@@ -10,7 +10,7 @@ use malla_model::{Host, MeshSettings};
 use serde_json::{Value, json};
 
 use crate::error::ApiError;
-use crate::metrics::{Flow, Seen, flows};
+use crate::metrics::{Flow, SeenBy, flows};
 use crate::mirror::{Mirror, Object, Watched, has_proxy, selects};
 use crate::pods::PodIndex;
 use crate::proxies::is_ready;
@@ -22,7 +22,7 @@ const SERVICE_LABELS: [&str; 2] = ["destination_service_namespace", "destination
 
 pub(crate) async fn list(State(app): State<Arc<App>>) -> Json<Value> {
     let metrics = app.metrics.as_deref();
-    let measured = flows(metrics, Seen::ByEither, "", &SERVICE_LABELS, WINDOW).await;
+    let measured = flows(metrics, SeenBy::Either, "", &SERVICE_LABELS, WINDOW).await;
     let pods = app.mirror.list(Watched::Pod);
     let index = PodIndex::new(&pods);
     let services = app.mirror.list(Watched::Service);
@@ -49,10 +49,10 @@ pub(crate) async fn get(
     );
     let metrics = app.metrics.as_deref();
     let (measured, by_version) = tokio::join!(
-        flows(metrics, Seen::ByEither, &matchers, &SERVICE_LABELS, WINDOW),
+        flows(metrics, SeenBy::Either, &matchers, &SERVICE_LABELS, WINDOW),
         flows(
             metrics,
-            Seen::ByCallee,
+            SeenBy::Callee,
             &matchers,
             &["destination_version"],
             WINDOW

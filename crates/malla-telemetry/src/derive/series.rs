@@ -42,11 +42,13 @@ const TCP: [&str; 4] = [
     "istio_tcp_received_bytes_total",
 ];
 
+type Sets = HashMap<Vec<(&'static str, String)>, Set, foldhash::fast::RandomState>;
+
 /// Everything counted for one proxy.
 #[derive(Debug)]
 pub(super) struct NodeSeries {
     own: Vec<(Arc<str>, Arc<str>)>,
-    sets: Mutex<HashMap<Vec<(&'static str, String)>, Set, foldhash::fast::RandomState>>,
+    sets: Mutex<Sets>,
 }
 
 /// What was counted under one set of labels.
@@ -62,7 +64,7 @@ enum Count {
     Http {
         requests: u64,
         /// Of [`HISTOGRAMS`].
-        histograms: [Histogram; 3],
+        histograms: Box<[Histogram; 3]>,
     },
     /// Of [`TCP`].
     Tcp([u64; 4]),
@@ -156,10 +158,7 @@ impl NodeSeries {
         }
     }
 
-    fn lock(
-        &self,
-    ) -> MutexGuard<'_, HashMap<Vec<(&'static str, String)>, Set, foldhash::fast::RandomState>>
-    {
+    fn lock(&self) -> MutexGuard<'_, Sets> {
         self.sets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -169,7 +168,7 @@ impl Count {
         match amount {
             Amount::Http { .. } => Self::Http {
                 requests: 0,
-                histograms: [Histogram::default(); 3],
+                histograms: Box::default(),
             },
             Amount::Tcp { .. } => Self::Tcp([0; 4]),
         }
@@ -231,7 +230,7 @@ impl Count {
                 histograms,
             } => {
                 let mut values = vec![*requests as f64];
-                for histogram in histograms {
+                for histogram in histograms.iter() {
                     let mut below = 0;
                     values.extend(histogram.buckets.iter().map(|bucket| {
                         below += bucket;
