@@ -21,6 +21,7 @@ use crate::view::View;
 
 const STATS_FILTER: &str = "istio.stats";
 const PEER_FILTER: &str = "istio.metadata_exchange";
+const PEER_HEADERS: [&str; 2] = ["x-envoy-peer-metadata", "x-envoy-peer-metadata-id"];
 
 /// What is to be counted at one side of a proxy.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -91,6 +92,15 @@ pub(crate) fn peers(view: &View<'_>, side: Side) -> Option<HttpFilter> {
         },
     };
     Some(http_filter(PEER_FILTER, &config))
+}
+
+/// What a proxy without that filter has to take off requests by its routes: what others tell of themselves is nothing to
+/// an application, and what a stranger tells must not get into the mesh.
+pub(crate) fn headers_to_remove(view: &View<'_>) -> Vec<String> {
+    match view.node.profile {
+        Profile::Malla => Vec::new(),
+        Profile::PlainEnvoy => PEER_HEADERS.map(String::from).to_vec(),
+    }
 }
 
 /// The network filter by which servers learn of clients, on connections of bytes.

@@ -21,6 +21,7 @@ pub(crate) use inbound::configuration as inbound_configuration;
 pub(crate) use sidecar::speaks_http;
 pub(crate) use virtual_service::in_scope;
 
+use crate::metrics;
 use crate::node::NodeKind;
 use crate::resource::Resource;
 use crate::view::View;
@@ -50,13 +51,14 @@ pub(crate) fn configuration(view: &View<'_>, name: &str) -> Option<Resource> {
         NodeKind::Sidecar => sidecar::virtual_hosts(view, name)?,
         NodeKind::Router => gateway::virtual_hosts(view, name)?,
     };
-    Some(Resource::new(name, &with_hosts(name, hosts)))
+    Some(Resource::new(name, &with_hosts(view, name, hosts)))
 }
 
-fn with_hosts(name: &str, virtual_hosts: Vec<VirtualHost>) -> RouteConfiguration {
+fn with_hosts(view: &View<'_>, name: &str, virtual_hosts: Vec<VirtualHost>) -> RouteConfiguration {
     RouteConfiguration {
         name: name.to_owned(),
         virtual_hosts,
+        request_headers_to_remove: metrics::headers_to_remove(view),
         // Routes may name clusters that do not exist (yet): such requests get 503 NC.
         validate_clusters: Some(wkt::boolean(false)),
         max_direct_response_body_size_bytes: Some(wkt::uint32(MAX_DIRECT_RESPONSE)),

@@ -261,16 +261,13 @@ fn http(view: &View<'_>, target: &Target<'_>) -> Filter {
         None => target.cluster.clone(),
     };
     let retried = !matches!(protocol, Protocol::Grpc | Protocol::GrpcWeb);
+    let mut routes = inbound_configuration(&target.cluster, port, &operation, retried);
+    routes.request_headers_to_remove = metrics::headers_to_remove(view);
     hcm::manager(
         view,
         Side::Inbound,
         stat_prefix,
-        Routes::Inline(Box::new(inbound_configuration(
-            &target.cluster,
-            port,
-            &operation,
-            retried,
-        ))),
+        Routes::Inline(Box::new(routes)),
         rbac::http_filters(view),
         false,
     )
