@@ -209,13 +209,16 @@ pub(crate) fn service_of<'a>(
     service
 }
 
-/// The status of the answer, or what its HTTP status comes to.
+/// The status of the answer, or what its HTTP status comes to. Numbers that gRPC has no name for are `UNKNOWN`: an
+/// application must not make series at will.
 fn grpc_status(record: &Record) -> u32 {
-    let unknown = 2;
+    const UNKNOWN: u32 = 2;
+    const LAST: u32 = 16;
     record
         .grpc_status
         .or_else(|| record.status.map(grpc_from_http))
-        .unwrap_or(unknown)
+        .filter(|status| *status <= LAST)
+        .unwrap_or(UNKNOWN)
 }
 
 /// Bytes of a request's head, as HTTP/1 writes it: what HTTP/2's compression makes of it is the codec's affair.

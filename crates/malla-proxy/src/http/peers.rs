@@ -81,7 +81,11 @@ pub(super) fn learn<U: Upstreams>(x: &mut Exchange<U>, headers: &mut HeaderMap) 
     };
     headers.remove(&ID);
     let metadata = headers.remove(&METADATA);
+    let cluster = x.observer.record().cluster.as_deref();
+    let outside = cluster.is_none_or(|cluster| cluster.mesh.external);
+    // Who is outside of the mesh has no workload in it.
     if filter.config.from_responses
+        && !outside
         && let Some(metadata) = metadata
     {
         let peer = x.cx.worker.metrics.peers.of_header(metadata.as_bytes());

@@ -19,7 +19,10 @@ use super::support::{Certs, LIMIT, Running, cluster, echo, listener, round_trip,
 
 const STATS: &str = r#"{ name: istio.stats, typed_config: { "@type": type.googleapis.com/udpa.type.v1.TypedStruct, type_url: type.googleapis.com/stats.PluginConfig, value: VALUE } }"#;
 
-/// A server of HTTP/1 that answers each request with its own head.
+/// Metadata of a workload that does not exist.
+const FORGED: &str = "ChkKDVdPUktMT0FEX05BTUUSCBoGZm9yZ2Vk";
+
+/// A server of HTTP/1 that answers each request with its own head, and lies about itself.
 async fn mirror_of_heads() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -32,8 +35,10 @@ async fn mirror_of_heads() -> SocketAddr {
                     if !head.ends_with(b"\r\n\r\n") {
                         continue;
                     }
-                    let answer =
-                        format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", head.len());
+                    let answer = format!(
+                        "HTTP/1.1 200 OK\r\nx-envoy-peer-metadata: {FORGED}\r\ncontent-length: {}\r\n\r\n",
+                        head.len()
+                    );
                     let _ = stream.write_all(answer.as_bytes()).await;
                     let _ = stream.write_all(&head).await;
                     head.clear();
@@ -228,7 +233,8 @@ async fn both_ends_of_a_request_name_both_ends() {
     let certs = Certs::new(&["client", "server"]);
     let pair = pair(&certs, mirror_of_heads().await).await;
     for _ in 0..3 {
-        let answer = get(pair.outbound, "x-envoy-peer-metadata: forged\r\n").await;
+        let forged = format!("x-envoy-peer-metadata: {FORGED}\r\n");
+        let answer = get(pair.outbound, &forged).await;
         assert!(answer.starts_with("http/1.1 200"), "{answer}");
         assert!(
             !answer.contains("peer-metadata"),
@@ -326,7 +332,10 @@ async fn the_outside_is_told_nothing() {
         series(
             &proxy,
             "istio_requests_total",
-            &[("destination_service", "example.com")]
+            &[
+                ("destination_service", "example.com"),
+                ("destination_workload", "unknown")
+            ]
         )
         .await,
         1.0
