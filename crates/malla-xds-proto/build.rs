@@ -36,6 +36,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         stats_config(),
         peer_metadata(),
         metadata_exchange(),
+        alpn(),
     ]);
 
     let out = PathBuf::from(env::var("OUT_DIR")?);
@@ -333,6 +334,34 @@ fn peer_metadata() -> FileDescriptorProto {
     };
     FileDescriptorProto {
         name: Some("istio/peer_metadata/config.proto".into()),
+        package: Some(PACKAGE.into()),
+        syntax: Some("proto3".into()),
+        message_type: vec![config],
+        ..FileDescriptorProto::default()
+    }
+}
+
+/// Istio's `alpn` filter.
+fn alpn() -> FileDescriptorProto {
+    const PACKAGE: &str = "istio.envoy.config.filter.http.alpn.v2alpha1";
+    let of = |name: &str| format!(".{PACKAGE}.FilterConfig.{name}");
+    let (protocol, replacement) = (of("Protocol"), of("AlpnOverride"));
+    let config = DescriptorProto {
+        nested_type: vec![message(
+            "AlpnOverride",
+            vec![
+                one("upstream_protocol", 1, Type::Enum, Some(&protocol)),
+                many("alpn_override", 2, Type::String, None),
+            ],
+        )],
+        enum_type: vec![enumeration("Protocol", &["HTTP10", "HTTP11", "HTTP2"])],
+        ..message(
+            "FilterConfig",
+            vec![many("alpn_override", 1, Type::Message, Some(&replacement))],
+        )
+    };
+    FileDescriptorProto {
+        name: Some("istio/alpn/config.proto".into()),
         package: Some(PACKAGE.into()),
         syntax: Some("proto3".into()),
         message_type: vec![config],

@@ -280,6 +280,7 @@ pub(crate) fn ask_listener(listener: &Listener) {
                         HttpFilterKind::Router(_)
                         | HttpFilterKind::Cors
                         | HttpFilterKind::GrpcStats
+                        | HttpFilterKind::IstioAlpn
                         | HttpFilterKind::IstioStats(_)
                         | HttpFilterKind::PeerMetadata(_) => {}
                     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
+use malla_xds_proto::istio_filters::{AlpnConfig, AlpnOverride, AlpnProtocol};
 
 use crate::checked::{Cx, Invalid, ignorable, refuse, type_name};
 use crate::istio_stats::StatsConfig;
@@ -43,6 +44,8 @@ pub enum HttpFilterKind {
     Rbac(Arc<HttpRbac>),
     /// `envoy.filters.http.grpc_stats`: counts gRPC successes and failures of clusters.
     GrpcStats,
+    /// `istio.alpn`: HTTP in the mesh is said to be HTTP. This proxy does that by itself.
+    IstioAlpn,
     /// `istio.stats`: Istio's standard metrics.
     IstioStats(Arc<StatsConfig>),
     /// `io.istio.http.peer_metadata`: proxies tell each other who they are.
@@ -343,6 +346,10 @@ impl HttpFilterKind {
                 }
                 Ok(Self::GrpcStats)
             }
+            "istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig" => {
+                check_alpn(cx.unpack("", any)?, cx)?;
+                Ok(Self::IstioAlpn)
+            }
             "stats.PluginConfig" => Ok(Self::IstioStats(Arc::new(StatsConfig::parse(
                 cx.unpack("", any)?,
                 cx,
@@ -356,6 +363,33 @@ impl HttpFilterKind {
             )),
         }
     }
+}
+
+/// What this proxy says of HTTP within TLS is what Istio asks for; anything else it would not say.
+fn check_alpn(wire: AlpnConfig, cx: &mut Cx) -> Result<(), Invalid> {
+    let AlpnConfig { alpn_override } = wire;
+    for (
+        index,
+        AlpnOverride {
+            upstream_protocol,
+            alpn_override,
+        },
+    ) in alpn_override.into_iter().enumerate()
+    {
+        let field = format!("alpn_override[{index}]");
+        let said = match cx.enumeration(&field, upstream_protocol)? {
+            AlpnProtocol::Http10 => ["istio-http/1.0", "istio", "http/1.0"],
+            AlpnProtocol::Http11 => ["istio-http/1.1", "istio", "http/1.1"],
+            AlpnProtocol::Http2 => ["istio-h2", "istio", "h2"],
+        };
+        if alpn_override != said {
+            cx.warn(
+                &field,
+                format!("has no effect in this proxy, which offers {said:?}"),
+            );
+        }
+    }
+    Ok(())
 }
 
 impl RouterFilter {
@@ -582,5 +616,84 @@ impl CorsPolicy {
             },
             cx,
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use malla_xds_proto::json;
+    use serde_json::{Value, json};
+
+    use super::{HttpFilter, HttpFilterKind};
+    use crate::checked::{Checked, Cx, Invalid};
+    use crate::pb::hcm;
+
+    fn parse(configs: Vec<Value>) -> Result<Checked<Vec<HttpFilter>>, Invalid> {
+        let wire = configs.into_iter().map(|config| {
+            let any = json::any_from_value(config).unwrap();
+            hcm::HttpFilter {
+                name: "any".into(),
+                config_type: Some(hcm::http_filter::ConfigType::TypedConfig(any)),
+                ..hcm::HttpFilter::default()
+            }
+        });
+        Cx::check(|cx| Ok(HttpFilter::parse_all(wire.collect(), cx)?.0))
+    }
+
+    fn typed(name: &str, mut more: Value) -> Value {
+        more["@type"] = format!("type.googleapis.com/{name}").into();
+        more
+    }
+
+    /// As istiod 1.30 sends them to a sidecar's outbound listener.
+    fn of_istiod(alpn: [&str; 3]) -> Vec<Value> {
+        vec![
+            typed(
+                "io.istio.http.peer_metadata.Config",
+                json!({
+                    "upstream_discovery": [{"istio_headers": {}}, {"workload_discovery": {}}],
+                    "upstream_propagation": [{"istio_headers": {}}],
+                }),
+            ),
+            typed(
+                "istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig",
+                json!({"alpn_override": [
+                    {"alpn_override": ["istio-http/1.0", "istio", "http/1.0"]},
+                    {"upstream_protocol": "HTTP11", "alpn_override": alpn},
+                    {"upstream_protocol": "HTTP2", "alpn_override": ["istio-h2", "istio", "h2"]},
+                ]}),
+            ),
+            typed(
+                "envoy.extensions.filters.http.fault.v3.HTTPFault",
+                json!({}),
+            ),
+            typed("envoy.extensions.filters.http.cors.v3.Cors", json!({})),
+            typed("stats.PluginConfig", json!({})),
+            typed("envoy.extensions.filters.http.router.v3.Router", json!({})),
+        ]
+    }
+
+    #[test]
+    fn filters_of_a_real_istiod_are_taken_without_a_word() {
+        let checked = parse(of_istiod(["istio-http/1.1", "istio", "http/1.1"])).unwrap();
+        assert!(checked.warnings.is_empty(), "{:?}", checked.warnings);
+        assert_eq!(checked.value.len(), 5);
+        assert!(matches!(checked.value[1].kind, HttpFilterKind::IstioAlpn));
+        assert!(matches!(
+            checked.value[4].kind,
+            HttpFilterKind::IstioStats(_)
+        ));
+    }
+
+    #[test]
+    fn protocols_this_proxy_would_not_offer_are_named() {
+        let checked = parse(of_istiod(["mine", "istio", "http/1.1"])).unwrap();
+        let [warning] = &checked.warnings[..] else {
+            panic!("{:?}", checked.warnings);
+        };
+        assert_eq!(
+            warning.path,
+            "http_filters[1].typed_config.alpn_override[1]"
+        );
     }
 }

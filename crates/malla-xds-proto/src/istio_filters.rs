@@ -1,6 +1,6 @@
 //! The configuration of Istio's own Envoy filters, which only its build of Envoy and Malla's proxy have:
-//! `istio.stats` (`stats.PluginConfig`), HTTP peer metadata (`io.istio.http.peer_metadata.Config`) and TCP metadata
-//! exchange (`envoy.tcp.metadataexchange.config.MetadataExchange`), from github.com/istio/proxy.
+//! `istio.stats` (`stats.PluginConfig`), HTTP peer metadata (`io.istio.http.peer_metadata.Config`), TCP metadata
+//! exchange (`envoy.tcp.metadataexchange.config.MetadataExchange`) and `istio.alpn`, from github.com/istio/proxy.
 
 use std::collections::HashMap;
 
@@ -172,6 +172,36 @@ named!(
     "envoy.tcp.metadataexchange.config",
     "MetadataExchange"
 );
+
+/// `istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig`: what a request says within TLS, by its protocol.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct AlpnConfig {
+    #[prost(message, repeated, tag = "1")]
+    pub alpn_override: Vec<AlpnOverride>,
+}
+named!(
+    AlpnConfig,
+    "istio.envoy.config.filter.http.alpn.v2alpha1",
+    "FilterConfig"
+);
+
+/// `FilterConfig.AlpnOverride`.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct AlpnOverride {
+    #[prost(enumeration = "AlpnProtocol", tag = "1")]
+    pub upstream_protocol: i32,
+    #[prost(string, repeated, tag = "2")]
+    pub alpn_override: Vec<String>,
+}
+
+/// `FilterConfig.Protocol`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, prost::Enumeration)]
+#[repr(i32)]
+pub enum AlpnProtocol {
+    Http10 = 0,
+    Http11 = 1,
+    Http2 = 2,
+}
 
 #[cfg(test)]
 mod tests {

@@ -45,6 +45,7 @@ pub(super) async fn authorise<U: Upstreams>(x: &mut Exchange<U>) -> Result<(), P
             (
                 HttpFilterKind::GrpcStats
                 | HttpFilterKind::Router(_)
+                | HttpFilterKind::IstioAlpn
                 | HttpFilterKind::IstioStats(_)
                 | HttpFilterKind::PeerMetadata(_),
                 _,
