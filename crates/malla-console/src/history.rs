@@ -7,7 +7,6 @@
 mod log;
 
 use std::collections::{HashMap, VecDeque};
-use std::io;
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
@@ -92,21 +91,28 @@ struct State {
 pub(crate) struct History {
     state: Mutex<State>,
     log: Option<Arc<std::sync::Mutex<Log>>>,
+    /// Why the last change is not saved.
+    unsaved: std::sync::Mutex<Option<String>>,
 }
 
 impl History {
-    /// Opens the file, or begins it; without one the history ends with the process.
-    ///
-    /// # Errors
-    /// When the file can be neither read nor made.
-    pub(crate) fn open(path: Option<&Path>) -> io::Result<Self> {
-        let (log, read) = match path {
-            Some(path) => {
-                let (log, read) = Log::open(path)?;
-                (Some(Arc::new(std::sync::Mutex::new(log))), read)
+    /// Opens the file, or begins it; without one, or when it can be neither read nor made, the
+    /// history ends with the process. What cannot be saved must not keep the mesh from being seen.
+    pub(crate) fn open(path: Option<&Path>) -> Self {
+        let (mut log, mut read, mut unsaved) = (None, Vec::new(), None);
+        if let Some(path) = path {
+            match Log::open(path) {
+                Ok((opened, changes)) => {
+                    log = Some(Arc::new(std::sync::Mutex::new(opened)));
+                    read = changes;
+                }
+                Err(error) => {
+                    let path = path.display();
+                    error!(%error, %path, "the history is not kept (is its folder there and writable?)");
+                    unsaved = Some(format!("{path} cannot be opened: {error}"));
+                }
             }
-            None => (None, Vec::new()),
-        };
+        }
         let mut state = State {
             changes: VecDeque::new(),
             bytes: 0,
@@ -125,10 +131,22 @@ impl History {
             state.known.insert(key, Known { yaml, version: 0 });
             state.push(change);
         }
-        Ok(Self {
+        Self {
             state: Mutex::new(state),
             log,
-        })
+            unsaved: std::sync::Mutex::new(unsaved),
+        }
+    }
+
+    /// Why changes are not saved, while they are not.
+    pub(crate) fn unsaved(&self) -> Option<String> {
+        let unsaved = self.unsaved.lock();
+        unsaved.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note_saved(&self, problem: Option<String>) {
+        let mut unsaved = self.unsaved.lock().unwrap_or_else(PoisonError::into_inner);
+        *unsaved = problem;
     }
 
     /// A watch shows an object.
@@ -248,8 +266,9 @@ impl History {
             }
         });
         match written.await {
-            Ok(Ok(())) => {}
+            Ok(Ok(())) => self.note_saved(None),
             Ok(Err(error)) => {
+                self.note_saved(Some(error.to_string()));
                 error!(%error, "a change is not saved: the history will miss it after a restart (is the disk full?)")
             }
             Err(error) => warn!(%error, "a change was being saved as the process stopped"),
@@ -425,7 +444,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_change_is_recorded_once_with_its_author() {
-        let (history, mirror) = (History::open(None).unwrap(), Mirror::new());
+        let (history, mirror) = (History::open(None), Mirror::new());
         history.seen(&object(1, "x", "kubectl"), &mirror).await;
         // Only the status differs.
         history.seen(&object(2, "x", "kubectl"), &mirror).await;
@@ -476,7 +495,7 @@ mod tests {
         let path = folder.path().join("history.jsonl");
         let mirror = Mirror::new();
         {
-            let history = History::open(Some(&path)).unwrap();
+            let history = History::open(Some(&path));
             history.seen(&object(1, "x", "kubectl"), &mirror).await;
             history
                 .written(&object(2, "ya", "malla-console"), &author(), &mirror)
@@ -485,7 +504,7 @@ mod tests {
         let mut text = std::fs::read_to_string(&path).unwrap();
         text.push_str("{\"id\": \"3\", \"ti");
         std::fs::write(&path, text).unwrap();
-        let history = History::open(Some(&path)).unwrap();
+        let history = History::open(Some(&path));
         assert_eq!(
             lines(&history).await,
             ["2 Update ann why", "1 Create kubectl -"]
@@ -504,12 +523,12 @@ mod tests {
             .await;
         assert_eq!(lines(&history).await[0], "3 Delete unknown -");
         drop(history);
-        assert_eq!(lines(&History::open(Some(&path)).unwrap()).await.len(), 3);
+        assert_eq!(lines(&History::open(Some(&path))).await.len(), 3);
     }
 
     #[tokio::test]
     async fn the_oldest_go_first() {
-        let (history, mirror) = (History::open(None).unwrap(), Mirror::new());
+        let (history, mirror) = (History::open(None), Mirror::new());
         for version in 1..=(MOST_CHANGES as u64 + 5) {
             let mut object = object(1, &version.to_string(), "kubectl");
             object.value["metadata"]["resourceVersion"] = json!(version.to_string());
@@ -520,5 +539,17 @@ mod tests {
             (all.len(), all.last().unwrap().id.as_str()),
             (MOST_CHANGES, "6")
         );
+    }
+
+    #[tokio::test]
+    async fn a_history_that_cannot_be_kept_says_so_and_goes_on() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let history = History::open(Some(&file.join("changes.jsonl")));
+        assert!(history.unsaved().unwrap().contains("changes.jsonl"));
+        history.seen(&object(1, "a", "x"), &Mirror::new()).await;
+        assert_eq!(lines(&history).await.len(), 1);
+        assert!(History::open(None).unsaved().is_none());
     }
 }

@@ -1,6 +1,5 @@
 //! The server: its parts, its routes, and the loop that accepts connections within bounds.
 
-use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -64,19 +63,6 @@ pub struct Options {
     pub collector: Option<Arc<Collector>>,
 }
 
-/// Why a console cannot start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    #[error("open the history {path} (is the folder there and writable?)")]
-    History {
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
-    #[error(transparent)]
-    Random(#[from] NoRandomness),
-}
-
 /// What handlers share.
 #[derive(Debug)]
 pub(crate) struct App {
@@ -107,14 +93,10 @@ impl Console {
     /// Starts watching the cluster.
     ///
     /// # Errors
-    /// When the history cannot be opened.
-    pub fn start(client: kube::Client, options: Options) -> Result<Self, StartError> {
-        let history =
-            History::open(options.history.as_deref()).map_err(|source| StartError::History {
-                path: options.history.clone().unwrap_or_default(),
-                source,
-            })?;
-        let (history, mirror) = (Arc::new(history), Mirror::new());
+    /// When the system gives no random bytes.
+    pub fn start(client: kube::Client, options: Options) -> Result<Self, NoRandomness> {
+        let history = Arc::new(History::open(options.history.as_deref()));
+        let mirror = Mirror::new();
         let identities = Arc::new(Identities::default());
         let mut tasks = mirror.follow(&client, &history);
         let keep = Arc::clone(&identities).keep(client.clone(), Arc::clone(&mirror));

@@ -49,13 +49,13 @@ pub(crate) async fn get(State(app): State<Arc<App>>) -> Json<Value> {
         "findings": messages.iter().take(MOST_FINDINGS).map(|message| finding(message, true)).collect::<Vec<_>>(),
     });
     if let Some(collector) = &app.collector {
-        shown["collector"] = collecting(&collector.status());
+        shown["collector"] = collecting(&collector.status(), app.history.unsaved());
     }
     Json(shown)
 }
 
-/// How the collector is, in short; `/telemetry/status` says more.
-fn collecting(status: &Status) -> Value {
+/// How the collector is, in short, and whether changes are saved; `/telemetry/status` says more.
+fn collecting(status: &Status, unsaved: Option<String>) -> Value {
     let (metrics, spans, logs) = (&status.metrics, &status.spans, &status.logs);
     let lost = |kind: &Stored| kind.dropped + kind.failed;
     let mut shown = json!({
@@ -69,8 +69,10 @@ fn collecting(status: &Status) -> Value {
         ),
         _ => None,
     };
-    if let Some(note) = note {
-        shown["note"] = json!(note);
+    let history = unsaved.map(|reason| format!("changes are not saved: {reason}"));
+    let notes: Vec<String> = note.into_iter().chain(history).collect();
+    if !notes.is_empty() {
+        shown["note"] = json!(notes.join("; "));
     }
     shown
 }

@@ -30,13 +30,17 @@ type Check = fn(&Demo, &Api);
 pub(crate) fn run(name: &str, arguments: &[&str]) {
     let demo = Demo::start(Path::new(env!("CARGO_BIN_EXE_malla")), name, arguments);
     let api = Api::new(demo.ready["console"].as_str().unwrap());
-    let checks: [(&str, Check); 8] = [
+    let checks: [(&str, Check); 9] = [
         ("every target is scraped", every_target_is_scraped),
         ("proxies are in sync", proxies_are_in_sync),
         ("the graph agrees with the visitors", the_graph_agrees),
         ("Prometheus has the same numbers", peers::prometheus_agrees),
         ("Python's spans are shown", peers::pythons_spans_are_shown),
         ("Zipkin's spans are shown", peers::zipkins_spans_are_shown),
+        (
+            "without the control plane it goes on",
+            without_the_control_plane_it_goes_on,
+        ),
         ("a console that died goes on", a_console_that_died_goes_on),
         (
             "an order is followed through its spans",
@@ -182,28 +186,45 @@ fn an_order_is_followed(_: &Demo, api: &Api) {
     });
 }
 
+/// Kills a process of a pod, as a fault would.
+fn kill(demo: &Demo, app: &str, container: &str) {
+    let app = format!("app={app}");
+    let name = "jsonpath={.items[0].metadata.name}";
+    let pods = ["-n", "istio-system", "get", "pods", "-l", &app, "-o", name];
+    let key = format!("istio-system/{}/{container}", demo.kubectl_ok(&pods));
+    let pid = demo.ready["pids"][&key].as_i64().unwrap();
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+}
+
+fn without_the_control_plane_it_goes_on(demo: &Demo, api: &Api) {
+    let count = || -> Result<usize, String> {
+        let targets = api.get("/api/v1/targets")?;
+        Ok(targets["data"]["activeTargets"]
+            .as_array()
+            .map_or(0, Vec::len))
+    };
+    let before = count().unwrap();
+    kill(demo, "istiod", "discovery");
+    assert!(
+        count().unwrap() + 1 >= before,
+        "all but itself are scraped on"
+    );
+    let services = api.get("/api/malla/v1/services").unwrap();
+    assert_eq!(services.as_array().map(Vec::is_empty), Some(false));
+    proxies_are_in_sync(demo, api);
+    eventually("it is scraped again", SOON, || match count()? {
+        now if now == before => Ok(()),
+        now => Err(format!("{now} of {before} targets")),
+    });
+}
+
 /// Everything acknowledged, Zipkin's span above too, is there after the console's process was killed.
 fn a_console_that_died_goes_on(demo: &Demo, api: &Api) {
-    let name = demo.kubectl_ok(&[
-        "-n",
-        "istio-system",
-        "get",
-        "pods",
-        "-l",
-        "app=malla-console",
-        "-o",
-        "jsonpath={.items[0].metadata.name}",
-    ]);
-    let key = format!("istio-system/{name}/console");
-    let pid = demo.ready["pids"][&key].as_i64().unwrap();
     let before = api
         .value("count_over_time(malla_telemetry_series[1h])")
         .unwrap();
-    nix::sys::signal::kill(
-        nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap()),
-        nix::sys::signal::Signal::SIGKILL,
-    )
-    .unwrap();
+    kill(demo, "malla-console", "console");
     eventually("the console is back", SOON, || {
         let status = api.get("/api/malla/v1/telemetry/status")?;
         if status["state"] == "open" {

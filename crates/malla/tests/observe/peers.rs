@@ -91,7 +91,9 @@ pub(super) fn prometheus_agrees(demo: &Demo, api: &Api) {
         let (ours, theirs) = (numbers(api)?, numbers(&theirs)?);
         let odd = |key: &&String| ours.get(*key) != theirs.get(*key);
         match theirs.keys().find(odd) {
-            _ if theirs.len() < 20 => Err(format!("Prometheus has {} series", theirs.len())),
+            _ if scraped(&theirs) < targets.len() => {
+                Err(format!("Prometheus scraped {} targets", scraped(&theirs)))
+            }
             Some(key) => Err(format!(
                 "{key}: Prometheus {:?}, the console {:?}",
                 theirs.get(key),
@@ -101,6 +103,11 @@ pub(super) fn prometheus_agrees(demo: &Demo, api: &Api) {
         }
     });
     println!("  {compared} series are equal");
+}
+
+fn scraped(series: &BTreeMap<String, String>) -> usize {
+    let up = "\"__name__\": \"up\"";
+    series.keys().filter(|labels| labels.contains(up)).count()
 }
 
 fn static_config(target: &Value) -> Option<Value> {
@@ -116,8 +123,7 @@ fn static_config(target: &Value) -> Option<Value> {
 
 /// The values of all counters that only traffic changes, by their labels.
 fn numbers(api: &Api) -> Result<BTreeMap<String, String>, String> {
-    let query =
-        "{job=\"kubernetes-pods\",__name__=~\"istio_.+|envoy_cluster_membership_total|up\"}";
+    let query = "{job=\"kubernetes-pods\",__name__=~\"istio_(request|response|tcp|build).*|envoy_cluster_membership_total|up\"}";
     let answer = api.get(&format!("/api/v1/query?query={}", encoded(query)))?;
     let result = answer["data"]["result"].as_array().cloned();
     let series = result.unwrap_or_default().into_iter().filter_map(|series| {
