@@ -2,19 +2,28 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::checked::{Cx, Invalid, refuse, type_name};
+use http::HeaderName;
+
+use crate::checked::{Cx, Invalid, ignorable, refuse, type_name};
 use crate::format::{Format, JsonFormat, Layout, LayoutBody};
+use crate::grpc_service::GrpcService;
 use crate::matcher::Fraction;
 use crate::pb::extensions::access_loggers as ext;
 use crate::pb::{Any, accesslog as pb};
 use crate::request::HeaderMatcher;
+use crate::tracing::CustomTag;
 
 /// What Envoy writes when no format is given.
 pub const DEFAULT_FORMAT: &str = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" \
     %RESPONSE_CODE% %RESPONSE_FLAGS% %BYTES_RECEIVED% %BYTES_SENT% %DURATION% %RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% \
     \"%REQ(X-FORWARDED-FOR)%\" \"%REQ(USER-AGENT)%\" \"%REQ(X-REQUEST-ID)%\" \"%REQ(:AUTHORITY)%\" \"%UPSTREAM_HOST%\"\n";
 
+/// Envoy's `buffer_flush_interval`.
+const DEFAULT_FLUSH: Duration = Duration::from_secs(1);
+/// Envoy's `buffer_size_bytes`.
+const DEFAULT_BUFFER: usize = 16_384;
 /// Filters may nest, but not for ever.
 const MAX_FILTER_DEPTH: u32 = 16;
 
@@ -23,10 +32,52 @@ const MAX_FILTER_DEPTH: u32 = 16;
 pub struct AccessLog {
     /// Which requests; `None` means all.
     pub filter: Option<LogFilter>,
-    /// Where to.
-    pub sink: Sink,
-    /// In what form.
-    pub layout: Layout,
+    /// Where to, and in what form.
+    pub target: Target,
+}
+
+/// Where records go.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Target {
+    /// Lines of text or JSON.
+    Lines {
+        /// Where to.
+        sink: Sink,
+        /// In what form.
+        layout: Layout,
+    },
+    /// Envoy's access log service.
+    Grpc(Arc<GrpcLog>),
+}
+
+/// `CommonGrpcAccessLogConfig` and what is told from headers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GrpcLog {
+    /// The stream, shared by all logs that say the same.
+    pub stream: Arc<GrpcLogStream>,
+    /// Request headers told.
+    pub request_headers: Vec<HeaderName>,
+    /// Response headers told.
+    pub response_headers: Vec<HeaderName>,
+    /// Trailers told.
+    pub trailers: Vec<HeaderName>,
+    /// Tags told.
+    pub tags: Vec<CustomTag>,
+}
+
+/// One stream to an access log service.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GrpcLogStream {
+    /// The server.
+    pub service: GrpcService,
+    /// The server's name for the log.
+    pub log_name: String,
+    /// Entries of connections, not of requests.
+    pub tcp: bool,
+    /// The longest wait of an entry.
+    pub flush_interval: Duration,
+    /// Bytes at which entries go without waiting.
+    pub buffer: usize,
 }
 
 /// Where records are written.
@@ -61,6 +112,15 @@ pub enum LogFilter {
     Grpc {
         /// Codes.
         statuses: Vec<i32>,
+        /// Anything but them.
+        exclude: bool,
+    },
+    /// Is traced.
+    Traceable,
+    /// Of these `AccessLogType`s.
+    Types {
+        /// Numbers in the protobuf enumeration.
+        types: Vec<i32>,
         /// Anything but them.
         exclude: bool,
     },
@@ -118,17 +178,130 @@ impl AccessLog {
         let Some(pb::access_log::ConfigType::TypedConfig(any)) = config_type else {
             return Err(cx.invalid("typed_config", "is required"));
         };
-        let (sink, layout) = cx.field("typed_config", |cx| parse_sink(&any, cx))?;
         Ok(Self {
             filter,
-            sink,
-            layout,
+            target: cx.field("typed_config", |cx| Target::parse(&any, cx))?,
         })
     }
 }
 
-fn parse_sink(any: &Any, cx: &mut Cx) -> Result<(Sink, Layout), Invalid> {
-    match type_name(any).as_str() {
+impl Target {
+    fn parse(any: &Any, cx: &mut Cx) -> Result<Self, Invalid> {
+        match type_name(any).as_str() {
+            "envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig" => {
+                let wire = cx.unpack("", any)?;
+                GrpcLog::parse_http(wire, cx).map(|log| Self::Grpc(Arc::new(log)))
+            }
+            "envoy.extensions.access_loggers.grpc.v3.TcpGrpcAccessLogConfig" => {
+                let wire = cx.unpack("", any)?;
+                GrpcLog::parse_tcp(wire, cx).map(|log| Self::Grpc(Arc::new(log)))
+            }
+            name => {
+                let (sink, layout) = parse_sink(name, any, cx)?;
+                Ok(Self::Lines { sink, layout })
+            }
+        }
+    }
+}
+
+impl GrpcLog {
+    fn parse_http(
+        wire: ext::grpc::v3::HttpGrpcAccessLogConfig,
+        cx: &mut Cx,
+    ) -> Result<Self, Invalid> {
+        let ext::grpc::v3::HttpGrpcAccessLogConfig {
+            common_config,
+            additional_request_headers_to_log,
+            additional_response_headers_to_log,
+            additional_response_trailers_to_log,
+        } = wire;
+        let common = cx.required("common_config", common_config)?;
+        let (stream, tags) = cx.field("common_config", |cx| {
+            GrpcLogStream::parse(common, false, cx)
+        })?;
+        let name = |text: String, cx: &mut Cx| {
+            text.parse()
+                .map_err(|_| cx.invalid("", format!("`{text}` is not a header name")))
+        };
+        Ok(Self {
+            stream: Arc::new(stream),
+            request_headers: cx.each(
+                "additional_request_headers_to_log",
+                additional_request_headers_to_log,
+                name,
+            )?,
+            response_headers: cx.each(
+                "additional_response_headers_to_log",
+                additional_response_headers_to_log,
+                name,
+            )?,
+            trailers: cx.each(
+                "additional_response_trailers_to_log",
+                additional_response_trailers_to_log,
+                name,
+            )?,
+            tags,
+        })
+    }
+
+    fn parse_tcp(
+        wire: ext::grpc::v3::TcpGrpcAccessLogConfig,
+        cx: &mut Cx,
+    ) -> Result<Self, Invalid> {
+        let common = cx.required("common_config", wire.common_config)?;
+        let (stream, tags) =
+            cx.field("common_config", |cx| GrpcLogStream::parse(common, true, cx))?;
+        Ok(Self {
+            stream: Arc::new(stream),
+            request_headers: Vec::new(),
+            response_headers: Vec::new(),
+            trailers: Vec::new(),
+            tags,
+        })
+    }
+}
+
+impl GrpcLogStream {
+    fn parse(
+        wire: ext::grpc::v3::CommonGrpcAccessLogConfig,
+        tcp: bool,
+        cx: &mut Cx,
+    ) -> Result<(Self, Vec<CustomTag>), Invalid> {
+        let ext::grpc::v3::CommonGrpcAccessLogConfig {
+            log_name,
+            grpc_service,
+            transport_api_version,
+            buffer_flush_interval,
+            buffer_size_bytes,
+            filter_state_objects_to_log,
+            grpc_stream_retry_policy,
+            custom_tags,
+        } = wire;
+        // No filter of this proxy keeps such objects; a stream that broke is opened again in any case.
+        ignorable!(cx; filter_state_objects_to_log, grpc_stream_retry_policy);
+        if transport_api_version == crate::pb::core::ApiVersion::V2 as i32 {
+            return Err(cx.invalid("transport_api_version", "must be V3"));
+        }
+        if log_name.is_empty() {
+            return Err(cx.invalid("log_name", "is required"));
+        }
+        let service = cx.required("grpc_service", grpc_service)?;
+        let interval = cx.duration("buffer_flush_interval", buffer_flush_interval)?;
+        let stream = Self {
+            service: cx.field("grpc_service", |cx| GrpcService::parse(service, cx))?,
+            log_name,
+            tcp,
+            flush_interval: interval
+                .filter(|interval| !interval.is_zero())
+                .unwrap_or(DEFAULT_FLUSH),
+            buffer: buffer_size_bytes.map_or(DEFAULT_BUFFER, |size| size.value as usize),
+        };
+        Ok((stream, CustomTag::parse_all(custom_tags, cx)?))
+    }
+}
+
+fn parse_sink(name: &str, any: &Any, cx: &mut Cx) -> Result<(Sink, Layout), Invalid> {
+    match name {
         "envoy.extensions.access_loggers.file.v3.FileAccessLog" => {
             use ext::file::v3::file_access_log::AccessLogFormat;
             let ext::file::v3::FileAccessLog {
@@ -257,7 +430,7 @@ impl LogFilter {
                     let pb::GrpcStatusFilter { statuses, exclude } = filter;
                     Self::Grpc { statuses, exclude }
                 }
-                FilterSpecifier::TraceableFilter(_) => return unsupported("traceable_filter"),
+                FilterSpecifier::TraceableFilter(_) => Self::Traceable,
                 FilterSpecifier::ExtensionFilter(filter) => {
                     let pb::ExtensionFilter { name, config_type } = filter;
                     refuse!(cx; config_type);
@@ -267,7 +440,10 @@ impl LogFilter {
                     ));
                 }
                 FilterSpecifier::MetadataFilter(_) => return unsupported("metadata_filter"),
-                FilterSpecifier::LogTypeFilter(_) => return unsupported("log_type_filter"),
+                FilterSpecifier::LogTypeFilter(filter) => {
+                    let pb::LogTypeFilter { types, exclude } = filter;
+                    Self::Types { types, exclude }
+                }
             },
         )
     }

@@ -59,6 +59,8 @@ pub struct RouterFilter {
     pub suppress_envoy_headers: bool,
     /// Take the timeout from `x-envoy-expected-rq-timeout-ms` of the request.
     pub respect_expected_timeout: bool,
+    /// A span for each try, where the manager traces.
+    pub start_child_span: bool,
 }
 
 /// `envoy.extensions.filters.http.fault.v3.HTTPFault`.
@@ -408,10 +410,11 @@ impl RouterFilter {
         } = wire;
         refuse!(cx; upstream_log, upstream_log_options, strict_check_headers, upstream_http_filters,
             reject_connect_request_early_data);
-        ignorable!(cx; dynamic_stats, start_child_span, suppress_grpc_request_failure_code_stats);
+        ignorable!(cx; dynamic_stats, suppress_grpc_request_failure_code_stats);
         Ok(Self {
             suppress_envoy_headers,
             respect_expected_timeout: respect_expected_rq_timeout,
+            start_child_span,
         })
     }
 }

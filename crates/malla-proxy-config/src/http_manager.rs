@@ -12,6 +12,7 @@ use crate::access_log::AccessLog;
 use crate::cluster::{CommonHttp, Http1Options, Http2Options};
 use crate::http_filter::{HttpFilter, RouterFilter};
 use crate::route::RouteConfig;
+use crate::tracing::Tracing;
 
 /// `HttpConnectionManager`.
 #[derive(Debug, Clone)]
@@ -58,6 +59,8 @@ pub struct HttpManager {
     pub scheme_overwrite: Option<&'static str>,
     /// Add `x-forwarded-port`.
     pub append_forwarded_port: bool,
+    /// Spans; `None` is no tracing at all.
+    pub tracing: Option<Arc<Tracing>>,
 }
 
 /// `CodecType`.
@@ -165,6 +168,10 @@ pub struct RequestId {
     pub preserve_external: bool,
     /// Send it back.
     pub in_response: bool,
+    /// Write into it why the request is traced.
+    pub packs_trace_reason: bool,
+    /// Decide by it whether the request is traced.
+    pub decides_sampling: bool,
 }
 
 /// Path and host clean-up.

@@ -22,6 +22,7 @@ pub mod snapshot;
 pub mod access_log;
 pub mod filter_chain;
 pub mod format;
+pub mod grpc_service;
 pub mod http_filter;
 pub mod http_manager;
 pub mod istio_stats;
@@ -29,6 +30,7 @@ pub mod listener;
 pub mod peer_metadata;
 pub mod rbac;
 pub mod tcp_proxy;
+pub mod tracing;
 
 pub mod cluster;
 pub mod endpoints;

@@ -18,6 +18,7 @@ use crate::http_filter::PerFilter;
 use crate::metadata::Metadata;
 use crate::pb::route as pb;
 use crate::request::RequestView;
+use crate::tracing::{Decorator, RouteTracing};
 use action::{Action, Mirror};
 use matcher::RouteMatch;
 use retry::RetryPolicy;
@@ -99,6 +100,10 @@ pub struct Route {
     pub metadata: Metadata,
     /// Most bytes of a request body kept for retries.
     pub retry_buffer: Option<u64>,
+    /// Which of its requests are traced, and how.
+    pub tracing: Option<Box<RouteTracing>>,
+    /// Names its spans.
+    pub decorator: Option<Box<Decorator>>,
 }
 
 /// What route configurations hand down to their routes while parsing.
@@ -346,7 +351,7 @@ impl Route {
             action,
         } = wire;
         refuse!(cx; route_specifiers);
-        ignorable!(cx; tracing, stat_prefix);
+        ignorable!(cx; stat_prefix);
         let matches = cx.required("match", r#match)?;
         let matches = cx.field("match", |cx| RouteMatch::parse(matches, cx))?;
         let action = cx.required("action", action)?;
@@ -354,8 +359,18 @@ impl Route {
         if let pb::route::Action::Route(route) = &action {
             per_filter.add_legacy_cors(route.cors.clone(), cx)?;
         }
-        // It names spans, and there is no tracing that could look at it.
-        let _ = decorator;
+        let tracing = match tracing {
+            None => None,
+            Some(wire) => Some(Box::new(
+                cx.field("tracing", |cx| RouteTracing::parse(wire, cx))?,
+            )),
+        };
+        let decorator = match decorator {
+            None => None,
+            Some(wire) => Some(Box::new(
+                cx.field("decorator", |cx| Decorator::parse(wire, cx))?,
+            )),
+        };
         Ok(Self {
             name: name.into(),
             action: Action::parse(action, &matches, inherited, cx)?,
@@ -375,6 +390,8 @@ impl Route {
             per_filter,
             metadata: Metadata::parse(metadata, "metadata", cx),
             retry_buffer: buffer_limit(request_body_buffer_limit, per_request_buffer_limit_bytes),
+            tracing,
+            decorator,
         })
     }
 }

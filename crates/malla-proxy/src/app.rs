@@ -147,7 +147,7 @@ impl Proxy {
         };
         let live_gate = readiness.gate("workers");
         let make: MakeHandlers =
-            crate::handlers::standard(&options.env).map_err(StartError::Worker)?;
+            crate::handlers::standard(&options.env, source.node()).map_err(StartError::Worker)?;
         let mut workers = Vec::new();
         let mut commands = Vec::new();
         for index in 0..options.concurrency.max(1) {

@@ -25,6 +25,7 @@ use crate::telemetry::flags::Flag;
 use crate::telemetry::log_writer::{LogWriter, WorkerLogs};
 use crate::telemetry::record::Record;
 use crate::telemetry::stats::WorkerStats;
+use crate::telemetry::trace::tags::NodeNames;
 use crate::tls::Env;
 use crate::transport::Io;
 use crate::upstream::worker::WorkerClusters;
@@ -44,15 +45,16 @@ struct MeshHandlers {
 ///
 /// # Errors
 /// When that thread cannot be started.
-pub fn standard(env: &Env) -> std::io::Result<MakeHandlers> {
+pub fn standard(env: &Env, node: NodeNames) -> std::io::Result<MakeHandlers> {
     let hostname = nix::unistd::gethostname()
         .unwrap_or_default()
         .to_string_lossy()
         .into();
-    let process = Arc::new(Process::new(Environment {
+    let environment = Environment {
         hostname,
         env: Arc::clone(env),
-    }));
+    };
+    let process = Arc::new(Process::new(environment, node));
     let writer = LogWriter::start()?;
     Ok(Arc::new(move |_, stats| {
         let logs = writer.worker();
@@ -82,14 +84,11 @@ impl MeshHandlers {
         })
     }
 
-    fn write(&self, logs: &[Arc<AccessLog>], record: &Record) {
+    fn write(&self, worker: &Worker, logs: &[Arc<AccessLog>], record: &Record) {
         let source = access_log::source(record, &self.process.environment);
+        let queues = self.http_worker(worker).log_queues(logs);
         let mut rng = Rng64::seeded(rand::random());
-        for log in logs {
-            self.logs.append(&log.sink, |out| {
-                access_log::write(log, &source, &mut rng, out);
-            });
-        }
+        access_log::write_all(logs, &queues, &source, &mut rng, &self.logs);
     }
 }
 
@@ -119,7 +118,7 @@ impl Handlers for MeshHandlers {
         }
     }
 
-    fn log_tcp(&self, tcp: &TcpRecord<'_>) {
+    fn log_tcp(&self, worker: &Worker, tcp: &TcpRecord<'_>) {
         if tcp.proxy.access_logs.is_empty() {
             return;
         }
@@ -137,14 +136,20 @@ impl Handlers for MeshHandlers {
             .filter_map(|word| Flag::from_short(word))
             .for_each(|flag| record.flags.set(flag));
         record.end = Some(Instant::now());
-        self.write(&tcp.proxy.access_logs, &record);
+        self.write(worker, &tcp.proxy.access_logs, &record);
     }
 
     fn environment(&self) -> &Environment {
         &self.process.environment
     }
 
-    fn unmatched(&self, listener: &Listener, local: SocketAddr, remote: SocketAddr) {
+    fn unmatched(
+        &self,
+        worker: &Worker,
+        listener: &Listener,
+        local: SocketAddr,
+        remote: SocketAddr,
+    ) {
         if listener.access_logs.is_empty() {
             return;
         }
@@ -167,6 +172,6 @@ impl Handlers for MeshHandlers {
         record.flags.set(Flag::NoRouteFound);
         record.details = Some("filter_chain_not_found".into());
         record.end = Some(now.0);
-        self.write(&listener.access_logs, &record);
+        self.write(worker, &listener.access_logs, &record);
     }
 }

@@ -3,7 +3,7 @@
 //! Reading order: [`serve`] (a request's life as named phases), [`normalise`] and [`forwarded`] (what comes in),
 //! [`authorise`] (who may go on), [`peers`] (who calls and who answers, as headers tell it),
 //! [`rewrite`] (what goes on), [`send`] (tries, mirrors), [`timeouts`], [`answer`] and [`response`] (what goes back and when it is over), [`metrics`] (what is counted of it),
-//! [`error`] (whose fault, which answer), [`upgrade`] (tunnels), [`connection`] (codecs and
+//! [`trace`] (spans), [`error`] (whose fault, which answer), [`upgrade`] (tunnels), [`connection`] (codecs and
 //! their limits), [`preface`] (which codec), [`ending`] (what ends without a peer's help).
 
 mod answer;
@@ -31,4 +31,5 @@ mod send;
 mod serve;
 pub mod state;
 mod timeouts;
+pub(crate) mod trace;
 mod upgrade;

@@ -1,8 +1,11 @@
-//! What is recorded: counters and access logs.
+//! What is recorded: counters, access logs, spans.
 
 pub mod access_log;
+pub mod export;
 pub mod flags;
 pub mod istio;
 pub mod log_writer;
 pub mod record;
 pub mod stats;
+pub mod trace;
+pub mod wire;

@@ -46,8 +46,8 @@ use crate::connection::Connection;
 use crate::http::body::RequestBody;
 use crate::telemetry::stats::ClusterStats;
 
-/// All clusters, as one worker sees them.
-pub trait Upstreams: 'static {
+/// All clusters, as one worker sees them; cheap to clone.
+pub trait Upstreams: Clone + 'static {
     /// One cluster of this worker.
     type Handle: ClusterHandle;
 

@@ -100,13 +100,19 @@ pub trait Handlers: 'static {
     fn authorise<'a>(&'a self, connection: &'a Connection) -> LocalFuture<'a, bool>;
 
     /// Writes the record of a finished TCP connection.
-    fn log_tcp(&self, record: &TcpRecord<'_>);
+    fn log_tcp(&self, worker: &Worker, record: &TcpRecord<'_>);
 
     /// What formats know beside the record.
     fn environment(&self) -> &Environment;
 
     /// Writes the record of a connection that no chain took.
-    fn unmatched(&self, listener: &Listener, local: SocketAddr, remote: SocketAddr);
+    fn unmatched(
+        &self,
+        worker: &Worker,
+        listener: &Listener,
+        local: SocketAddr,
+        remote: SocketAddr,
+    );
 }
 
 /// One worker, as its tasks see it; cheap to clone.

@@ -17,6 +17,7 @@ use crate::http_filter::HttpFilter;
 use crate::pb::extensions::request_id::uuid::v3::UuidRequestIdConfig;
 use crate::pb::{core, google, hcm as pb};
 use crate::route::RouteConfig;
+use crate::tracing::Tracing;
 
 const DEFAULT_MAX_HEADERS_KB: u32 = 60;
 /// Envoy refuses more.
@@ -30,7 +31,7 @@ fn flag(wire: Option<google::BoolValue>, default: bool) -> bool {
 impl HttpManager {
     pub(crate) fn parse(wire: pb::HttpConnectionManager, cx: &mut Cx) -> Result<Self, Invalid> {
         check_fields(&wire, cx)?;
-        check_request_id(wire.request_id_extension, cx)?;
+        let (packs_trace_reason, decides_sampling) = request_id(wire.request_id_extension, cx)?;
         let (filters, router) = HttpFilter::parse_all(wire.http_filters, cx)?;
         let name = if wire.server_name.is_empty() {
             "envoy"
@@ -94,6 +95,8 @@ impl HttpManager {
                 generate: flag(wire.generate_request_id, true),
                 preserve_external: wire.preserve_external_request_id,
                 in_response: wire.always_set_request_id_in_response,
+                packs_trace_reason,
+                decides_sampling,
             },
             via: if wire.via.is_empty() {
                 None
@@ -117,6 +120,12 @@ impl HttpManager {
             proxy_100_continue: wire.proxy_100_continue,
             scheme_overwrite: scheme(wire.scheme_header_transformation, cx)?,
             append_forwarded_port: wire.append_x_forwarded_port,
+            tracing: match wire.tracing {
+                None => None,
+                Some(wire) => Some(Arc::new(
+                    cx.field("tracing", |cx| Tracing::parse(wire, cx))?,
+                )),
+            },
         })
     }
 }
@@ -128,7 +137,7 @@ fn check_fields(wire: &pb::HttpConnectionManager, cx: &mut Cx) -> Result<(), Inv
         stat_prefix: _,
         http_filters: _,
         add_user_agent,
-        tracing,
+        tracing: _,
         common_http_protocol_options: _,
         http1_safe_max_connection_duration,
         http_protocol_options: _,
@@ -188,7 +197,7 @@ fn check_fields(wire: &pb::HttpConnectionManager, cx: &mut Cx) -> Result<(), Inv
     forward_client_cert_matcher, represent_ipv4_remote_address_as_ipv4_mapped_ipv6, local_reply_config,
     path_normalization_options, proxy_status_config, typed_header_validation_config, forward_proto_config,
     add_user_agent);
-    ignorable_refs!(cx; drain_timeout, delayed_close_timeout, tracing, http1_safe_max_connection_duration, stream_flush_timeout, drain_timeout_jitter,
+    ignorable_refs!(cx; drain_timeout, delayed_close_timeout, http1_safe_max_connection_duration, stream_flush_timeout, drain_timeout_jitter,
     stream_error_on_invalid_http_message, append_local_overload, add_proxy_protocol_connection_state);
     Ok(())
 }
@@ -299,10 +308,10 @@ fn client_cert(
     })
 }
 
-/// Only UUIDs; what else it says is about tracing.
-fn check_request_id(wire: Option<pb::RequestIdExtension>, cx: &mut Cx) -> Result<(), Invalid> {
+/// Only UUIDs: whether they say why a request is traced, and whether they decide it.
+fn request_id(wire: Option<pb::RequestIdExtension>, cx: &mut Cx) -> Result<(bool, bool), Invalid> {
     let Some(any) = wire.and_then(|wire| wire.typed_config) else {
-        return Ok(());
+        return Ok((true, true));
     };
     cx.field("request_id_extension.typed_config", |cx| {
         if type_name(&any) != "envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig" {
@@ -312,10 +321,13 @@ fn check_request_id(wire: Option<pb::RequestIdExtension>, cx: &mut Cx) -> Result
             ));
         }
         let UuidRequestIdConfig {
-            pack_trace_reason: _,
-            use_request_id_for_trace_sampling: _,
+            pack_trace_reason,
+            use_request_id_for_trace_sampling,
         } = cx.unpack("", &any)?;
-        Ok(())
+        Ok((
+            flag(pack_trace_reason, true),
+            flag(use_request_id_for_trace_sampling, true),
+        ))
     })
 }
 

@@ -8,11 +8,13 @@ use malla_runtime::task::AbortOnDrop;
 use malla_xds::client::{AdsClient, ClientConfig, Status};
 use malla_xds::transport::Transport;
 use malla_xds_proto::bootstrap as pb;
+use prost::Message as _;
 use tracing::Span;
 
 use super::StartError;
 use crate::apply::{Applier, ApplyError};
 use crate::peers::Own;
+use crate::telemetry::trace::tags::NodeNames;
 use crate::tls::TlsSetup;
 use crate::upstream::cluster::Clusters;
 
@@ -69,6 +71,20 @@ impl Running {
 impl ConfigSource {
     pub(super) fn has_identity(&self) -> bool {
         matches!(self, Self::Ads(ads) if ads.identity.is_some())
+    }
+
+    /// Who the proxy says it is: by its file, or to its control plane.
+    pub(super) fn node(&self) -> NodeNames {
+        let node = match self {
+            Self::Static(bootstrap) => bootstrap.node.clone().unwrap_or_default(),
+            Self::Ads(ads) => ads.client.node.clone(),
+        };
+        NodeNames {
+            encoded: node.encode_to_vec().into(),
+            zone: node.locality.unwrap_or_default().zone.into(),
+            id: node.id.into(),
+            cluster: node.cluster.into(),
+        }
     }
 
     pub(super) fn bootstrap(&self) -> &pb::Bootstrap {

@@ -16,9 +16,11 @@ use super::normalise::hop_by_hop;
 use super::response::{BodyOf, ResponseBody, takes_trailers};
 use super::rewrite::{edit_response, manager_headers};
 use super::send::{ATTEMPT_COUNT, Sent};
+use super::trace;
 use super::upgrade::{Upgrade, tunnel};
 use super::{metrics, peers};
 use crate::telemetry::access_log::grpc_from_http;
+use crate::telemetry::export::entry;
 use crate::telemetry::record::Captured;
 use crate::upstream::Upstreams;
 
@@ -243,6 +245,7 @@ fn finish_headers<U: Upstreams>(
 ) {
     x.finish_headers(headers);
     peers::tell_back(x, headers);
+    trace::exchange_names(x, headers);
     let id = x.head.headers.get(&REQUEST_ID).cloned().or_else(|| {
         let kept = x.observer.record().request_headers.get(&REQUEST_ID)?;
         HeaderValue::from_bytes(&kept).ok()
@@ -260,11 +263,20 @@ fn finish_headers<U: Upstreams>(
     if x.head.version != Version::HTTP_2 && last {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    let captured = Captured::of(headers, &x.cx.manager.needs.response);
-    let counted = x.cx.manager.counted.is_some();
+    let manager = Rc::clone(&x.cx.manager);
+    let needs = &manager.needs;
+    let captured = Captured::of(headers, &needs.response);
+    let bytes = if needs.sizes {
+        entry::response_bytes(headers)
+    } else {
+        0
+    };
     let record = x.record();
     record.response_headers = captured;
-    if counted && let Some(status) = record.status {
+    record.response_headers_bytes = bytes;
+    if manager.counted.is_some()
+        && let Some(status) = record.status
+    {
         record.response_head = metrics::response_head(status, headers);
     }
 }

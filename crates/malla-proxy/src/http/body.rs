@@ -11,6 +11,8 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::sync::Notify;
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::Instant;
 
 use crate::telemetry::flags::Flag;
@@ -44,6 +46,34 @@ enum Source {
         /// The original said its length, so the copy does.
         sized: bool,
     },
+    /// Frames of our own, as they are made; ends with its sender.
+    Fed {
+        frames: UnboundedReceiver<Bytes>,
+        backlog: Backlog,
+    },
+}
+
+/// Bytes handed to a fed body that have not left yet.
+#[derive(Debug, Clone, Default)]
+pub struct Backlog(Rc<(Cell<usize>, Notify)>);
+
+impl Backlog {
+    /// Counts bytes in.
+    pub fn add(&self, bytes: usize) {
+        self.0.0.set(self.0.0.get().saturating_add(bytes));
+    }
+
+    fn left(&self, bytes: usize) {
+        self.0.0.set(self.0.0.get().saturating_sub(bytes));
+        self.0.1.notify_one();
+    }
+
+    /// Waits until fewer than `limit` bytes are left.
+    pub async fn below(&self, limit: usize) {
+        while self.0.0.get() >= limit {
+            self.0.1.notified().await;
+        }
+    }
 }
 
 /// A limit of an answer on its way that has passed: flag and details of the record.
@@ -287,6 +317,25 @@ impl RequestBody {
         }
     }
 
+    /// These frames.
+    pub fn fixed(frames: Vec<Bytes>) -> Self {
+        let left = frames.iter().map(|frame| frame.len() as u64).sum();
+        Self {
+            source: Source::Copied {
+                frames: frames.into_iter(),
+                left,
+                sized: true,
+            },
+        }
+    }
+
+    /// Frames as they come.
+    pub fn fed(frames: UnboundedReceiver<Bytes>, backlog: Backlog) -> Self {
+        Self {
+            source: Source::Fed { frames, backlog },
+        }
+    }
+
     /// The client's body, for the only try.
     pub fn streamed(body: Incoming, flow: Rc<Flow>) -> Self {
         Self {
@@ -334,6 +383,13 @@ impl Body for RequestBody {
                 *left -= frame.len() as u64;
                 Ok(Frame::data(frame))
             })),
+            Source::Fed { frames, backlog } => {
+                let frame = std::task::ready!(frames.poll_recv(cx));
+                Poll::Ready(frame.map(|frame| {
+                    backlog.left(frame.len());
+                    Ok(Frame::data(frame))
+                }))
+            }
         }
     }
 
@@ -343,6 +399,7 @@ impl Body for RequestBody {
             Source::Streamed { body, .. } => body.is_end_stream(),
             Source::Shared { inflow, sent, .. } => inflow.total == Some(*sent),
             Source::Copied { left, .. } => *left == 0,
+            Source::Fed { .. } => false,
         }
     }
 
@@ -358,7 +415,7 @@ impl Body for RequestBody {
             Source::Copied {
                 left, sized: true, ..
             } => SizeHint::with_exact(*left),
-            Source::Copied { sized: false, .. } => SizeHint::default(),
+            Source::Copied { sized: false, .. } | Source::Fed { .. } => SizeHint::default(),
         }
     }
 }

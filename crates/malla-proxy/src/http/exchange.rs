@@ -18,8 +18,10 @@ use super::metrics;
 use super::peers::Told;
 use super::selected::Selected;
 use super::state::LocalSnapshot;
+use super::trace;
 use super::upgrade::Upgrade;
 use crate::telemetry::access_log::{self, Source};
+use crate::telemetry::export::entry;
 use crate::telemetry::flags::Flag;
 use crate::telemetry::record::{Captured, Record};
 use crate::telemetry::stats::HttpStats;
@@ -143,12 +145,17 @@ impl<U: Upstreams> Exchange<U> {
             .selected
             .as_deref()
             .is_some_and(response_formats_read_request);
-        let needs = &self.cx.manager.needs.request;
+        trace::tag_request(self);
+        let needs = &self.cx.manager.needs;
         let captured = if wants_all {
             Captured::All(Box::new(self.head.headers.clone()))
         } else {
-            Captured::of(&self.head.headers, needs)
+            Captured::of(&self.head.headers, &needs.request)
         };
+        if needs.sizes {
+            let bytes = entry::request_bytes(&self.head.headers, self.observer.record());
+            self.observer.record_mut().request_headers_bytes = bytes;
+        }
         let unnamed = |record: &Record| {
             let cluster = record.cluster.as_ref();
             cluster.is_none_or(|cluster| cluster.mesh.service.is_none())
@@ -281,17 +288,15 @@ impl<U: Upstreams> Observer<U> {
         if let Some(config) = &self.cx.manager.counted {
             metrics::count(&self.cx, config, &mut record);
         }
-        let logs = &self.cx.manager.config.access_logs;
-        if logs.is_empty() {
-            return;
+        let (worker, manager) = (&self.cx.worker, &self.cx.manager);
+        let environment = &worker.process.environment;
+        let logs = &manager.config.access_logs;
+        if !logs.is_empty() {
+            let source = access_log::source(&record, environment);
+            let mut rng = worker.rng.borrow_mut();
+            access_log::write_all(logs, &manager.log_queues, &source, &mut rng, &worker.logs);
         }
-        let source = access_log::source(&record, &self.cx.worker.process.environment);
-        let mut rng = self.cx.worker.rng.borrow_mut();
-        for log in logs {
-            self.cx.worker.logs.append(&log.sink, |out| {
-                access_log::write(log, &source, &mut rng, out);
-            });
-        }
+        trace::finish(&mut record, manager, environment);
     }
 }
 

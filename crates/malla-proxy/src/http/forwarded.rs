@@ -12,6 +12,7 @@ use malla_proxy_config::request::text;
 
 use super::exchange::Exchange;
 use crate::connection::Connection;
+use crate::telemetry::trace::decide::{Reason, set_reason};
 use crate::upstream::Upstreams;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -202,6 +203,10 @@ fn request_id(headers: &mut HeaderMap, config: &HttpManager, edge: bool) {
     }
     let replace = edge && !config.request_id.preserve_external;
     if !replace && headers.contains_key(&REQUEST_ID) {
+        if edge && config.request_id.packs_trace_reason {
+            // Outsiders do not decide what is traced.
+            set_reason(headers, Reason::NotTraceable);
+        }
         return;
     }
     let mut buffer = uuid::Uuid::encode_buffer();

@@ -23,7 +23,8 @@ use super::response::BodyOf;
 use super::retry::{Answer, Retries};
 use super::selected::Selected;
 use super::timeouts::Timeouts;
-use super::{hash, mirror, peers, rewrite};
+use super::{hash, mirror, peers, rewrite, trace};
+use crate::telemetry::export::entry;
 use crate::telemetry::flags::Flag;
 use crate::telemetry::stats::ClusterStats;
 use crate::upstream::{Attempt, Choice, ClusterHandle, ResetKind, SendError, Upstreams};
@@ -95,6 +96,7 @@ pub(super) async fn send<U: Upstreams>(x: &mut Exchange<U>) -> Result<Sent<BodyO
     }
     peers::tell(x, handle.config());
     rewrite::rewrite_request(x, &selected);
+    trace::inject(x);
     x.capture_request();
     x.cx.manager.stats.rq_total.inc();
     let inflow = keep_body(x, &selected, forward, &retries);
@@ -312,11 +314,16 @@ impl<U: Upstreams> Tries<U> {
                 .headers
                 .insert(ATTEMPT_COUNT, HeaderValue::from(attempts));
         }
-        let headers = if may_retry {
+        let mut headers = if may_retry {
             x.head.headers.clone()
         } else {
             std::mem::take(&mut x.head.headers)
         };
+        trace::begin_try(x, &mut headers);
+        if x.cx.manager.needs.sizes {
+            let bytes = entry::request_bytes(&headers, x.observer.record());
+            x.record().request_headers_bytes = bytes;
+        }
         let body = match (&self.inflow, x.body.take()) {
             (Some(inflow), _) => inflow.body(),
             (None, Some(body)) => RequestBody::streamed(body, Rc::clone(&x.flow)),

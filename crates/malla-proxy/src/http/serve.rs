@@ -21,7 +21,7 @@ use super::normalise::normalise;
 use super::response::ResponseBody;
 use super::selected::Selected;
 use super::send::send;
-use super::{peers, timeouts};
+use super::{peers, timeouts, trace};
 use crate::upstream::{ClusterHandle, Upstreams};
 
 /// Handles one request; the record is written when the answer's body has gone.
@@ -70,6 +70,7 @@ fn select_route<U: Upstreams>(x: &mut Exchange<U>) -> Result<(), ProxyError> {
     }
     find_cluster(x);
     x.observer.record_mut().selected = x.selected.clone();
+    trace::begin(x);
     limit_stream(x);
     if let Some(upgrade) = &x.upgrade {
         let forward = x.selected.as_deref().and_then(Selected::forward);

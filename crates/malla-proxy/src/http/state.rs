@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use malla_proxy_config::Snapshot;
+use malla_proxy_config::access_log::{AccessLog, Target};
 use malla_proxy_config::http_filter::HttpFilterKind;
 use malla_proxy_config::http_manager::{HttpManager, RouteSource};
 use malla_proxy_config::istio_stats::StatsConfig;
@@ -18,9 +19,13 @@ use super::selected::LocalRoutes;
 use crate::balance::Rng64;
 use crate::live::Live;
 use crate::telemetry::access_log::{Environment, Needs};
+use crate::telemetry::export::exporters::Exporters;
+use crate::telemetry::export::queue::Queue;
 use crate::telemetry::istio::MeshMetrics;
 use crate::telemetry::log_writer::WorkerLogs;
 use crate::telemetry::stats::{HttpStats, RbacStats, WorkerStats};
+use crate::telemetry::trace::span::WorkerTracer;
+use crate::telemetry::trace::tags::NodeNames;
 use crate::upstream::Upstreams;
 
 /// The same for the whole process.
@@ -28,15 +33,18 @@ use crate::upstream::Upstreams;
 pub struct Process {
     /// For formats.
     pub environment: Environment,
+    /// Who it is.
+    pub node: NodeNames,
     /// Stands for the client in `x-forwarded-for` when the client is on this host (Envoy's local address).
     pub local_address: Option<IpAddr>,
 }
 
 impl Process {
     /// With the first address of this host that is not a loopback one.
-    pub fn new(environment: Environment) -> Self {
+    pub fn new(environment: Environment, node: NodeNames) -> Self {
         Self {
             environment,
+            node,
             local_address: first_address(),
         }
     }
@@ -64,6 +72,7 @@ pub struct HttpWorker<U> {
     pub(super) tasks: DrainWatch,
     pub(super) metrics: Rc<MeshMetrics>,
     pub(super) rng: RefCell<Rng64>,
+    pub(super) exporters: Exporters<U>,
     stats: WorkerStats,
     snapshot: RefCell<LocalSnapshot>,
     managers: RefCell<HashMap<usize, Rc<Manager>>>,
@@ -90,6 +99,10 @@ pub struct Manager {
     pub(super) counted: Option<Arc<StatsConfig>>,
     /// How proxies tell each other who they are.
     pub(super) peers: Option<PeerHeaders>,
+    /// Where its spans go.
+    pub(super) tracer: Option<Rc<WorkerTracer>>,
+    /// Where the entries of each log go that has a log service.
+    pub(super) log_queues: Vec<Option<Rc<Queue>>>,
 }
 
 fn inline_routes(config: &HttpManager) -> Option<LocalRoutes> {
@@ -140,6 +153,13 @@ impl<U: Upstreams> HttpWorker<U> {
         tasks: DrainWatch,
         metrics: Rc<MeshMetrics>,
     ) -> Rc<Self> {
+        let exporters = Exporters::new(
+            upstreams.clone(),
+            live.clone(),
+            stats.clone(),
+            tasks.clone(),
+            process.node.clone(),
+        );
         Rc::new(Self {
             live,
             upstreams,
@@ -147,6 +167,7 @@ impl<U: Upstreams> HttpWorker<U> {
             process,
             tasks,
             metrics,
+            exporters,
             rng: RefCell::new(Rng64::seeded(rand::random())),
             stats,
             snapshot: RefCell::default(),
@@ -170,11 +191,19 @@ impl<U: Upstreams> HttpWorker<U> {
         if let Some(counted) = &counted {
             metrics::needs(counted, &mut needs);
         }
+        let tracing = config.tracing.as_deref();
+        if let Some(tracing) = tracing {
+            needs.add_tracing(tracing);
+        }
+        let tracer = tracing.and_then(|tracing| tracing.tracer.as_ref());
+        let env = &self.process.environment.env;
         let manager = Rc::new(Manager {
             stats: self.stats.http(&config.stat_prefix),
             needs,
             counted,
             peers,
+            tracer: tracer.map(|tracer| self.exporters.tracer(tracer, env)),
+            log_queues: self.log_queues(&config.access_logs),
             routes: RefCell::new((0, inline_routes(config))),
             rbac: RefCell::default(),
             worker_stats: self.stats.clone(),
@@ -199,6 +228,15 @@ impl<U: Upstreams> HttpWorker<U> {
             _ => None,
         });
         (counted, peers)
+    }
+
+    /// The queues of logs that go to log services, at the places of their logs.
+    pub fn log_queues(&self, logs: &[Arc<AccessLog>]) -> Vec<Option<Rc<Queue>>> {
+        let queue = |log: &Arc<AccessLog>| match &log.target {
+            Target::Grpc(log) => Some(self.exporters.log(&log.stream)),
+            Target::Lines { .. } => None,
+        };
+        logs.iter().map(queue).collect()
     }
 
     /// The current snapshot.

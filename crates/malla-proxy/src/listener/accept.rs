@@ -290,7 +290,7 @@ async fn enter_chain(
         tracing::debug!(listener = %listener.config.name, ?facts, "no filter chain matches");
         worker
             .handlers()
-            .unmatched(&listener.config, arrival.local, arrival.remote);
+            .unmatched(&worker, &listener.config, arrival.local, arrival.remote);
         return;
     };
     // From here on the chain's drain governs: it waits for us, and may cut us off.

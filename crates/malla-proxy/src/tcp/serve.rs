@@ -268,7 +268,7 @@ impl Session<'_> {
             sent: self.totals.from_upstream.get(),
             termination: self.termination,
         };
-        self.worker.handlers().log_tcp(&record);
+        self.worker.handlers().log_tcp(self.worker, &record);
     }
 }
 

@@ -5,35 +5,71 @@
 mod json;
 mod value;
 
-use http::HeaderMap;
-use malla_proxy_config::access_log::{AccessLog, LogFilter};
-use malla_proxy_config::format::{Format, LayoutBody, Segment};
+use std::rc::Rc;
+use std::sync::Arc;
 
+use http::HeaderMap;
+use malla_proxy_config::access_log::{AccessLog, GrpcLog, LogFilter, Target};
+use malla_proxy_config::format::{Format, Layout, LayoutBody, Segment};
+use malla_proxy_config::tracing::Tracing;
+
+use super::export::entry;
+use super::export::queue::Queue;
+use super::log_writer::WorkerLogs;
 use super::record::Record;
 use crate::balance::Rng64;
 
+pub(crate) use json::quote;
+pub(crate) use value::protocol;
 pub use value::{Environment, Source, Value};
 
-/// Appends the line of `record` to `out` if the log's filter takes it; true if it did.
-pub fn write(log: &AccessLog, source: &Source<'_>, rng: &mut Rng64, out: &mut Vec<u8>) -> bool {
-    if !log
-        .filter
-        .as_ref()
-        .is_none_or(|filter| passes(filter, source, rng))
-    {
-        return false;
-    }
-    match &log.layout.body {
+/// True if the log's filter takes the record.
+pub fn takes(log: &AccessLog, source: &Source<'_>, rng: &mut Rng64) -> bool {
+    let filter = log.filter.as_ref();
+    filter.is_none_or(|filter| passes(filter, source, rng))
+}
+
+/// Appends the line of a record.
+pub fn write_line(layout: &Layout, source: &Source<'_>, out: &mut Vec<u8>) {
+    match &layout.body {
         LayoutBody::Text(format) => {
-            let missing: &[u8] = if log.layout.omit_empty { b"" } else { b"-" };
+            let missing: &[u8] = if layout.omit_empty { b"" } else { b"-" };
             write_text(format, source, missing, out);
         }
         LayoutBody::Json(format) => {
-            json::write(format, source, log.layout.omit_empty, out);
+            json::write(format, source, layout.omit_empty, out);
             out.push(b'\n');
         }
     }
-    true
+}
+
+/// Writes a record to all logs that take it: lines to files, entries to the queues that stand at the same places.
+pub fn write_all(
+    logs: &[Arc<AccessLog>],
+    queues: &[Option<Rc<Queue>>],
+    source: &Source<'_>,
+    rng: &mut Rng64,
+    lines: &WorkerLogs,
+) {
+    for (index, log) in logs.iter().enumerate() {
+        if !takes(log, source, rng) {
+            continue;
+        }
+        match &log.target {
+            Target::Lines { sink, layout } => {
+                lines.append(sink, |out| write_line(layout, source, out));
+            }
+            Target::Grpc(log) => {
+                let Some(Some(queue)) = queues.get(index) else {
+                    continue;
+                };
+                queue.add(|out| match log.stream.tcp {
+                    true => entry::tcp(out, log, source),
+                    false => entry::http(out, log, source),
+                });
+            }
+        }
+    }
 }
 
 /// Appends a text format; what is missing becomes `missing`.
@@ -66,6 +102,12 @@ fn passes(filter: &LogFilter, source: &Source<'_>, rng: &mut Rng64) -> bool {
     let record = source.record;
     match filter {
         LogFilter::All => true,
+        LogFilter::Traceable => record.traced,
+        LogFilter::Types { types, exclude } => {
+            // `AccessLogType`: the end of a TCP connection, or of a request.
+            let kind = if record.protocol.is_none() { 3 } else { 6 };
+            types.contains(&kind) != *exclude
+        }
         LogFilter::Status(op, want) => op.holds(
             record.status.map_or(0, |status| status.as_u16().into()),
             *want,
@@ -125,6 +167,8 @@ pub struct Needs {
     pub response: Vec<http::HeaderName>,
     /// Of the trailers.
     pub trailers: Vec<http::HeaderName>,
+    /// How long the headers are.
+    pub sizes: bool,
 }
 
 impl Needs {
@@ -132,15 +176,41 @@ impl Needs {
     pub fn of<'a>(logs: impl IntoIterator<Item = &'a AccessLog>) -> Self {
         let mut out = Self::default();
         for log in logs {
-            match &log.layout.body {
-                LayoutBody::Text(format) => out.add(format),
-                LayoutBody::Json(format) => json::visit(format, &mut |format| out.add(format)),
+            match &log.target {
+                Target::Lines { layout, .. } => match &layout.body {
+                    LayoutBody::Text(format) => out.add(format),
+                    LayoutBody::Json(format) => json::visit(format, &mut |format| out.add(format)),
+                },
+                Target::Grpc(log) => out.add_entry(log),
             }
             if let Some(filter) = &log.filter {
                 out.add_filter(filter);
             }
         }
         out
+    }
+
+    /// Adds what entries of a log service tell.
+    fn add_entry(&mut self, log: &GrpcLog) {
+        self.sizes = true;
+        let add = |list: &mut Vec<http::HeaderName>, names: &[http::HeaderName]| {
+            for name in names {
+                if !list.contains(name) {
+                    list.push(name.clone());
+                }
+            }
+        };
+        add(&mut self.request, &entry::REQUEST_HEADERS);
+        add(&mut self.request, &log.request_headers);
+        add(&mut self.response, &log.response_headers);
+        add(&mut self.trailers, &log.trailers);
+        log.tags.iter().for_each(|tag| self.add(&tag.value));
+    }
+
+    /// Adds what the tags of spans read at the end of a request.
+    pub fn add_tracing(&mut self, tracing: &Tracing) {
+        let late = tracing.tags.iter().filter(|tag| !tag.early);
+        late.for_each(|tag| self.add(&tag.value));
     }
 
     /// Adds what a format reads.

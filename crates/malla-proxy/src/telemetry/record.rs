@@ -23,6 +23,7 @@ use super::istio::grpc::Messages;
 use super::stats::ClusterStats;
 use crate::connection::Connection;
 use crate::http::selected::Selected;
+use crate::http::trace::Spans;
 use crate::peers::KnownPeer;
 use crate::upstream::Attempt;
 
@@ -97,6 +98,14 @@ pub struct Record {
     pub first_byte_sent: Option<Instant>,
     /// When all was over.
     pub end: Option<Instant>,
+    /// Somebody or something decided to trace it.
+    pub traced: bool,
+    /// Its open spans.
+    pub(crate) spans: Option<Box<Spans>>,
+    /// Bytes of the request's header fields, where a log wants them.
+    pub request_headers_bytes: u64,
+    /// Bytes of the response's header fields, likewise.
+    pub response_headers_bytes: u64,
 }
 
 /// What the bodies have come to; shared with the body that travels upstream.
@@ -253,6 +262,10 @@ impl Record {
             bytes_sent: 0,
             first_byte_sent: None,
             end: None,
+            traced: false,
+            spans: None,
+            request_headers_bytes: 0,
+            response_headers_bytes: 0,
         }
     }
 

@@ -205,6 +205,41 @@ counters! {
         fault_active_faults = "fault.active_faults",
         cors_origin_valid = "cors.origin_valid",
         cors_origin_invalid = "cors.origin_invalid",
+        tracing_random_sampling = "tracing.random_sampling",
+        tracing_service_forced = "tracing.service_forced",
+        tracing_client_enabled = "tracing.client_enabled",
+        tracing_not_traceable = "tracing.not_traceable",
+        tracing_health_check = "tracing.health_check",
+    }
+}
+
+counters! {
+    /// `tracing.opentelemetry.*`.
+    OtelStats {
+        spans_sent = "spans_sent",
+        spans_dropped = "spans_dropped",
+        timer_flushed = "timer_flushed",
+    }
+}
+
+counters! {
+    /// `tracing.zipkin.*`.
+    ZipkinStats {
+        spans_sent = "spans_sent",
+        spans_dropped = "spans_dropped",
+        timer_flushed = "timer_flushed",
+        reports_sent = "reports_sent",
+        reports_skipped_no_cluster = "reports_skipped_no_cluster",
+        reports_dropped = "reports_dropped",
+        reports_failed = "reports_failed",
+    }
+}
+
+counters! {
+    /// `access_logs.grpc_access_log.*`.
+    GrpcLogStats {
+        logs_written = "logs_written",
+        logs_dropped = "logs_dropped",
     }
 }
 
@@ -261,6 +296,9 @@ struct Inner {
     tcp: Mutex<Shards<TcpStats>>,
     listeners: Mutex<Shards<ListenerStats>>,
     rbac: Mutex<Shards<RbacStats>>,
+    otel: Mutex<Shards<OtelStats>>,
+    zipkin: Mutex<Shards<ZipkinStats>>,
+    grpc_logs: Mutex<Shards<GrpcLogStats>>,
 }
 
 /// Each name's counters, one for each worker.
@@ -290,6 +328,9 @@ impl Registry {
         sum("tcp.", &self.inner.tcp, &mut out);
         sum("listener.", &self.inner.listeners, &mut out);
         sum("", &self.inner.rbac, &mut out);
+        sum("tracing.", &self.inner.otel, &mut out);
+        sum("tracing.", &self.inner.zipkin, &mut out);
+        sum("access_logs.", &self.inner.grpc_logs, &mut out);
         out
     }
 
@@ -323,6 +364,25 @@ impl WorkerStats {
     /// Counters of an RBAC filter by all that stands before their names, `http.inbound.rbac` for one.
     pub fn rbac(&self, prefix: &str) -> Arc<RbacStats> {
         get(&self.registry.inner.rbac, self.worker, prefix)
+    }
+
+    /// Counters of spans sent by OTLP.
+    pub fn otel(&self) -> Arc<OtelStats> {
+        get(&self.registry.inner.otel, self.worker, "opentelemetry")
+    }
+
+    /// Counters of spans sent to Zipkin.
+    pub fn zipkin(&self) -> Arc<ZipkinStats> {
+        get(&self.registry.inner.zipkin, self.worker, "zipkin")
+    }
+
+    /// Counters of entries sent to access log services.
+    pub fn grpc_log(&self) -> Arc<GrpcLogStats> {
+        get(
+            &self.registry.inner.grpc_logs,
+            self.worker,
+            "grpc_access_log",
+        )
     }
 }
 

@@ -169,6 +169,7 @@ fn fill(
         text = text.replace(&format!("{{{key}}}"), value);
     }
     let log = folder.join(format!("{name}.log"));
+    text = text.replace("{proxy_name}", name);
     text = text.replace("{log}", &log.display().to_string());
     text = text.replace(
         "{json_log}",

@@ -6,6 +6,7 @@
 
 mod backend;
 mod cases;
+mod collector;
 mod endings;
 mod h2;
 mod lab;
@@ -13,5 +14,6 @@ mod mirrors;
 mod mtls;
 mod requests;
 mod smuggling;
+mod telemetry;
 mod tunnels;
 mod wire;

@@ -82,7 +82,7 @@ fn write_string(format: &Format, source: &Source<'_>, omit_empty: bool, out: &mu
 }
 
 /// A JSON string; bytes that are not UTF-8 become replacement characters.
-fn quote(text: &[u8], out: &mut Vec<u8>) {
+pub(crate) fn quote(text: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
     for c in String::from_utf8_lossy(text).chars() {
         match c {

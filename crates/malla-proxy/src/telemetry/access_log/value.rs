@@ -280,7 +280,8 @@ impl<'a> Source<'a> {
         })
     }
 
-    fn plain(&self, plain: Plain) -> Value<'a> {
+    /// What a command without an argument comes to.
+    pub fn plain(&self, plain: Plain) -> Value<'a> {
         let record = self.record;
         let connection = &*record.connection;
         match plain {
@@ -332,9 +333,12 @@ impl<'a> Source<'a> {
             Plain::StreamId => {
                 self.request_field(&Field::Header(HeaderName::from_static("x-request-id")))
             }
+            Plain::TraceId => match &record.spans {
+                Some(spans) => spans.trace_id().map_or(Value::None, Value::Owned),
+                None => Value::None,
+            },
             Plain::VirtualClusterName
             | Plain::CustomFlags
-            | Plain::TraceId
             | Plain::UniqueId
             | Plain::RequestHeadersBytes
             | Plain::ResponseHeadersBytes => Value::None,
@@ -559,7 +563,7 @@ fn strftime<'a>(time: SystemTime, format: &str) -> Value<'a> {
 }
 
 /// `HTTP/1.1` and so on.
-pub(super) fn protocol(version: Version) -> &'static str {
+pub(crate) fn protocol(version: Version) -> &'static str {
     match version {
         Version::HTTP_09 | Version::HTTP_10 => "HTTP/1.0",
         Version::HTTP_2 => "HTTP/2",
