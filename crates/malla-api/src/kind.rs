@@ -148,7 +148,7 @@ impl Kind {
                 short: Some("telemetry"),
                 group: TELEMETRY,
                 versions: &["v1alpha1", "v1"],
-                translated: false,
+                translated: true,
             },
             Self::WasmPlugin => Facts {
                 name: "WasmPlugin",

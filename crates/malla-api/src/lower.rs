@@ -15,7 +15,9 @@ pub mod kubernetes;
 pub mod mesh_config;
 pub mod meta;
 pub mod peer_authentication;
+mod providers;
 pub mod service_entry;
+pub mod telemetry;
 mod traffic_policy;
 pub mod virtual_service;
 
@@ -26,6 +28,7 @@ use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use malla_model::policy::{AuthorizationPolicy, PeerAuthentication};
+use malla_model::telemetry::Telemetry;
 use malla_model::{DestinationRule, Gateway, MeshSettings, ObjectRef, Service, VirtualService};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -74,6 +77,7 @@ pub enum Config {
     ServiceEntry(Vec<Service>),
     PeerAuthentication(Arc<PeerAuthentication>),
     AuthorizationPolicy(Arc<AuthorizationPolicy>),
+    Telemetry(Arc<Telemetry>),
 }
 
 /// Lowers an object of any kind.
@@ -117,13 +121,16 @@ pub fn lower(
             authorization::lower(metadata, spec)?,
             Config::AuthorizationPolicy,
         ),
+        Kind::Telemetry => wrap(
+            telemetry::lower(metadata, spec, settings)?,
+            Config::Telemetry,
+        ),
         Kind::WorkloadEntry
         | Kind::WorkloadGroup
         | Kind::Sidecar
         | Kind::EnvoyFilter
         | Kind::ProxyConfig
         | Kind::RequestAuthentication
-        | Kind::Telemetry
         | Kind::WasmPlugin => {
             return Err(Refused {
                 object: meta::object_ref(kind, metadata),

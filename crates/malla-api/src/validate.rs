@@ -17,6 +17,7 @@ mod peer_authentication;
 pub mod reachability;
 mod request_authentication;
 mod service_entry;
+mod telemetry;
 mod traffic_policy;
 mod virtual_service;
 
@@ -95,11 +96,11 @@ fn validate_spec(kind: Kind, subject: &Subject<'_>, spec: &Value, report: &mut R
         Kind::PeerAuthentication => typed(spec, report, peer_authentication::check),
         Kind::AuthorizationPolicy => typed(spec, report, authorization::check),
         Kind::RequestAuthentication => typed(spec, report, request_authentication::check),
+        Kind::Telemetry => typed(spec, report, telemetry::check),
         Kind::WorkloadGroup
         | Kind::Sidecar
         | Kind::EnvoyFilter
         | Kind::ProxyConfig
-        | Kind::Telemetry
         | Kind::WasmPlugin => {}
     }
 }

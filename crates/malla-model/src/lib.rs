@@ -18,6 +18,7 @@ pub mod policy;
 pub mod protocol;
 pub mod route;
 pub mod service;
+pub mod telemetry;
 pub mod traffic;
 pub mod workload;
 

@@ -11,6 +11,7 @@ use crate::id::TrustDomain;
 use crate::policy::{AuthorizationPolicy, PeerAuthentication};
 use crate::route::VirtualService;
 use crate::service::Service;
+use crate::telemetry::{Telemetry, TelemetrySettings};
 use crate::traffic::DestinationRule;
 use crate::workload::Workload;
 
@@ -33,6 +34,7 @@ pub struct MeshSettings {
     pub access_log_format: Option<Arc<str>>,
     pub access_log_json: bool,
     pub locality_balancing: bool,
+    pub telemetry: TelemetrySettings,
 }
 
 impl Default for MeshSettings {
@@ -51,6 +53,7 @@ impl Default for MeshSettings {
             access_log_format: None,
             access_log_json: false,
             locality_balancing: true,
+            telemetry: TelemetrySettings::default(),
         }
     }
 }
@@ -76,6 +79,7 @@ pub struct Mesh {
     pub gateways: Vec<Arc<Gateway>>,
     pub peer_authentications: Vec<Arc<PeerAuthentication>>,
     pub authorization_policies: Vec<Arc<AuthorizationPolicy>>,
+    pub telemetries: Vec<Arc<Telemetry>>,
     index: Index,
 }
 
@@ -96,6 +100,7 @@ pub struct MeshParts {
     pub gateways: Vec<Arc<Gateway>>,
     pub peer_authentications: Vec<Arc<PeerAuthentication>>,
     pub authorization_policies: Vec<Arc<AuthorizationPolicy>>,
+    pub telemetries: Vec<Arc<Telemetry>>,
 }
 
 impl Mesh {
@@ -124,6 +129,10 @@ impl Mesh {
             .authorization_policies
             .sort_by(|a, b| a.meta.age().cmp(&b.meta.age()));
 
+        parts
+            .telemetries
+            .sort_by(|a, b| a.meta.age().cmp(&b.meta.age()));
+
         let mut index = Index::default();
         for (at, service) in parts.services.iter().enumerate() {
             index
@@ -146,6 +155,7 @@ impl Mesh {
             gateways: parts.gateways,
             peer_authentications: parts.peer_authentications,
             authorization_policies: parts.authorization_policies,
+            telemetries: parts.telemetries,
             index,
         }
     }

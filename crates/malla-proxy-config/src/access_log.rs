@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::HeaderName;
 
 use crate::checked::{Cx, Invalid, ignorable, refuse, type_name};
+use crate::expression::Expression;
 use crate::format::{Format, JsonFormat, Layout, LayoutBody};
 use crate::grpc_service::GrpcService;
 use crate::matcher::Fraction;
@@ -117,6 +118,8 @@ pub enum LogFilter {
     },
     /// Is traced.
     Traceable,
+    /// The expression holds.
+    Expression(Expression),
     /// Of these `AccessLogType`s.
     Types {
         /// Numbers in the protobuf enumeration.
@@ -432,12 +435,7 @@ impl LogFilter {
                 }
                 FilterSpecifier::TraceableFilter(_) => Self::Traceable,
                 FilterSpecifier::ExtensionFilter(filter) => {
-                    let pb::ExtensionFilter { name, config_type } = filter;
-                    refuse!(cx; config_type);
-                    return Err(cx.invalid(
-                        "extension_filter",
-                        format!("`{name}` is not supported by this proxy"),
-                    ));
+                    cx.field("extension_filter", |cx| extension(filter, cx))?
                 }
                 FilterSpecifier::MetadataFilter(_) => return unsupported("metadata_filter"),
                 FilterSpecifier::LogTypeFilter(filter) => {
@@ -447,6 +445,27 @@ impl LogFilter {
             },
         )
     }
+}
+
+fn extension(wire: pb::ExtensionFilter, cx: &mut Cx) -> Result<LogFilter, Invalid> {
+    let pb::ExtensionFilter { name, config_type } = wire;
+    let Some(pb::extension_filter::ConfigType::TypedConfig(any)) = config_type else {
+        return Err(cx.invalid("typed_config", "is required"));
+    };
+    if type_name(&any) != "envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter" {
+        let reason = format!("`{name}` is not supported by this proxy");
+        return Err(cx.invalid("typed_config", reason));
+    }
+    cx.field("typed_config", |cx| {
+        let ext::filters::cel::v3::ExpressionFilter {
+            expression,
+            cel_config,
+        } = cx.unpack("", &any)?;
+        refuse!(cx; cel_config);
+        Expression::parse(&expression)
+            .map(LogFilter::Expression)
+            .map_err(|reason| cx.invalid("expression", reason))
+    })
 }
 
 fn comparison(

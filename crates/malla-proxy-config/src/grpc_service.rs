@@ -128,7 +128,12 @@ impl HttpService {
         let Some(core::http_uri::HttpUpstreamType::Cluster(cluster)) = http_upstream_type else {
             return Err(cx.invalid("http_uri.cluster", "is required"));
         };
-        let parsed: Uri = uri
+        // Envoy takes one without its scheme too.
+        let whole = match uri.contains("://") {
+            true => uri,
+            false => format!("http://{uri}"),
+        };
+        let parsed: Uri = whole
             .parse()
             .map_err(|_| cx.invalid("http_uri.uri", "is not a URI"))?;
         let authority = parsed

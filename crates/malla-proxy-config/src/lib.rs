@@ -20,6 +20,7 @@ pub mod checked;
 pub mod snapshot;
 
 pub mod access_log;
+pub mod expression;
 pub mod filter_chain;
 pub mod format;
 pub mod grpc_service;

@@ -1,17 +1,21 @@
 //! Access logs. Istio's default formats are user interface: people grep them.
 
 use malla_model::MeshSettings;
+use malla_model::telemetry::LogFormat;
 use malla_xds_proto::accesslog::access_log::ConfigType;
-use malla_xds_proto::accesslog::access_log_filter::FilterSpecifier;
-use malla_xds_proto::accesslog::{AccessLog, AccessLogFilter, ResponseFlagFilter};
-use malla_xds_proto::core::DataSource;
-use malla_xds_proto::core::SubstitutionFormatString;
+use malla_xds_proto::accesslog::{AccessLog, AccessLogFilter};
 use malla_xds_proto::core::data_source::Specifier;
 use malla_xds_proto::core::substitution_format_string::Format;
+use malla_xds_proto::core::{DataSource, SubstitutionFormatString, TypedExtensionConfig};
 use malla_xds_proto::file_access_log::FileAccessLog;
 use malla_xds_proto::file_access_log::file_access_log::AccessLogFormat;
-use malla_xds_proto::pb::google::protobuf::{Struct, Value, value};
+use malla_xds_proto::pb::envoy::extensions::formatter::cel::v3::Cel;
+use malla_xds_proto::pb::envoy::extensions::formatter::metadata::v3::Metadata;
+use malla_xds_proto::pb::envoy::extensions::formatter::req_without_query::v3::ReqWithoutQuery;
+use malla_xds_proto::pb::google::protobuf::{Any, Struct, Value, value};
 use malla_xds_proto::{any, wkt};
+
+use crate::telemetry::logs::own_format;
 
 /// Istio's text format (`EnvoyTextLogFormat`).
 pub const TEXT_FORMAT: &str = concat!(
@@ -62,37 +66,43 @@ pub const JSON_FORMAT: [(&str, &str); 24] = [
     ),
 ];
 
-/// The log of a filter (an HTTP connection manager, a TCP proxy); none where logging is off.
-pub(crate) fn of_filter(settings: &MeshSettings) -> Vec<AccessLog> {
-    log(settings, None).into_iter().collect()
-}
-
-/// The log of a listener, for connections that no filter chain took.
-pub(crate) fn of_listener(settings: &MeshSettings) -> Vec<AccessLog> {
-    let unrouted = AccessLogFilter {
-        filter_specifier: Some(FilterSpecifier::ResponseFlagFilter(ResponseFlagFilter {
-            flags: vec!["NR".into()],
-        })),
-    };
-    log(settings, Some(unrouted)).into_iter().collect()
-}
-
-fn log(settings: &MeshSettings, filter: Option<AccessLogFilter>) -> Option<AccessLog> {
+/// The log that MeshConfig's `accessLogFile` wants; none where logging is off.
+pub(crate) fn of_mesh(
+    settings: &MeshSettings,
+    filter: Option<AccessLogFilter>,
+) -> Option<AccessLog> {
     let path = settings.access_log_file.as_deref()?;
+    Some(file(path, &LogFormat::Mesh, settings, filter))
+}
+
+/// A log of lines in a file.
+pub(crate) fn file(
+    path: &str,
+    format: &LogFormat,
+    settings: &MeshSettings,
+    filter: Option<AccessLogFilter>,
+) -> AccessLog {
+    let mesh = (
+        settings.access_log_format.as_deref(),
+        settings.access_log_json,
+    );
+    let (custom, json) = match own_format(format) {
+        Some((text, json)) => (Some(text), json),
+        None => mesh,
+    };
     let config = FileAccessLog {
         path: path.to_owned(),
-        access_log_format: Some(AccessLogFormat::LogFormat(format(settings))),
+        access_log_format: Some(AccessLogFormat::LogFormat(layout(custom, json))),
     };
-    Some(AccessLog {
+    AccessLog {
         name: "envoy.access_loggers.file".into(),
         filter,
         config_type: Some(ConfigType::TypedConfig(any::pack(&config))),
-    })
+    }
 }
 
-fn format(settings: &MeshSettings) -> SubstitutionFormatString {
-    let custom = settings.access_log_format.as_deref();
-    let format = if settings.access_log_json {
+fn layout(custom: Option<&str>, json: bool) -> SubstitutionFormatString {
+    let format = if json {
         Format::JsonFormat(custom.and_then(json_object).unwrap_or_else(default_json))
     } else {
         Format::TextFormatSource(DataSource {
@@ -111,8 +121,31 @@ fn format(settings: &MeshSettings) -> SubstitutionFormatString {
     };
     SubstitutionFormatString {
         format: Some(format),
+        formatters: formatters(custom.unwrap_or_default()),
         ..SubstitutionFormatString::default()
     }
+}
+
+/// Commands that Envoy has in extensions, added where a format uses them, as Istio does.
+fn formatters(text: &str) -> Vec<TypedExtensionConfig> {
+    let extension = |name: &str, config: Any| TypedExtensionConfig {
+        name: name.to_owned(),
+        typed_config: Some(config),
+    };
+    let mut out = Vec::new();
+    if text.contains("%REQ_WITHOUT_QUERY(") {
+        let config = any::pack(&ReqWithoutQuery {});
+        out.push(extension("envoy.formatter.req_without_query", config));
+    }
+    if text.contains("%METADATA(") {
+        let config = any::pack(&Metadata {});
+        out.push(extension("envoy.formatter.metadata", config));
+    }
+    if text.contains("%CEL(") {
+        let config = any::pack(&Cel::default());
+        out.push(extension("envoy.formatter.cel", config));
+    }
+    out
 }
 
 fn default_json() -> Struct {

@@ -6,7 +6,7 @@
 //!
 //! Reading order: [`node`] is who asks, `view` is what it may see, `rules` finds DestinationRules;
 //! `cluster`, `endpoints`, `route` and `listener` build the four kinds of resources, `dns` the names; `metrics` what is counted; `tls`, `authn`
-//! and `rbac` are security; [`references`] finds what is named but not there; [`simulate`] walks a
+//! and `rbac` are security, `telemetry` and [`access_log`] what is told; [`references`] finds what is named but not there; [`simulate`] walks a
 //! request through emitted resources.
 pub mod access_log;
 mod authn;
@@ -24,6 +24,7 @@ pub mod resource;
 mod route;
 mod rules;
 pub mod simulate;
+mod telemetry;
 mod tls;
 mod view;
 

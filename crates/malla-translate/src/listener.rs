@@ -13,10 +13,10 @@ use malla_xds_proto::listener::{Filter, FilterChain, FilterChainMatch, Listener}
 use malla_xds_proto::pb::google::protobuf::Duration;
 use malla_xds_proto::wkt;
 
-use crate::access_log;
 use crate::endpoints::socket_address;
 use crate::node::{Interception, NodeKind};
 use crate::resource::{Resource, sorted};
+use crate::telemetry::logs;
 use crate::view::View;
 
 pub(crate) use filter::{http as http_filter, network as network_filter};
@@ -51,11 +51,17 @@ fn base(
     port: u16,
     direction: TrafficDirection,
 ) -> Listener {
+    let told = match direction {
+        TrafficDirection::Inbound => malla_model::telemetry::Side::Server,
+        TrafficDirection::Outbound | TrafficDirection::Unspecified => {
+            malla_model::telemetry::Side::Client
+        }
+    };
     Listener {
         name,
         address: Some(socket_address(address, port)),
         traffic_direction: direction.into(),
-        access_log: access_log::of_listener(&view.mesh.settings),
+        access_log: logs::of(view, told, logs::Layer::Unrouted),
         ..Listener::default()
     }
 }

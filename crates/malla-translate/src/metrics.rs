@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
+use malla_model::telemetry::MetricName;
 use malla_xds_proto::hcm::HttpFilter;
 use malla_xds_proto::istio_filters::{
     DiscoveryMethod, DiscoverySpecifier, IstioHeaders, MetadataExchange, MetricConfig, Nothing,
@@ -16,6 +17,7 @@ use malla_xds_proto::{any, cluster, wkt};
 
 use crate::listener::{Side, http_filter, network_filter};
 use crate::node::Profile;
+use crate::telemetry;
 use crate::tls::PEER_EXCHANGE;
 use crate::view::View;
 
@@ -47,9 +49,54 @@ pub(crate) struct MetricOverride {
     pub(crate) remove: Vec<String>,
 }
 
-/// What `view`'s node is to count at `side`: everything, for nothing in the mesh says otherwise.
-pub(crate) fn options(_view: &View<'_>, _side: Side) -> MetricsOptions {
-    MetricsOptions::default()
+/// What `view`'s node is to count at `side`: everything, unless Telemetry says otherwise.
+pub(crate) fn options(view: &View<'_>, side: Side) -> MetricsOptions {
+    let side = telemetry::side(side);
+    let mut out = MetricsOptions::default();
+    for rule in view.telemetry().metrics() {
+        out.reporting_interval = rule.reporting_interval.or(out.reporting_interval);
+        for change in rule.overrides.iter().filter(|it| it.mode.covers(side)) {
+            out.disabled = match (&change.metric, change.disabled) {
+                (MetricName::All, Some(disabled)) => disabled,
+                // Switched on alone, so the others are not.
+                (_, Some(false)) => false,
+                _ => out.disabled,
+            };
+            let labels = change.labels.iter();
+            let set = labels.clone().filter_map(|(label, value)| {
+                Some((label.to_string(), value.as_deref()?.to_owned()))
+            });
+            let removed = labels.filter(|(_, value)| value.is_none());
+            out.overrides.push(MetricOverride {
+                metric: metric_name(&change.metric).to_owned(),
+                disabled: change.disabled == Some(true),
+                set: set.collect(),
+                remove: removed.map(|(label, _)| label.to_string()).collect(),
+            });
+        }
+    }
+    out
+}
+
+/// The name of a metric without `istio_`; empty for all.
+fn metric_name(metric: &MetricName) -> &str {
+    match metric {
+        MetricName::All => "",
+        MetricName::Custom(name) => name,
+        MetricName::Standard(word) => match &**word {
+            "REQUEST_COUNT" => "requests_total",
+            "REQUEST_DURATION" => "request_duration_milliseconds",
+            "REQUEST_SIZE" => "request_bytes",
+            "RESPONSE_SIZE" => "response_bytes",
+            "TCP_OPENED_CONNECTIONS" => "tcp_connections_opened_total",
+            "TCP_CLOSED_CONNECTIONS" => "tcp_connections_closed_total",
+            "TCP_SENT_BYTES" => "tcp_sent_bytes_total",
+            "TCP_RECEIVED_BYTES" => "tcp_received_bytes_total",
+            "GRPC_REQUEST_MESSAGES" => "request_messages_total",
+            "GRPC_RESPONSE_MESSAGES" => "response_messages_total",
+            other => other,
+        },
+    }
 }
 
 /// The HTTP filter that counts.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use malla_model::id::selects;
 use malla_model::route::MESH_GATEWAY;
 use malla_model::service::{ServicePort, Visibility};
+use malla_model::telemetry::effective::Levels;
 use malla_model::workload::{Address, Locality};
 use malla_model::{Gateway, Host, Mesh, Service, VirtualService};
 
@@ -32,6 +33,7 @@ pub struct View<'a> {
     on_mesh: OnceCell<ByHost<'a>>,
     rules: OnceCell<rules::Index<'a>>,
     own_services: OnceCell<Vec<OwnPort<'a>>>,
+    telemetry: OnceCell<Levels<'a>>,
 }
 
 impl<'a> View<'a> {
@@ -46,6 +48,7 @@ impl<'a> View<'a> {
             on_mesh: OnceCell::new(),
             rules: OnceCell::new(),
             own_services: OnceCell::new(),
+            telemetry: OnceCell::new(),
         }
     }
 
@@ -137,6 +140,13 @@ impl<'a> View<'a> {
         // Stable: the first of equals stays first.
         index.wild.sort_by(|a, b| a.0.by_specificity(b.0));
         index
+    }
+
+    /// What is in force for the node of all Telemetry objects.
+    pub(crate) fn telemetry(&self) -> &Levels<'a> {
+        let (namespace, labels) = (&self.node.namespace, &self.node.labels);
+        self.telemetry
+            .get_or_init(|| Levels::of(self.mesh, namespace, labels))
     }
 
     /// Where the node runs: as it says itself, else as the platform says of its workload.

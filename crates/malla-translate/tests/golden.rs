@@ -203,6 +203,12 @@ fn malla_is_sent_istios_filters_in_istios_order() {
     );
 }
 
+#[test]
+fn everything_that_is_told() {
+    let mesh = world(include_str!("worlds/telemetry.yaml"));
+    check("telemetry", &mesh, NodeKind::Sidecar, "web-0.base");
+}
+
 #[track_caller]
 fn taken_by_envoy(golden: Value) {
     let envoy = std::env::var("MALLA_ENVOY").unwrap_or_else(|_| "envoy".into());

@@ -48,6 +48,7 @@ fn reversed(mesh: &Mesh) -> Mesh {
         gateways: mesh.gateways.clone(),
         peer_authentications: mesh.peer_authentications.clone(),
         authorization_policies: mesh.authorization_policies.clone(),
+        telemetries: mesh.telemetries.clone(),
     };
     parts.services.reverse();
     parts.workloads.reverse();
@@ -55,6 +56,7 @@ fn reversed(mesh: &Mesh) -> Mesh {
     parts.destination_rules.reverse();
     parts.gateways.reverse();
     parts.authorization_policies.reverse();
+    parts.telemetries.reverse();
     Mesh::new(parts)
 }
 

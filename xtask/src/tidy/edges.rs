@@ -17,7 +17,10 @@ const EDGES: &[(&str, &[&str])] = &[
     ("malla-shop", &[]),
     ("malla-api", &["malla-model"]),
     ("malla-translate", &["malla-model", "malla-xds-proto"]),
-    ("malla-proxy-config", &["malla-model", "malla-xds-proto"]),
+    (
+        "malla-proxy-config",
+        &["malla-apimachinery", "malla-model", "malla-xds-proto"],
+    ),
     ("malla-xds", &["malla-runtime", "malla-xds-proto"]),
     (
         "malla-identity",

@@ -71,14 +71,16 @@ pub fn find(kind: Kind, spec: &Value) -> Vec<NotHonoured> {
                 table(spec, place, TRAFFIC_POLICY, &mut found);
             }
         }
-        Kind::ServiceEntry | Kind::PeerAuthentication | Kind::AuthorizationPolicy => {}
+        Kind::ServiceEntry
+        | Kind::PeerAuthentication
+        | Kind::AuthorizationPolicy
+        | Kind::Telemetry => {}
         Kind::WorkloadEntry
         | Kind::WorkloadGroup
         | Kind::Sidecar
         | Kind::EnvoyFilter
         | Kind::ProxyConfig
         | Kind::RequestAuthentication
-        | Kind::Telemetry
         | Kind::WasmPlugin => found.push(NotHonoured {
             path: "spec".into(),
             why: format!("Malla does not act on {kind} yet").into(),

@@ -8,7 +8,7 @@ use serde_json::Value;
 use malla_model::mesh::OutboundPolicy;
 use malla_model::{MeshSettings, TrustDomain};
 
-use super::{Lowered, NotHonoured};
+use super::{Lowered, NotHonoured, providers};
 use crate::duration;
 
 /// Why a document is no MeshConfig.
@@ -36,6 +36,23 @@ pub fn lower(text: &str, defaults: &MeshSettings) -> Result<Lowered<MeshSettings
         not_honoured: Vec::new(),
     };
     for (name, value) in fields.iter().filter(|(_, value)| !value.is_null()) {
+        let notes = &mut lowered.not_honoured;
+        let telemetry = &mut lowered.value.telemetry;
+        match name.as_str() {
+            "extensionProviders" => {
+                telemetry.providers = providers::extension_providers(value, notes);
+                continue;
+            }
+            "defaultProviders" => {
+                providers::default_providers(value, telemetry, notes);
+                continue;
+            }
+            "defaultConfig" => {
+                providers::default_config(value, telemetry, notes);
+                continue;
+            }
+            _ => {}
+        }
         if let Err(why) = set(&mut lowered.value, name, value) {
             lowered.not_honoured.push(NotHonoured {
                 path: name.clone(),
@@ -67,6 +84,7 @@ fn set(settings: &mut MeshSettings, name: &str, value: &Value) -> Result<(), &'s
             settings.protocol_detection_timeout = Some(time()?).filter(|time| !time.is_zero());
         }
         "enableAutoMtls" => settings.auto_mtls = flag()?,
+        "enableTracing" => settings.telemetry.tracing_enabled = flag()?,
         "accessLogFile" => {
             settings.access_log_file = Some(text()?).filter(|t| !t.is_empty()).map(Into::into)
         }
@@ -157,11 +175,11 @@ mod tests {
             &[],
         );
         check(
-            "{enableTracing: true, connectTimeout: soon, localityLbSetting: {enabled: false, failover: []}}",
+            "{h2UpgradePolicy: UPGRADE, connectTimeout: soon, localityLbSetting: {enabled: false, failover: []}}",
             |s| s.locality_balancing = false,
             &[
                 "connectTimeout",
-                "enableTracing",
+                "h2UpgradePolicy",
                 "localityLbSetting.failover",
             ],
         );

@@ -99,6 +99,7 @@ impl Configs {
                 Config::AuthorizationPolicy(value) => {
                     parts.authorization_policies.push(Arc::clone(value))
                 }
+                Config::Telemetry(value) => parts.telemetries.push(Arc::clone(value)),
                 Config::ServiceEntry(services) => {
                     for service in services {
                         let mut service = service.clone();

@@ -265,7 +265,11 @@ fn finish_headers<U: Upstreams>(
     }
     let manager = Rc::clone(&x.cx.manager);
     let needs = &manager.needs;
-    let captured = Captured::of(headers, &needs.response);
+    let captured = if needs.everything {
+        Captured::All(Box::new(headers.clone()))
+    } else {
+        Captured::of(headers, &needs.response)
+    };
     let bytes = if needs.sizes {
         entry::response_bytes(headers)
     } else {

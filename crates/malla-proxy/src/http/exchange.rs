@@ -147,7 +147,7 @@ impl<U: Upstreams> Exchange<U> {
             .is_some_and(response_formats_read_request);
         trace::tag_request(self);
         let needs = &self.cx.manager.needs;
-        let captured = if wants_all {
+        let captured = if wants_all || needs.everything {
             Captured::All(Box::new(self.head.headers.clone()))
         } else {
             Captured::of(&self.head.headers, &needs.request)

@@ -141,8 +141,12 @@ impl<U: Upstreams> ResponseBody<U> {
         let (Some(trailers), Some(observer)) = (frame.trailers_ref(), &mut self.observer) else {
             return;
         };
-        let names = observer.needs().trailers.as_slice();
-        let captured = Captured::of(trailers, names);
+        let needs = observer.needs();
+        let captured = if needs.everything {
+            Captured::All(Box::new(trailers.clone()))
+        } else {
+            Captured::of(trailers, &needs.trailers)
+        };
         let record = observer.record_mut();
         record.trailers = captured;
         if let Some(status) = trailers

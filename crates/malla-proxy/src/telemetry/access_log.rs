@@ -2,6 +2,7 @@
 //!
 //! [`Value`] is what one command comes to: text, a number, or nothing (`-` in text, `null` in JSON).
 
+mod expression;
 mod json;
 mod value;
 
@@ -103,6 +104,7 @@ fn passes(filter: &LogFilter, source: &Source<'_>, rng: &mut Rng64) -> bool {
     match filter {
         LogFilter::All => true,
         LogFilter::Traceable => record.traced,
+        LogFilter::Expression(expression) => expression::holds(expression, source),
         LogFilter::Types { types, exclude } => {
             // `AccessLogType`: the end of a TCP connection, or of a request.
             let kind = if record.protocol.is_none() { 3 } else { 6 };
@@ -169,6 +171,8 @@ pub struct Needs {
     pub trailers: Vec<http::HeaderName>,
     /// How long the headers are.
     pub sizes: bool,
+    /// All fields of all three.
+    pub everything: bool,
 }
 
 impl Needs {
@@ -249,6 +253,23 @@ impl Needs {
         match filter {
             LogFilter::And(all) | LogFilter::Or(all) => {
                 all.iter().for_each(|filter| self.add_filter(filter))
+            }
+            LogFilter::Expression(expression) => {
+                self.sizes = true;
+                self.everything |= expression.reads_headers();
+                for name in [
+                    http::header::HOST,
+                    http::header::REFERER,
+                    http::header::USER_AGENT,
+                ] {
+                    if !self.request.contains(&name) {
+                        self.request.push(name);
+                    }
+                }
+                let id = http::HeaderName::from_static("x-request-id");
+                if !self.request.contains(&id) {
+                    self.request.push(id);
+                }
             }
             LogFilter::Header(matcher) => {
                 if let malla_proxy_config::format::Field::Header(name) = &matcher.field

@@ -474,7 +474,7 @@ fn log_entries_are_alike() {
         for side in [&lab.envoy, &lab.malla] {
             ask(side, case, number);
             let entry = collector.wait(&format!("{} entry of {}", case.path, side.name), |seen| {
-                let of_side = seen.http.iter().filter(|(_, entry)| {
+                let mut of_side = seen.http.iter().filter(|(_, entry)| {
                     let headers = &entry.request.as_ref().unwrap().request_headers;
                     headers.get("x-proxy").is_some_and(|name| name == side.name)
                 });

@@ -22,6 +22,7 @@ use crate::metrics;
 use crate::names::{outbound_cluster, outbound_sni};
 use crate::node::Profile;
 use crate::rules::{Policy, Rule};
+use crate::telemetry;
 use crate::tls::{self, Within};
 use crate::view::View;
 
@@ -40,6 +41,9 @@ pub(crate) fn clusters(view: &View<'_>) -> Vec<Cluster> {
                 clusters.push(cluster(view, service, port, subset, rule.as_ref()));
             }
         }
+    }
+    for (service, port) in telemetry::hidden(view) {
+        clusters.push(cluster(view, service, port, None, None));
     }
     clusters
 }

@@ -171,10 +171,10 @@ pub(crate) fn http_alpn() -> HttpFilter {
 }
 
 /// Request ids as UUIDs, which also carry the decision to trace.
-pub(crate) fn uuid_request_id() -> RequestIdExtension {
+pub(crate) fn uuid_request_id(decides_sampling: bool) -> RequestIdExtension {
     RequestIdExtension {
         typed_config: Some(any::pack(&UuidRequestIdConfig {
-            use_request_id_for_trace_sampling: Some(wkt::boolean(true)),
+            use_request_id_for_trace_sampling: Some(wkt::boolean(decides_sampling)),
             ..UuidRequestIdConfig::default()
         })),
     }

@@ -11,10 +11,10 @@ use malla_xds_proto::route::RouteConfiguration;
 use malla_xds_proto::wkt;
 
 use super::filter;
-use crate::access_log;
 use crate::metrics;
 use crate::node::Profile;
 use crate::route::NO_TIMEOUT;
+use crate::telemetry::{self, logs};
 use crate::tls;
 use crate::view::View;
 
@@ -51,6 +51,9 @@ pub(crate) fn manager(
     let mut http_filters: Vec<HttpFilter> = metrics::peers(view, side).into_iter().collect();
     http_filters.extend(first);
     http_filters.extend(filter::http_tail(view, side, grpc_web));
+    let told = telemetry::side(side);
+    let tracing = telemetry::tracing::of_manager(view, told);
+    let by_request_id = tracing.as_ref().is_none_or(|it| it.sample_by_request_id);
     let mut config = HttpConnectionManager {
         codec_type: CodecType::Auto.into(),
         stat_prefix,
@@ -62,7 +65,7 @@ pub(crate) fn manager(
             }),
             Routes::Inline(routes) => RouteSpecifier::RouteConfig(*routes),
         }),
-        access_log: access_log::of_filter(&view.mesh.settings),
+        access_log: logs::of(view, told, logs::Layer::Http),
         stream_idle_timeout: Some(NO_TIMEOUT),
         normalize_path: Some(wkt::boolean(true)),
         path_with_escaped_slashes_action: PathWithEscapedSlashesAction::KeepUnchanged.into(),
@@ -72,8 +75,9 @@ pub(crate) fn manager(
         }],
         use_remote_address: Some(wkt::boolean(side == Side::Gateway)),
         // UUIDs are what Malla's proxy makes anyway.
-        request_id_extension: (view.node.profile == Profile::PlainEnvoy)
-            .then(filter::uuid_request_id),
+        request_id_extension: (view.node.profile == Profile::PlainEnvoy || !by_request_id)
+            .then(|| filter::uuid_request_id(by_request_id)),
+        tracing: tracing.map(|tracing| tracing.config),
         http_protocol_options: view.node.http10.then(|| Http1ProtocolOptions {
             accept_http_10: true,
             ..Http1ProtocolOptions::default()

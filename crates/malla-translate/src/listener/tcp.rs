@@ -11,9 +11,9 @@ use malla_xds_proto::tcp_proxy::tcp_proxy::{ClusterSpecifier, WeightedCluster};
 use malla_xds_proto::wkt;
 
 use super::{Side, filter};
-use crate::access_log;
 use crate::metrics;
 use crate::names::{BLACK_HOLE, PASSTHROUGH, parse_outbound};
+use crate::telemetry::{self, logs};
 use crate::view::View;
 
 /// To one cluster.
@@ -45,7 +45,7 @@ pub(crate) fn proxy(
     let mut config = TcpProxy {
         stat_prefix: stat_prefix.to_owned(),
         cluster_specifier: Some(specifier),
-        access_log: access_log::of_filter(&view.mesh.settings),
+        access_log: logs::of(view, telemetry::side(side), logs::Layer::Tcp),
         ..TcpProxy::default()
     };
     if let [(cluster, _), ..] = to

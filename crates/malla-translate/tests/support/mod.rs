@@ -77,6 +77,13 @@ impl Builder {
     fn settings(&mut self, document: &Value) {
         let settings: &mut MeshSettings = &mut self.parts.settings;
         let spec = &document["spec"];
+        if spec["meshConfig"].is_object() {
+            // JSON is YAML.
+            let text = spec["meshConfig"].to_string();
+            let lowered = malla_api::lower::mesh_config::lower(&text, settings).unwrap();
+            assert_eq!(lowered.not_honoured, []);
+            *settings = lowered.value;
+        }
         if let Some(file) = spec["accessLogFile"].as_str() {
             settings.access_log_file = Some(file.into());
         }
@@ -196,6 +203,7 @@ impl Builder {
             }
             Config::PeerAuthentication(value) => self.parts.peer_authentications.push(value),
             Config::AuthorizationPolicy(value) => self.parts.authorization_policies.push(value),
+            Config::Telemetry(value) => self.parts.telemetries.push(value),
         }
     }
 
