@@ -172,7 +172,7 @@ export function makeServer({ scene = 'demo', dist = fileURLToPath(new URL('../di
   };
   if (scene === 'demo' || scene === 'hostile') {
     const past = [];
-    for (let i = cursorTrace - 450; i <= cursorTrace; i += 1) past.push(...addTrace(i));
+    for (let i = cursorTrace - 450; i <= cursorTrace - 2; i += 1) past.push(...addTrace(i));
     for (let i = 0; i < 900; i += 1) {
       const line = clientLine(world, i, Date.now() - i * 1000, objects);
       if (line) past.push(line);

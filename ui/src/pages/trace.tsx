@@ -167,7 +167,7 @@ export default function Trace({ id }: { id: string }) {
   const { t, lang } = useT();
   // A trace whose log line was just clicked may still be on its way.
   const query = useQuery({ ...q.trace(id), refetchInterval: (s) => (s.state.data?.data?.length ? false : 4000) });
-  const missing = <Empty icon="traces" title={t('trace.missing')} actions={<Link className="btn" href="/traces">{t('trace.back')}</Link>}>{t('trace.missingHelp')}</Empty>;
+  const missing = <><Head title={t('trace.id')} sub={id} /><Empty icon="traces" title={t('trace.missing')} actions={<Link className="btn" href="/traces">{t('trace.back')}</Link>}>{t('trace.missingHelp')}</Empty></>;
   if (query.error instanceof ApiError && query.error.status === 404) return missing;
   return (
     <Loaded query={query}>
