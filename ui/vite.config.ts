@@ -17,5 +17,5 @@ export default defineConfig({
     chunkSizeWarningLimit: 1700,
     reportCompressedSize: false,
   },
-  test: { include: ['src/**/*.test.{ts,tsx}', 'tests/**/*.test.ts'], environment: 'node' },
+  test: { include: ['src/**/*.test.{ts,tsx}', 'tests/**/*.test.ts'], environment: 'node', testTimeout: 30_000 },
 });

@@ -65,6 +65,13 @@ impl Deriver {
         }
     }
 
+    /// The pod of an address as a log names it, with or without its port.
+    pub(crate) fn pod_at(&self, address: &str) -> Option<Arc<Workload>> {
+        let (host, _) = address.rsplit_once(':')?;
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        self.workloads.find(host.parse().ok()?)
+    }
+
     /// Counts for a proxy; `None` for one that counts itself.
     pub(crate) fn begin(&self, node: &Node) -> Option<Counting> {
         let own = Own::of(node)?;

@@ -37,6 +37,13 @@ describe('traces', () => {
     expect(buildTrace(trace([span('a', 'gone', 5, 1), span('b', 'c', 6, 1), span('c', 'b', 7, 1), span('d', 'd', 8, 1)])).spans).toHaveLength(4);
     expect(buildTrace(trace([])).spans).toHaveLength(0);
   });
+  it('is called by what was asked, where that is known', () => {
+    const title = (tags: Record<string, string>) => buildTrace(trace([span('op:80/*', null, 0, 1, Object.entries(tags).map(([key, value]) => ({ key, value })))])).spans[0]?.title;
+    expect(title({ 'http.method': 'POST', 'http.url': 'http://shop.example:8080/order?x=1#y' })).toBe('POST /order');
+    expect(title({ 'http.request.method': 'GET', 'url.path': '/a/b' })).toBe('GET /a/b');
+    expect(title({ 'http.url': 'http://shop.example' })).toBe('/');
+    expect(title({})).toBe('op:80/*');
+  });
   it('asks only for hexadecimal ids', () => {
     expect(traceIdPath(' ABC/../x1 ')).toBe('abc1');
     expect(traceIdPath('')).toBe('0');

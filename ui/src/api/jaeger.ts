@@ -9,6 +9,8 @@ export interface Span {
   parent: string | null;
   service: string;
   operation: string;
+  /** What was asked, `GET /order`, where the span says so; else the operation. */
+  title: string;
   /** Microseconds since the start of the trace. */
   start: number;
   /** Microseconds. */
@@ -44,6 +46,13 @@ function isError(tags: [string, string][]): boolean {
   );
 }
 
+/** Istio's operations are `host:port/*`: the same for every request. Method and path tell them apart. */
+function titleOf(operation: string, method: string, address: string): string {
+  if (!address) return operation;
+  const path = /^[a-z][a-z0-9+.-]*:\/\/[^/?#]*([^?#]*)/i.exec(address)?.[1] ?? address.split(/[?#]/)[0];
+  return `${method} ${path || '/'}`.trim();
+}
+
 function convert(raw: JaegerSpan, trace: JaegerTrace, origin: number): Span {
   const tags = pairs(raw.tags);
   const tag = (...names: string[]) => tags.find(([k]) => names.includes(k))?.[1] ?? '';
@@ -53,6 +62,7 @@ function convert(raw: JaegerSpan, trace: JaegerTrace, origin: number): Span {
     parent: raw.references.find((r) => r.refType === 'CHILD_OF')?.spanID ?? raw.references[0]?.spanID ?? null,
     service: process?.serviceName ?? '?',
     operation: raw.operationName,
+    title: titleOf(raw.operationName, tag('http.method', 'http.request.method'), tag('http.url', 'url.full', 'url.path')),
     start: raw.startTime - origin,
     duration: raw.duration,
     depth: 0,

@@ -28,7 +28,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** The mesh at a glance, over the last ten minutes */
+        /** The mesh at a glance: figures over the last minute, series over the last ten */
         get: operations["getOverview"];
         put?: never;
         post?: never;
@@ -400,6 +400,123 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/query": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** A PromQL expression's value at one time; also by POST with a form (no token needed, nothing changes) */
+        get: operations["promQuery"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/labels": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Names of labels; also by POST */
+        get: operations["promLabels"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/label/{name}/values": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get: operations["promLabelValues"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/series": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Series that match; also by POST */
+        get: operations["promSeries"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/metadata": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** What the targets say of their metrics */
+        get: operations["promMetadata"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/targets": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** What is scraped, and how the last scrape went */
+        get: operations["promTargets"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/status/buildinfo": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get: operations["promBuildInfo"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/query_range": {
         parameters: {
             query?: never;
@@ -440,6 +557,38 @@ export interface paths {
             cookie?: never;
         };
         get: operations["jaegerOperations"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/jaeger/api/operations": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get: operations["jaegerAllOperations"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/jaeger/api/dependencies": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get: operations["jaegerDependencies"];
         put?: never;
         post?: never;
         delete?: never;
@@ -992,6 +1141,57 @@ export interface components {
                     ][];
                 }[];
             };
+        };
+        PromAnswer: {
+            /** @enum {string} */
+            status: "success" | "error";
+            errorType?: string;
+            error?: string;
+            data?: unknown;
+        };
+        PromNames: {
+            /** @enum {string} */
+            status: "success" | "error";
+            data?: string[];
+        };
+        PromSeries: {
+            /** @enum {string} */
+            status: "success" | "error";
+            data?: {
+                [key: string]: string;
+            }[];
+        };
+        PromTargets: {
+            /** @enum {string} */
+            status: "success" | "error";
+            data?: {
+                activeTargets: {
+                    labels: {
+                        [key: string]: string;
+                    };
+                    scrapePool: string;
+                    scrapeUrl: string;
+                    /** @enum {string} */
+                    health: "up" | "down" | "unknown";
+                    lastError: string;
+                    lastScrape: string;
+                    /** @description Seconds */
+                    lastScrapeDuration: number;
+                }[];
+            };
+        };
+        JaegerOperations: {
+            data: {
+                name: string;
+                spanKind: string;
+            }[] | null;
+        };
+        JaegerDependencies: {
+            data: {
+                parent: string;
+                child: string;
+                callCount: number;
+            }[] | null;
         };
         JaegerNames: {
             data: string[] | null;
@@ -1666,6 +1866,182 @@ export interface operations {
             default: components["responses"]["Error"];
         };
     };
+    promQuery: {
+        parameters: {
+            query: {
+                query: string;
+                /** @description Unix seconds or RFC 3339; now if absent */
+                time?: string;
+                /** @description Seconds, or for instance 10s */
+                timeout?: string;
+                limit?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description As Prometheus */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PromAnswer"];
+                };
+            };
+            /** @description As Prometheus */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PromAnswer"];
+                };
+            };
+        };
+    };
+    promLabels: {
+        parameters: {
+            query?: {
+                "match[]"?: string[];
+                start?: string;
+                end?: string;
+                limit?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Names */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PromNames"];
+                };
+            };
+        };
+    };
+    promLabelValues: {
+        parameters: {
+            query?: {
+                "match[]"?: string[];
+                start?: string;
+                end?: string;
+                limit?: number;
+            };
+            header?: never;
+            path: {
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Values */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PromNames"];
+                };
+            };
+        };
+    };
+    promSeries: {
+        parameters: {
+            query: {
+                "match[]": string[];
+                start?: string;
+                end?: string;
+                limit?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Label sets */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PromSeries"];
+                };
+            };
+        };
+    };
+    promMetadata: {
+        parameters: {
+            query?: {
+                metric?: string;
+                limit?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description As Prometheus */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PromAnswer"];
+                };
+            };
+        };
+    };
+    promTargets: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description As Prometheus */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PromTargets"];
+                };
+            };
+        };
+    };
+    promBuildInfo: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description As Prometheus */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PromAnswer"];
+                };
+            };
+        };
+    };
     promQueryRange: {
         parameters: {
             query: {
@@ -1732,6 +2108,54 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["JaegerNames"];
+                };
+            };
+        };
+    };
+    jaegerAllOperations: {
+        parameters: {
+            query: {
+                service: string;
+                spanKind?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Names and kinds */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["JaegerOperations"];
+                };
+            };
+        };
+    };
+    jaegerDependencies: {
+        parameters: {
+            query?: {
+                /** @description Unix milliseconds */
+                endTs?: number;
+                /** @description Milliseconds */
+                lookback?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Who calls whom */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["JaegerDependencies"];
                 };
             };
         };

@@ -12,6 +12,9 @@ export const none = '–';
 type Num = number | null | undefined;
 const missing = (v: Num): v is null | undefined => v === null || v === undefined || !Number.isFinite(v);
 
+/** `order.base` as `order`; names of hosts stay. */
+export const short = (name: string) => (/^[^.]+\.[^.]+$/.test(name) ? (name.split('.')[0] as string) : name);
+
 /** Three significant digits, thousands with k, M. */
 export function compact(v: Num, lang = 'en'): string {
   if (missing(v)) return none;

@@ -9,7 +9,7 @@ import type { StreamState } from '../api/sse';
 import type { LogLine } from '../api/types';
 import { useT } from '../i18n';
 import { isKnownFlag } from '../lib/flags';
-import { bytes, dateTime, ms, timeOfDay } from '../lib/format';
+import { bytes, dateTime, ms, short, timeOfDay } from '../lib/format';
 import { path } from '../lib/url';
 import { Icon } from '../ui/icons';
 import { CopyButton, Empty, Failure, Skeleton } from '../ui/parts';
@@ -103,7 +103,7 @@ export function LogRows({ lines, more, loading }: { lines: LogLine[]; more?: () 
                 <span className="l-method">{line.method}</span>
                 <span className="l-path ellipsis">{line.path || line.authority}</span>
                 <span className="l-flags"><Flags flags={line.flags} /></span>
-                <span className="l-way ellipsis">{line.source || '?'}{' → '}{line.destination || '?'}</span>
+                <span className="l-way ellipsis" title={`${line.source || '?'} → ${line.destination || '?'}`}>{short(line.source) || '?'}{' → '}{short(line.destination) || '?'}</span>
                 <span className="l-ms">{ms(line.durationMs, lang)}</span>
               </button>
               {open === key && <Detail line={line} />}

@@ -8,7 +8,7 @@ import { buildTrace } from '../api/jaeger';
 import type { Span, Trace as Tree } from '../api/jaeger';
 import { q } from '../api/queries';
 import { useT } from '../i18n';
-import { dateTime, us } from '../lib/format';
+import { dateTime, short, us } from '../lib/format';
 import { href, useParam, useSetParams } from '../lib/url';
 import { Icon } from '../ui/icons';
 import { CopyButton, Empty, Head, Loaded, SearchBox } from '../ui/parts';
@@ -70,6 +70,7 @@ function SpanDetail({ span }: { span: Span }) {
         <span className="chip">{t('trace.startsAt', { at: us(span.start, lang) })}</span>
         <span className="chip">{t('trace.takes', { duration: us(span.duration, lang) })}</span>
         {span.kind && <span className="chip">{span.kind}</span>}
+        <span className="chip mono">{span.operation}</span>
         <span className="chip mono">{span.id}</span>
       </div>
       <h3>{t('trace.tagsTitle')}</h3>
@@ -108,7 +109,7 @@ function Waterfall({ trace }: { trace: Tree }) {
     return out;
   }, [trace, closed]);
   const needle = find.toLowerCase();
-  const hit = (s: Span) => needle !== '' && `${s.service} ${s.operation} ${s.tags.map((x) => x.join('=')).join(' ')}`.toLowerCase().includes(needle);
+  const hit = (s: Span) => needle !== '' && `${s.service} ${s.title} ${s.operation} ${s.tags.map((x) => x.join('=')).join(' ')}`.toLowerCase().includes(needle);
   const width = view[1] - view[0];
   const left = (us0: number) => 100 * ((us0 / trace.duration - view[0]) / width);
   const toggle = (id: string) => {
@@ -142,9 +143,9 @@ function Waterfall({ trace }: { trace: Tree }) {
                     ) : (
                       <span className="fold" />
                     )}
-                    <button type="button" className="label ellipsis" onClick={() => set({ span: open ? null : s.id })} aria-label={t('trace.spanLabel', { service: s.service, operation: s.operation, duration: us(s.duration, lang) })}>
+                    <button type="button" className="label ellipsis" onClick={() => set({ span: open ? null : s.id })} aria-label={t('trace.spanLabel', { service: s.service, operation: s.title, duration: us(s.duration, lang) })}>
                       {s.error && <span className="t-err"><Icon name="alert" size={13} /></span>}
-                      <b>{s.service}</b> <span className="muted">{s.operation}</span>
+                      <b title={s.service}>{short(s.service)}</b> <span className="muted">{s.title}</span>
                     </button>
                   </div>
                   {/* eslint-disable-next-line jsx-a11y/click-events-have-key-events, jsx-a11y/no-static-element-interactions -- the name beside it has the keys */}
@@ -179,7 +180,7 @@ export default function Trace({ id }: { id: string }) {
         const trace = buildTrace(raw);
         return (
           <>
-            <Head title={<>{trace.root?.service} <span className="muted">{trace.root?.operation}</span></>} sub={dateTime(new Date(trace.startedAt), lang)}>
+            <Head title={<>{short(trace.root?.service ?? '')} <span className="muted">{trace.root?.title}</span></>} sub={dateTime(new Date(trace.startedAt), lang)}>
               <Link href={href('/logs', { traceId: trace.id, w: 86400 })} className="btn"><Icon name="logs" size={16} />{t('trace.toLogs')}</Link>
             </Head>
             <div className="facts">

@@ -6,7 +6,7 @@ import { get } from '../api/client';
 import { buildTrace } from '../api/jaeger';
 import type { Trace } from '../api/jaeger';
 import { useT } from '../i18n';
-import { timeOfDay, us } from '../lib/format';
+import { short, timeOfDay, us } from '../lib/format';
 import { useSize } from '../lib/hooks';
 import { path } from '../lib/url';
 import { Empty, Failure, Skeleton } from '../ui/parts';
@@ -79,7 +79,7 @@ function Scatter({ traces }: { traces: Trace[] }) {
           {traces.map((trace) => (
              
             <circle key={trace.id} cx={x(trace.startedAt)} cy={y(trace.duration)} r={Math.min(9, 3 + trace.spans.length * 0.4)} className={trace.errors > 0 ? 'bad' : undefined} onClick={() => navigate(path('traces', trace.id))}>
-              <title>{`${trace.root?.service ?? ''} ${trace.root?.operation ?? ''} · ${us(trace.duration, lang)}`}</title>
+              <title>{`${trace.root?.service ?? ''} ${trace.root?.title ?? ''} · ${us(trace.duration, lang)}`}</title>
             </circle>
           ))}
         </svg>
@@ -111,17 +111,17 @@ export function TraceList(search: TraceSearch) {
           columns={[
             { id: 'time', header: t('log.time'), num: true, sort: (x) => x.startedAt, cell: (x) => timeOfDay(new Date(x.startedAt), lang, true), width: 110 },
             {
-              id: 'root', header: t('trace.root'), sort: (x) => `${x.root?.service} ${x.root?.operation}`,
+              id: 'root', header: t('trace.root'), sort: (x) => `${x.root?.service} ${x.root?.title}`,
               cell: (x) => (
                 <div className="row gap-s">
-                  <Link href={path('traces', x.id)} className="name">{x.root?.service.split('.')[0]}</Link>
-                  <span className="muted break">{x.root?.operation}</span>
+                  <Link href={path('traces', x.id)} className="name">{short(x.root?.service ?? '')}</Link>
+                  <span className="muted break">{x.root?.title}</span>
                   {x.errors > 0 && <span className="chip err">{t('trace.errors', { count: x.errors })}</span>}
                 </div>
               ),
             },
             { id: 'spans', header: t('trace.spans'), num: true, keep: 'mid', sort: (x) => x.spans.length, cell: (x) => x.spans.length },
-            { id: 'services', header: t('trace.services'), keep: 'lo', cell: (x) => <span className="small muted" title={x.services.join(', ')}>{x.services.map((n) => n.split('.')[0]).join(', ')}</span> },
+            { id: 'services', header: t('trace.services'), keep: 'lo', cell: (x) => <span className="small muted" title={x.services.join(', ')}>{x.services.map(short).join(', ')}</span> },
             {
               id: 'duration', header: t('trace.duration'), num: true, sort: (x) => x.duration, width: 150,
               cell: (x) => <span className="lenbar"><span className="bar" aria-hidden="true"><span className={x.errors > 0 ? 'err' : undefined} style={{ width: `${(100 * x.duration) / longest}%` }} /></span>{us(x.duration, lang)}</span>,

@@ -18,29 +18,35 @@ export interface Point {
 export type Positions = Map<string, Point>;
 /** Above so many nodes or edges, ELK is not even asked. */
 const elkLimit = { nodes: 120, edges: 260 };
-/** How long a reader waits for the better picture, in milliseconds. */
-const patience = 1500;
+/** How long a reader waits for the better picture, in milliseconds; and for the worker that draws it to start. */
+const patience = 2500;
+const start = 10_000;
 
 type Engine = InstanceType<typeof ELK>;
 let elk: Engine | undefined;
 const engine = (): Engine => (elk ??= new ELK({ workerFactory: () => new Worker(workerUrl) }));
 
-/** ELK's answer, or an error when it takes too long; its worker is then ended and made anew for the next. */
-async function inTime(graph: ElkNode): Promise<ElkNode> {
-  const used = engine();
+/** An answer of ELK's, or an error when it takes too long; its worker is then ended and made anew for the next. */
+async function within<A>(limit: number, used: Engine, answer: Promise<A>): Promise<A> {
   let timer: ReturnType<typeof setTimeout> | undefined;
   const late = new Promise<never>((_, reject) => {
     timer = setTimeout(() => {
       used.terminateWorker();
       if (elk === used) elk = undefined;
       reject(new Error('layout took too long'));
-    }, patience);
+    }, limit);
   });
   try {
-    return await Promise.race([used.layout(graph), late]);
+    return await Promise.race([answer, late]);
   } finally {
     clearTimeout(timer);
   }
+}
+
+async function inTime(graph: ElkNode): Promise<ElkNode> {
+  const used = engine();
+  await within(start, used, used.knownLayoutAlgorithms());
+  return within(patience, used, used.layout(graph));
 }
 
 function byNamespace(nodes: VNode[]): Map<string, VNode[]> {
@@ -112,17 +118,29 @@ export function ranks(ids: string[], edges: { source: string; target: string }[]
   return rank;
 }
 
+/** The columns of one namespace: one for each rank where that is readable, else as many as make a block. */
+function columnsOf(members: VNode[], rank: Map<string, number>): VNode[][] {
+  const at = (n: VNode) => rank.get(n.id) ?? 0;
+  const sorted = [...members].sort((a, b) => at(a) - at(b) || (a.node.name < b.node.name ? -1 : 1));
+  if (sorted.length <= 40) {
+    const byRank = new Map<number, VNode[]>();
+    for (const n of sorted) byRank.set(at(n), [...(byRank.get(at(n)) ?? []), n]);
+    return [...byRank.values()];
+  }
+  const rows = Math.ceil(Math.sqrt(sorted.length * 2.6));
+  return Array.from({ length: Math.ceil(sorted.length / rows) }, (_, i) => sorted.slice(i * rows, (i + 1) * rows));
+}
+
 /** Namespaces as blocks of columns, blocks on shelves; callers to the left. */
 export function blocks(scene: Scene): Positions {
   const out: Positions = new Map();
   const rank = ranks(scene.nodes.map((n) => n.id), scene.edges);
   const gap = { x: 64, y: 22 };
   const made = [...byNamespace(scene.nodes)].map(([namespace, members]) => {
-    const sorted = [...members].sort((a, b) => (rank.get(a.id) ?? 0) - (rank.get(b.id) ?? 0) || (a.node.name < b.node.name ? -1 : 1));
-    const rows = Math.max(1, Math.ceil(Math.sqrt(sorted.length * 2.6)));
-    const columns = Math.ceil(sorted.length / rows);
-    const mean = sorted.reduce((s, n) => s + (rank.get(n.id) ?? 0), 0) / sorted.length;
-    return { namespace, sorted, rows, mean, width: columns * (size.width + gap.x) - gap.x, height: Math.min(rows, sorted.length) * (size.height + gap.y) - gap.y };
+    const columns = columnsOf(members, rank);
+    const rows = columns.reduce((most, c) => Math.max(most, c.length), 0);
+    const mean = members.reduce((s, n) => s + (rank.get(n.id) ?? 0), 0) / members.length;
+    return { namespace, columns, mean, width: columns.length * (size.width + gap.x) - gap.x, height: rows * (size.height + gap.y) - gap.y };
   });
   made.sort((a, b) => a.mean - b.mean || (a.namespace < b.namespace ? -1 : 1));
   const area = made.reduce((s, b) => s + (b.width + 110) * (b.height + 110), 0);
@@ -136,8 +154,9 @@ export function blocks(scene: Scene): Positions {
       y += shelf + 110;
       shelf = 0;
     }
-    b.sorted.forEach((n, i) => {
-      out.set(n.id, { x: x + Math.floor(i / b.rows) * (size.width + gap.x), y: y + (i % b.rows) * (size.height + gap.y) });
+    b.columns.forEach((column, i) => {
+      const top = y + (b.height - column.length * (size.height + gap.y) + gap.y) / 2;
+      column.forEach((n, j) => out.set(n.id, { x: x + i * (size.width + gap.x), y: top + j * (size.height + gap.y) }));
     });
     x += b.width + 110;
     shelf = Math.max(shelf, b.height);

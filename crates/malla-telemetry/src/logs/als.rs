@@ -70,12 +70,12 @@ impl AccessLogService for Als {
                 Some(LogEntries::HttpLogs(logs)) => logs
                     .log_entry
                     .into_iter()
-                    .map(|entry| http_line(entry, &origin))
+                    .map(|entry| self.named(http_line(entry, &origin)))
                     .collect(),
                 Some(LogEntries::TcpLogs(logs)) => logs
                     .log_entry
                     .into_iter()
-                    .map(|entry| tcp_line(entry, &origin))
+                    .map(|entry| self.named(tcp_line(entry, &origin)))
                     .collect(),
                 None => continue,
             };
@@ -86,6 +86,17 @@ impl AccessLogService for Als {
 }
 
 impl Als {
+    /// Names the caller by the address its call came from: a certificate says no more than the
+    /// service account.
+    fn named(&self, mut line: LogLine) -> LogLine {
+        if line.reporter == "destination"
+            && let Some(caller) = self.deriver.pod_at(&line.downstream)
+        {
+            line.source = format!("{}.{}", caller.name, caller.namespace);
+        }
+        line
+    }
+
     /// For the metrics of a proxy that does not count itself.
     fn count(&self, counting: &Counting, entries: &LogEntries) {
         match entries {
