@@ -70,12 +70,18 @@ impl AccessLogService for Als {
                 Some(LogEntries::HttpLogs(logs)) => logs
                     .log_entry
                     .into_iter()
-                    .map(|entry| self.named(http_line(entry, &origin)))
+                    .map(|entry| {
+                        let caller = caller(entry.common_properties.as_ref());
+                        self.named(http_line(entry, &origin), &caller)
+                    })
                     .collect(),
                 Some(LogEntries::TcpLogs(logs)) => logs
                     .log_entry
                     .into_iter()
-                    .map(|entry| self.named(tcp_line(entry, &origin)))
+                    .map(|entry| {
+                        let caller = caller(entry.common_properties.as_ref());
+                        self.named(tcp_line(entry, &origin), &caller)
+                    })
                     .collect(),
                 None => continue,
             };
@@ -88,9 +94,9 @@ impl AccessLogService for Als {
 impl Als {
     /// Names the caller by the address its call came from: a certificate says no more than the
     /// service account.
-    fn named(&self, mut line: LogLine) -> LogLine {
+    fn named(&self, mut line: LogLine, caller: &str) -> LogLine {
         if line.reporter == "destination"
-            && let Some(caller) = self.deriver.pod_at(&line.downstream)
+            && let Some(caller) = self.deriver.pod_at(caller)
         {
             line.source = format!("{}.{}", caller.name, caller.namespace);
         }
@@ -202,6 +208,15 @@ fn tcp_line(entry: TcpAccessLogEntry, origin: &Origin) -> LogLine {
         ..LogLine::default()
     };
     finish(line, common, origin)
+}
+
+/// Where the connection came from, whoever the headers say that it was for.
+fn caller(common: Option<&AccessLogCommon>) -> String {
+    let of = |common: &AccessLogCommon| {
+        let direct = common.downstream_direct_remote_address.as_ref();
+        address(direct.or(common.downstream_remote_address.as_ref()))
+    };
+    common.map(of).unwrap_or_default()
 }
 
 /// What HTTP and TCP have in common.

@@ -10,7 +10,7 @@ async function open(url, { lang = "en", theme = "light", width = 1280, height = 
   const complaints = [];
   const page = await context.newPage();
   page.base = base;
-  page.setDefaultTimeout(30_000);
+  page.setDefaultTimeout(60_000);
   // Errors of the Content-Security-Policy and of scripts both end up here.
   page.on("console", (said) => { if (["error", "warning"].includes(said.type())) complaints.push(`${said.type()}: ${said.text()}`); });
   page.on("pageerror", (error) => complaints.push(`exception: ${error.message}`));
