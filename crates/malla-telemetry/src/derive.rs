@@ -65,13 +65,6 @@ impl Deriver {
         }
     }
 
-    /// The pod of an address as a log names it, with or without its port.
-    pub(crate) fn pod_at(&self, address: &str) -> Option<Arc<Workload>> {
-        let (host, _) = address.rsplit_once(':')?;
-        let host = host.trim_start_matches('[').trim_end_matches(']');
-        self.workloads.find(host.parse().ok()?)
-    }
-
     /// Counts for a proxy; `None` for one that counts itself.
     pub(crate) fn begin(&self, node: &Node) -> Option<Counting> {
         let own = Own::of(node)?;
@@ -106,6 +99,10 @@ impl Deriver {
             self.sets.fetch_sub(1, Ordering::Relaxed);
             self.refused.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    pub(crate) fn workloads(&self) -> &Workloads {
+        &self.workloads
     }
 
     /// Entries not counted because there are too many label sets.

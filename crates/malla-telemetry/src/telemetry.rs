@@ -180,11 +180,12 @@ impl Telemetry {
         let wait = |mut stopped: watch::Receiver<bool>| async move {
             stopped.wait_for(|stopped| *stopped).await.ok();
         };
+        // Boxed: it is large, and whoever awaits us would have to hold it.
         let grpc = receivers.grpc.map(|listener| {
-            self.grpc_services().serve_with_incoming_shutdown(
+            Box::pin(self.grpc_services().serve_with_incoming_shutdown(
                 TcpListenerStream::new(listener),
                 wait(stopping.subscribe()),
-            )
+            ))
         });
         let http = |listener: Option<TcpListener>, routes: Router| {
             listener.map(|listener| {

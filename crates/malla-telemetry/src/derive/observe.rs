@@ -3,11 +3,8 @@
 //!
 //! Labels and their fall-backs are those of Istio's `istio_stats` filter.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
-use malla_xds_proto::core::Address;
-use malla_xds_proto::core::address::Address as AnyAddress;
 use malla_xds_proto::pb::envoy::data::accesslog::v3::tls_properties::CertificateProperties;
 use malla_xds_proto::pb::envoy::data::accesslog::v3::tls_properties::certificate_properties::subject_alt_name::San;
 use malla_xds_proto::pb::envoy::data::accesslog::v3::{
@@ -16,7 +13,7 @@ use malla_xds_proto::pb::envoy::data::accesslog::v3::{
 
 use super::own::Own;
 use super::workloads::{ServicePort, Workload, Workloads};
-use crate::logs::als::{duration_ms, flag_names};
+use crate::logs::als::{duration_ms, flag_names, ip};
 
 /// Bytes of a label's value; longer ones are cut.
 const LONGEST: usize = 256;
@@ -288,13 +285,6 @@ fn called_service(common: &AccessLogCommon, authority: &str) -> ServicePort {
         host: host.to_owned(),
         name: name.to_owned(),
         namespace: namespace.to_owned(),
-    }
-}
-
-fn ip(address: Option<&Address>) -> Option<IpAddr> {
-    match address?.address.as_ref()? {
-        AnyAddress::SocketAddress(socket) => socket.address.parse().ok(),
-        _ => None,
     }
 }
 

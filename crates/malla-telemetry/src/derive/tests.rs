@@ -398,15 +398,3 @@ fn the_series_of_a_proxy_that_has_gone_end() {
     });
     assert!(deriver.living(now).is_empty());
 }
-
-#[test]
-fn a_pod_is_found_by_its_address_as_logs_write_it() {
-    let deriver = Deriver::new(workloads());
-    let name = |address: &str| deriver.pod_at(address).map(|pod| pod.name.clone());
-    let known = name("10.0.0.1:41234");
-    assert!(known.is_some());
-    assert_eq!(name("10.0.0.1:"), known);
-    for unknown in ["10.9.9.9:1", "10.0.0.1", "[fd00::1]:80", "", "cart:80"] {
-        assert_eq!(name(unknown), None, "{unknown}");
-    }
-}

@@ -4,6 +4,7 @@
 //! is one-way: what does not fit into the queue is dropped and counted, and Envoy never waits.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -24,7 +25,7 @@ use malla_xds_proto::pb::google::protobuf::value::Kind;
 use malla_xds_proto::pb::google::protobuf::{Duration, Struct, Timestamp};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::derive::{Counting, Deriver};
+use crate::derive::{Counting, Deriver, Workloads};
 use crate::logs::LogIntake;
 use crate::logs::line::{LogLine, Origin, trace_id};
 
@@ -56,6 +57,7 @@ impl AccessLogService for Als {
         let mut stream = request.into_inner();
         let mut origin = Origin::default();
         let mut counting = None;
+        let workloads = self.deriver.workloads();
         while let Some(message) = stream.message().await? {
             // Only the first message names the node.
             if let Some(identifier) = message.identifier {
@@ -70,18 +72,12 @@ impl AccessLogService for Als {
                 Some(LogEntries::HttpLogs(logs)) => logs
                     .log_entry
                     .into_iter()
-                    .map(|entry| {
-                        let caller = caller(entry.common_properties.as_ref());
-                        self.named(http_line(entry, &origin), &caller)
-                    })
+                    .map(|entry| http_line(entry, &origin, workloads))
                     .collect(),
                 Some(LogEntries::TcpLogs(logs)) => logs
                     .log_entry
                     .into_iter()
-                    .map(|entry| {
-                        let caller = caller(entry.common_properties.as_ref());
-                        self.named(tcp_line(entry, &origin), &caller)
-                    })
+                    .map(|entry| tcp_line(entry, &origin, workloads))
                     .collect(),
                 None => continue,
             };
@@ -92,17 +88,6 @@ impl AccessLogService for Als {
 }
 
 impl Als {
-    /// Names the caller by the address its call came from: a certificate says no more than the
-    /// service account.
-    fn named(&self, mut line: LogLine, caller: &str) -> LogLine {
-        if line.reporter == "destination"
-            && let Some(caller) = self.deriver.pod_at(caller)
-        {
-            line.source = format!("{}.{}", caller.name, caller.namespace);
-        }
-        line
-    }
-
     /// For the metrics of a proxy that does not count itself.
     fn count(&self, counting: &Counting, entries: &LogEntries) {
         match entries {
@@ -159,7 +144,7 @@ fn text<'a>(metadata: &'a Struct, name: &str) -> Option<&'a str> {
     }
 }
 
-fn http_line(entry: HttpAccessLogEntry, origin: &Origin) -> LogLine {
+fn http_line(entry: HttpAccessLogEntry, origin: &Origin, workloads: &Workloads) -> LogLine {
     let common = entry.common_properties.unwrap_or_default();
     let request = entry.request.unwrap_or_default();
     let response = entry.response.unwrap_or_default();
@@ -194,10 +179,10 @@ fn http_line(entry: HttpAccessLogEntry, origin: &Origin) -> LogLine {
         trace_id: traced,
         ..LogLine::default()
     };
-    finish(line, common, origin)
+    finish(line, common, origin, workloads)
 }
 
-fn tcp_line(entry: TcpAccessLogEntry, origin: &Origin) -> LogLine {
+fn tcp_line(entry: TcpAccessLogEntry, origin: &Origin, workloads: &Workloads) -> LogLine {
     let common = entry.common_properties.unwrap_or_default();
     let connection = entry.connection_properties.unwrap_or_default();
     let line = LogLine {
@@ -207,20 +192,16 @@ fn tcp_line(entry: TcpAccessLogEntry, origin: &Origin) -> LogLine {
         details: common.connection_termination_details.clone(),
         ..LogLine::default()
     };
-    finish(line, common, origin)
-}
-
-/// Where the connection came from, whoever the headers say that it was for.
-fn caller(common: Option<&AccessLogCommon>) -> String {
-    let of = |common: &AccessLogCommon| {
-        let direct = common.downstream_direct_remote_address.as_ref();
-        address(direct.or(common.downstream_remote_address.as_ref()))
-    };
-    common.map(of).unwrap_or_default()
+    finish(line, common, origin, workloads)
 }
 
 /// What HTTP and TCP have in common.
-fn finish(mut line: LogLine, common: AccessLogCommon, origin: &Origin) -> LogLine {
+fn finish(
+    mut line: LogLine,
+    common: AccessLogCommon,
+    origin: &Origin,
+    workloads: &Workloads,
+) -> LogLine {
     let duration = common.duration.or(common.time_to_last_downstream_tx_byte);
     line.time = common.start_time.map_or(0, milliseconds);
     line.duration_ms = duration.map_or(0.0, duration_ms);
@@ -255,7 +236,25 @@ fn finish(mut line: LogLine, common: AccessLogCommon, origin: &Origin) -> LogLin
             San::Dns(_) => None,
         })
     });
-    line.complete(origin, peer)
+    let told = !line.source.is_empty();
+    let mut line = line.complete(origin, peer);
+    // A certificate names an account, which many workloads may share; an address is one pod's.
+    if !told && line.reporter == "destination" {
+        let direct = common.downstream_direct_remote_address.as_ref();
+        let caller = ip(direct).and_then(|caller| workloads.find(caller));
+        if let Some(caller) = caller {
+            line.source = format!("{}.{}", caller.name, caller.namespace);
+        }
+    }
+    line
+}
+
+/// The address of a socket, if it is one.
+pub(crate) fn ip(address: Option<&Address>) -> Option<IpAddr> {
+    match address?.address.as_ref()? {
+        AnyAddress::SocketAddress(socket) => socket.address.parse().ok(),
+        _ => None,
+    }
 }
 
 fn take(tags: &HashMap<String, String>, name: &str, field: &mut String) {
@@ -286,6 +285,7 @@ fn address(address: Option<&Address>) -> String {
                 None => String::new(),
             };
             match socket.address.contains(':') {
+                _ if port.is_empty() || port == "0" => socket.address.clone(),
                 true => format!("[{}]:{port}", socket.address),
                 false => format!("{}:{port}", socket.address),
             }
@@ -330,4 +330,64 @@ pub(crate) fn flag_names(flags: &ResponseFlags) -> Vec<String> {
     ];
     let names = set.into_iter().filter(|(set, _)| *set);
     names.map(|(_, name)| name.to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use malla_xds_proto::core::SocketAddress;
+
+    use super::*;
+    use crate::derive::Workload;
+
+    fn at(ip: &str, port: u32) -> Option<Address> {
+        let socket = SocketAddress {
+            address: ip.to_owned(),
+            port_specifier: Some(PortSpecifier::PortValue(port)),
+            ..SocketAddress::default()
+        };
+        Some(Address {
+            address: Some(AnyAddress::SocketAddress(socket)),
+        })
+    }
+
+    #[test]
+    fn a_caller_is_known_by_the_address_its_call_came_from() {
+        let workloads = Workloads::default();
+        let cart = Workload {
+            name: "cart".to_owned(),
+            namespace: "base".to_owned(),
+            ..Workload::default()
+        };
+        workloads.replace([("10.0.0.2".parse().unwrap(), Arc::new(cart))].into());
+        let source = |cluster: &str, told: &str| {
+            let common = AccessLogCommon {
+                upstream_cluster: cluster.to_owned(),
+                // Whoever is said to have asked first is not who called.
+                downstream_remote_address: at("203.0.113.9", 0),
+                downstream_direct_remote_address: at("10.0.0.2", 7),
+                custom_tags: [("source_workload".to_owned(), told.to_owned())].into(),
+                ..AccessLogCommon::default()
+            };
+            let origin = Origin {
+                workload: "own".to_owned(),
+                ..Origin::default()
+            };
+            let line = finish(LogLine::default(), common, &origin, &workloads);
+            assert_eq!(line.downstream, "203.0.113.9");
+            line.source
+        };
+        assert_eq!(source("inbound|80||", ""), "cart.base");
+        assert_eq!(source("inbound|80||", "told"), "told");
+        assert_eq!(source("outbound|80||x", ""), "own");
+    }
+
+    #[test]
+    fn addresses_are_written_as_hosts_and_ports() {
+        assert_eq!(address(at("10.0.0.1", 80).as_ref()), "10.0.0.1:80");
+        assert_eq!(address(at("fd00::1", 80).as_ref()), "[fd00::1]:80");
+        assert_eq!(address(at("fd00::1", 0).as_ref()), "fd00::1");
+        assert_eq!(address(None), "");
+    }
 }
