@@ -27,20 +27,25 @@ struct Case {
     spans: usize,
 }
 
+const SAMPLED: (&str, &str) = (
+    "traceparent",
+    "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+);
+const UNSAMPLED: (&str, &str) = (
+    "traceparent",
+    "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00",
+);
+const B3_TRACE: (&str, &str) = ("x-b3-traceid", "0af7651916cd43dd8448eb211c80319c");
+const B3_SPAN: (&str, &str) = ("x-b3-spanid", "b7ad6b7169203331");
+const B3_SINGLE: (&str, &str) = ("b3", "0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-1");
+const ID: &str = "7e9e1a00-1111-4222-8333-444444444444";
+const ID_SAMPLED: &str = "7e9e1a00-1111-a222-8333-444444444444";
+
+/// Adds a case: listener, path, headers, spans.
+type Add<'a> =
+    dyn FnMut(&'static str, &'static str, &'static [(&'static str, &'static str)], usize) + 'a;
+
 fn cases() -> Vec<Case> {
-    const SAMPLED: (&str, &str) = (
-        "traceparent",
-        "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
-    );
-    const UNSAMPLED: (&str, &str) = (
-        "traceparent",
-        "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00",
-    );
-    const B3_TRACE: (&str, &str) = ("x-b3-traceid", "0af7651916cd43dd8448eb211c80319c");
-    const B3_SPAN: (&str, &str) = ("x-b3-spanid", "b7ad6b7169203331");
-    const B3_SINGLE: (&str, &str) = ("b3", "0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-1");
-    const ID: &str = "7e9e1a00-1111-4222-8333-444444444444";
-    const ID_SAMPLED: &str = "7e9e1a00-1111-a222-8333-444444444444";
     let mut out = Vec::new();
     let mut add = |listener, path, headers, spans| {
         out.push(Case {
@@ -50,6 +55,15 @@ fn cases() -> Vec<Case> {
             spans,
         });
     };
+    any_tracer(&mut add);
+    callers_with_traceparent(&mut add);
+    callers_with_b3(&mut add);
+    special_managers(&mut add);
+    out
+}
+
+/// What is alike for all tracers.
+fn any_tracer(add: &mut Add<'_>) {
     for listener in [
         "ingress",
         "egress",
@@ -88,6 +102,10 @@ fn cases() -> Vec<Case> {
         );
         add(listener, "/retry/flaky/503/1/t", &[], 1);
     }
+}
+
+/// Contexts of OpenTelemetry.
+fn callers_with_traceparent(add: &mut Add<'_>) {
     for listener in ["ingress", "egress"] {
         add(listener, "/", &[SAMPLED], 1);
         add(listener, "/", &[SAMPLED, ("tracestate", "a=1,b=2")], 1);
@@ -104,6 +122,10 @@ fn cases() -> Vec<Case> {
             0,
         );
     }
+}
+
+/// Contexts of Zipkin.
+fn callers_with_b3(add: &mut Add<'_>) {
     for listener in ["zipkin-in", "zipkin-out", "zipkin-shared"] {
         add(
             listener,
@@ -141,6 +163,10 @@ fn cases() -> Vec<Case> {
             1,
         );
     }
+}
+
+/// Spans of tries, both kinds of contexts, and outsiders.
+fn special_managers(add: &mut Add<'_>) {
     add("zipkin-w3c", "/", &[], 2);
     add("zipkin-w3c", "/", &[SAMPLED], 2);
     add(
@@ -159,7 +185,6 @@ fn cases() -> Vec<Case> {
     add("edge", "/", &[("x-envoy-force-trace", "1")], 0);
     add("edge", "/", &[("x-client-trace-id", "1")], 1);
     add("edge", "/", &[SAMPLED], 0);
-    out
 }
 
 const ZIPKIN: &str = "name: envoy.tracers.zipkin, typed_config: { \"@type\": type.googleapis.com/envoy.config.trace.v3.ZipkinConfig, \
