@@ -176,7 +176,7 @@ fn an_order_is_followed(_: &Demo, api: &Api) {
         let spans: Vec<usize> = orders
             .map(|trace| trace["spans"].as_array().map_or(0, Vec::len))
             .collect();
-        if spans.iter().any(|count| *count == 6) {
+        if spans.contains(&6) {
             return Ok(());
         }
         Err(format!(
