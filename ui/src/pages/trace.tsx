@@ -143,7 +143,7 @@ function Waterfall({ trace }: { trace: Tree }) {
                     ) : (
                       <span className="fold" />
                     )}
-                    <button type="button" className="label ellipsis" onClick={() => set({ span: open ? null : s.id })} aria-label={t('trace.spanLabel', { service: s.service, operation: s.title, duration: us(s.duration, lang) })}>
+                    <button type="button" className="label ellipsis" onClick={() => set({ span: open ? null : s.id })} aria-label={t('trace.spanLabel', { service: short(s.service), operation: s.title, duration: us(s.duration, lang) })}>
                       {s.error && <span className="t-err"><Icon name="alert" size={13} /></span>}
                       <b title={s.service}>{short(s.service)}</b> <span className="muted">{s.title}</span>
                     </button>
