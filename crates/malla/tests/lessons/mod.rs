@@ -4,7 +4,11 @@
     clippy::print_stdout,
     reason = "a test panics and tells how far it got"
 )]
-#![allow(dead_code, reason = "each of the tests has its own way of working")]
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "each of the tests has its own way of working"
+)]
 
 mod hand;
 mod shop;
