@@ -78,6 +78,7 @@ fn check(kind: Kind, object: &Value, parts: &mut MeshParts) {
             Config::ServiceEntry(all) => parts.services.extend(all.into_iter().map(Arc::new)),
             Config::PeerAuthentication(value) => parts.peer_authentications.push(value),
             Config::AuthorizationPolicy(value) => parts.authorization_policies.push(value),
+            Config::Telemetry(value) => parts.telemetries.push(value),
         },
         Err(refused) => assert!(
             !report.is_valid()

@@ -15,7 +15,7 @@ use malla_proxy::peers::{Peer, decode_peer, decode_preamble};
 use malla_proxy::policy::rbac::{Subject, decide};
 use malla_proxy::telemetry::access_log::{self, Environment, Source};
 use malla_proxy::telemetry::record::{Captured, Record};
-use malla_proxy_config::access_log::AccessLog;
+use malla_proxy_config::access_log::{AccessLog, Target};
 use malla_proxy_config::bootstrap::Bootstrap;
 use malla_proxy_config::cluster::Cluster;
 use malla_proxy_config::endpoints::EndpointSet;
@@ -28,7 +28,7 @@ use malla_proxy_config::listener::Listener;
 use malla_proxy_config::rbac::Rbac;
 use malla_proxy_config::request::RequestView;
 use malla_proxy_config::route::RouteConfig;
-use malla_proxy_config::route::action::{Action, Target};
+use malla_proxy_config::route::action::{Action, Target as RouteTarget};
 use malla_proxy_config::secret::Secret;
 use malla_proxy_config::{Snapshot, bootstrap, snapshot};
 use malla_xds_proto::{any, json};
@@ -321,13 +321,11 @@ fn judge(rules: &Rbac, connection: &Connection, request: Option<&RequestView<'_>
 
 fn write_log(log: &AccessLog, connection: &Rc<Connection>, headers: &HeaderMap) {
     let record = record(connection, headers);
-    let mut line = Vec::new();
-    access_log::write(
-        log,
-        &source(&record, None),
-        &mut Rng64::seeded(7),
-        &mut line,
-    );
+    let source = source(&record, None);
+    let taken = access_log::takes(log, &source, &mut Rng64::seeded(7));
+    if let (true, Target::Lines { layout, .. }) = (taken, &log.target) {
+        access_log::write_line(layout, &source, &mut Vec::new());
+    }
 }
 
 fn record(connection: &Rc<Connection>, headers: &HeaderMap) -> Record {
@@ -407,7 +405,7 @@ pub(crate) fn ask_routes(routes: &RouteConfig, request: &[u8]) {
         if path.starts_with('/') {
             let _ = fuzzing::rewritten(&forward.path, path);
         }
-        if let Target::Weighted(weighted) = &forward.target {
+        if let RouteTarget::Weighted(weighted) = &forward.target {
             for random in [0, 1, 7, u64::MAX] {
                 let found = weighted
                     .pick_index(random)

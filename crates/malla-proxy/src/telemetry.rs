@@ -4,6 +4,7 @@ pub mod access_log;
 pub mod export;
 pub mod flags;
 pub mod istio;
+pub(crate) mod label;
 pub mod log_writer;
 pub mod record;
 pub mod stats;

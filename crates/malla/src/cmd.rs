@@ -4,6 +4,7 @@ pub(crate) mod analyze;
 pub(crate) mod console;
 pub(crate) mod control;
 pub(crate) mod demo;
+pub(crate) mod in_cluster;
 pub(crate) mod init;
 pub(crate) mod local;
 pub(crate) mod proxy;

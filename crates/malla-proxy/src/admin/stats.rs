@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::{Admin, Answer, Query, ok, text};
 use crate::balance::Availability;
+use crate::telemetry::label::escaped;
 use crate::upstream::breaker::{Breakers, Kind};
 
 /// Every counter and gauge by full name.
@@ -234,12 +235,12 @@ fn tagged(name: &str) -> (String, String) {
             };
             return (
                 family.to_owned(),
-                format!("{kind}=\"{value}\",{label}=\"{}\"", escape(tag)),
+                format!("{kind}=\"{value}\",{label}=\"{}\"", escaped(tag)),
             );
         }
         return (
             format!("envoy_{}{}", prefix.replace('.', "_"), sanitise(counter)),
-            format!("{label}=\"{}\"", escape(tag)),
+            format!("{label}=\"{}\"", escaped(tag)),
         );
     }
     (format!("envoy_{}", sanitise(name)), String::new())
@@ -314,13 +315,6 @@ fn sanitise(name: &str) -> String {
             }
         })
         .collect()
-}
-
-fn escape(value: &str) -> String {
-    value
-        .replace('\\', "\\\\")
-        .replace('"', "\\\"")
-        .replace('\n', "\\n")
 }
 
 #[cfg(test)]

@@ -10,12 +10,13 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use malla_console::{AllowAll, Console, Metrics, Options, Prometheus};
 use malla_runtime::drain::Drain;
-use malla_runtime::log::{self, Format};
 use malla_runtime::signal::ShutdownSignals;
 use malla_runtime::task::AbortOnDrop;
 use malla_telemetry::{Collector, CollectorConfig, TelemetryConfig};
 use tokio::net::TcpListener;
 use tracing::info_span;
+
+use crate::cmd::in_cluster;
 
 /// How long requests under way may take when it is told to stop.
 const GRACE: Duration = Duration::from_secs(2);
@@ -75,20 +76,11 @@ pub(crate) struct ConsoleArgs {
 }
 
 pub(crate) fn run(args: ConsoleArgs) -> Result<ExitCode> {
-    let _log = log::init(Format::Text, &args.log_level)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()?;
-    runtime.block_on(serve(args))?;
-    Ok(ExitCode::SUCCESS)
+    in_cluster::run(&args.log_level.clone(), serve(args))
 }
 
 async fn serve(args: ConsoleArgs) -> Result<()> {
-    let config = kube::Config::infer()
-        .await
-        .context("find the API server (expected in-cluster credentials or a kubeconfig)")?;
-    let client = kube::Client::try_from(config).context("connect to the API server")?;
+    let client = in_cluster::client().await?;
     let listener = TcpListener::bind(args.listen)
         .await
         .with_context(|| format!("listen on {} (is it in use?)", args.listen))?;

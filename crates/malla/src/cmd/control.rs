@@ -8,8 +8,9 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 use malla_control::app::{ControlConfig, Ports};
 use malla_runtime::drain::Drain;
-use malla_runtime::log::{self, Format};
 use malla_runtime::signal::ShutdownSignals;
+
+use crate::cmd::in_cluster;
 
 /// How long requests under way may take when it is told to stop.
 const GRACE: Duration = Duration::from_secs(3);
@@ -46,21 +47,12 @@ pub(crate) struct ControlArgs {
 }
 
 pub(crate) fn run(args: ControlArgs) -> Result<ExitCode> {
-    let _log = log::init(Format::Text, &args.log_level)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()?;
-    runtime.block_on(serve(args))?;
-    Ok(ExitCode::SUCCESS)
+    in_cluster::run(&args.log_level.clone(), serve(args))
 }
 
 async fn serve(args: ControlArgs) -> Result<()> {
     let provider = malla_identity::default_provider();
-    let config = kube::Config::infer()
-        .await
-        .context("find the API server (expected in-cluster credentials or a kubeconfig)")?;
-    let client = kube::Client::try_from(config).context("connect to the API server")?;
+    let client = in_cluster::client().await?;
     let config = ControlConfig {
         namespace: args.namespace,
         pod: args.pod,

@@ -10,6 +10,7 @@ use malla_proxy_config::istio_stats::{Expression, Metric, Part, PeerField, Side,
 use crate::peers::{KnownPeer, Own, Peer};
 use crate::telemetry::access_log::Source;
 use crate::telemetry::flags::Flags;
+use crate::telemetry::label::escaped;
 
 const UNKNOWN: &str = "unknown";
 /// The revision of a workload that says none.
@@ -225,22 +226,10 @@ pub(super) fn text(own: &Own, facts: &Facts<'_>, metric: Metric) -> Option<Arc<s
         }
         out.push_str(label);
         out.push_str("=\"");
-        escape(&value, &mut out);
+        out.push_str(&escaped(&value));
         out.push('"');
     }
     Some(out.into())
-}
-
-/// As Prometheus' text format wants it.
-fn escape(value: &str, out: &mut String) {
-    for c in value.chars() {
-        match c {
-            '\\' => out.push_str("\\\\"),
-            '"' => out.push_str("\\\""),
-            '\n' => out.push_str("\\n"),
-            c => out.push(c),
-        }
-    }
 }
 
 fn reporter(facts: &Facts<'_>) -> &'static str {
