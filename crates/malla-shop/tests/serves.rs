@@ -4,7 +4,9 @@
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use malla_testkit::eventually;
 
 struct Running(Child);
 
@@ -25,14 +27,9 @@ fn a_service_answers_where_it_is_told_to_listen() {
             .spawn()
             .unwrap(),
     );
-    let deadline = Instant::now() + Duration::from_secs(20);
-    let mut stream = loop {
-        match TcpStream::connect(("127.0.0.1", port)) {
-            Ok(stream) => break stream,
-            Err(error) => assert!(Instant::now() < deadline, "{error}"),
-        }
-        std::thread::yield_now();
-    };
+    let mut stream = eventually("the shop listens", Duration::from_secs(20), || {
+        TcpStream::connect(("127.0.0.1", port))
+    });
     let request = "GET /user HTTP/1.1\r\nhost: user\r\nuserid: 1\r\nconnection: close\r\n\r\n";
     stream.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::{Admin, Answer, Query, ok, text};
 use crate::balance::Availability;
-use crate::telemetry::label::escaped;
+use crate::telemetry::label::Escaped;
 use crate::upstream::breaker::{Breakers, Kind};
 
 /// Every counter and gauge by full name.
@@ -235,12 +235,12 @@ fn tagged(name: &str) -> (String, String) {
             };
             return (
                 family.to_owned(),
-                format!("{kind}=\"{value}\",{label}=\"{}\"", escaped(tag)),
+                format!("{kind}=\"{value}\",{label}=\"{}\"", Escaped(tag)),
             );
         }
         return (
             format!("envoy_{}{}", prefix.replace('.', "_"), sanitise(counter)),
-            format!("{label}=\"{}\"", escaped(tag)),
+            format!("{label}=\"{}\"", Escaped(tag)),
         );
     }
     (format!("envoy_{}", sanitise(name)), String::new())

@@ -1,5 +1,6 @@
 //! What a series is about: facts of a request or connection, and the labels they become.
 
+use std::fmt::Write as _;
 use std::hash::{Hash, Hasher};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use malla_proxy_config::istio_stats::{Expression, Metric, Part, PeerField, Side,
 use crate::peers::{KnownPeer, Own, Peer};
 use crate::telemetry::access_log::Source;
 use crate::telemetry::flags::Flags;
-use crate::telemetry::label::escaped;
+use crate::telemetry::label::Escaped;
 
 const UNKNOWN: &str = "unknown";
 /// The revision of a workload that says none.
@@ -224,10 +225,8 @@ pub(super) fn text(own: &Own, facts: &Facts<'_>, metric: Metric) -> Option<Arc<s
         if !out.is_empty() {
             out.push(',');
         }
-        out.push_str(label);
-        out.push_str("=\"");
-        out.push_str(&escaped(&value));
-        out.push('"');
+        // Writing to a string cannot fail.
+        let _ = write!(out, "{label}=\"{}\"", Escaped(&value));
     }
     Some(out.into())
 }
