@@ -84,6 +84,37 @@ async fn versions_count_up_and_survive_a_restart() {
     );
 }
 
+/// Each refusal has a winner of its own, so nobody loses more often than there are others.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_race_is_lost_to_each_rival_once() {
+    const RIVALS: usize = 24;
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir.path().join("store"));
+    store.write(put("a", Expect::Absent, 0)).await.unwrap();
+    let rivals = (0..RIVALS).map(|_| {
+        let store = store.clone();
+        tokio::spawn(async move {
+            for lost in 0..RIVALS {
+                let live = store.get("configmaps", &key("a")).unwrap();
+                let value = live.object["value"].as_u64().unwrap() + 1;
+                match store
+                    .write(put("a", Expect::Version(live.version), value))
+                    .await
+                {
+                    Ok(_) => return lost,
+                    Err(error) => assert_eq!(error, WriteError::Changed),
+                }
+            }
+            panic!("lost {RIVALS} times against {} rivals", RIVALS - 1);
+        })
+    });
+    for rival in rivals.collect::<Vec<_>>() {
+        rival.await.unwrap();
+    }
+    let last = store.get("configmaps", &key("a")).unwrap();
+    assert_eq!(last.object["value"], RIVALS as u64);
+}
+
 #[tokio::test]
 async fn a_second_process_is_told_the_store_is_in_use() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,7 +1,8 @@
 //! The one thread that writes.
 //!
 //! It takes every write that waits (up to a bound), checks each against the state the earlier ones of the batch would
-//! leave, saves all in one transaction, and only then publishes and acknowledges.
+//! leave, saves all in one transaction, and only then publishes and answers. A refusal waits too: who lost a race
+//! must see the winner's state when it reads again, or it would lose to the same winner twice.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -35,6 +36,16 @@ struct Accepted {
     reply: oneshot::Sender<Result<Stored, WriteError>>,
 }
 
+/// The writes taken at once.
+#[derive(Default)]
+struct Batch {
+    accepted: Vec<Accepted>,
+    refused: Vec<(oneshot::Sender<Result<Stored, WriteError>>, WriteError)>,
+    records: Vec<Record>,
+    /// The store's version after it.
+    version: u64,
+}
+
 /// The state of the objects this batch touches: `None` is absent.
 type Overlay = HashMap<(Arc<str>, ObjectKey), Option<Stored>>;
 
@@ -65,31 +76,31 @@ impl Drop for Writer {
 fn run(mut disk: Disk, world: &RwLock<World>, mut queue: mpsc::Receiver<Job>) {
     let mut jobs = Vec::with_capacity(BATCH);
     while queue.blocking_recv_many(&mut jobs, BATCH) > 0 {
-        let (accepted, records, version) = prepare(world, jobs.drain(..));
-        if accepted.is_empty() {
-            continue;
-        }
-        match disk.commit(&records, version) {
-            Ok(()) => publish(world, accepted),
-            Err(error) => {
-                tracing::error!(%error, "store");
-                for job in accepted {
-                    let _ = job.reply.send(Err(error.clone()));
+        let batch = prepare(world, jobs.drain(..));
+        if !batch.accepted.is_empty() {
+            match disk.commit(&batch.records, batch.version) {
+                Ok(()) => publish(world, batch.accepted),
+                Err(error) => {
+                    tracing::error!(%error, "store");
+                    for job in batch.accepted {
+                        let _ = job.reply.send(Err(error.clone()));
+                    }
                 }
             }
+        }
+        for (reply, error) in batch.refused {
+            let _ = reply.send(Err(error));
         }
     }
 }
 
-fn prepare(
-    world: &RwLock<World>,
-    jobs: impl Iterator<Item = Job>,
-) -> (Vec<Accepted>, Vec<Record>, u64) {
+fn prepare(world: &RwLock<World>, jobs: impl Iterator<Item = Job>) -> Batch {
     let world = world.read().unwrap_or_else(PoisonError::into_inner);
     let mut overlay = Overlay::new();
-    let mut version = world.version();
-    let mut accepted = Vec::new();
-    let mut records = Vec::new();
+    let mut batch = Batch {
+        version: world.version(),
+        ..Batch::default()
+    };
     for Job { write, reply } in jobs {
         let place = (write.resource.clone(), write.key.clone());
         let current = match overlay.get(&place) {
@@ -97,20 +108,21 @@ fn prepare(
             None => world.get(&write.resource, &write.key),
         };
         if let Err(error) = check(write.expect, current.as_ref()) {
-            let _ = reply.send(Err(error));
+            batch.refused.push((reply, error));
             continue;
         }
-        version += 1;
         let removed = write.object.is_none();
         let Some(object) = write.object.or_else(|| {
             let last = current.as_ref()?;
             Some(Value::clone(&last.object))
         }) else {
-            let _ = reply.send(Err(WriteError::Missing));
+            batch.refused.push((reply, WriteError::Missing));
             continue;
         };
+        batch.version += 1;
+        let version = batch.version;
         let object = Arc::new(stamp(object, version));
-        records.push(Record {
+        batch.records.push(Record {
             key: record_key(&write.resource, &write.key),
             bytes: (!removed).then(|| object.to_string().into_bytes()),
         });
@@ -126,13 +138,13 @@ fn prepare(
             object,
             removed,
         };
-        accepted.push(Accepted {
+        batch.accepted.push(Accepted {
             resource: write.resource,
             change,
             reply,
         });
     }
-    (accepted, records, version)
+    batch
 }
 
 fn check(expect: Expect, current: Option<&Stored>) -> Result<(), WriteError> {
