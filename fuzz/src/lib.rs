@@ -8,6 +8,7 @@
 #![recursion_limit = "256"]
 
 pub mod cluster;
+pub mod filters;
 pub mod identity;
 mod input;
 pub mod istio;
@@ -27,6 +28,7 @@ pub const ALL: &[(&str, fn(&[u8]))] = &[
     ("api_body", server::body),
     ("api_protobuf", server::protobuf),
     ("api_request", server::request),
+    ("api_spdy", server::spdy),
     ("api_token", server::token),
     ("api_webhook_answer", server::webhook_answer),
     ("api_websocket", server::websocket),
@@ -36,10 +38,13 @@ pub const ALL: &[(&str, fn(&[u8]))] = &[
     ("crd", kubernetes::crd),
     ("csr", identity::csr),
     ("dns", cluster::dns),
+    ("dns_answers", filters::dns_answers),
     ("durations", istio::durations),
     ("envoy_proto", xds::envoy_proto),
     ("envoy_yaml", xds::envoy_yaml),
     ("exposition", telemetry::exposition),
+    ("framing", proxy::framing),
+    ("grpc_web", filters::grpc_web),
     ("headers", proxy::headers),
     ("istio_object", istio::object),
     ("istio_yaml", istio::yaml),
@@ -54,9 +59,13 @@ pub const ALL: &[(&str, fn(&[u8]))] = &[
     ("path", proxy::path),
     ("peer_metadata", proxy::peer_metadata),
     ("promql", telemetry::promql),
+    ("queries", filters::queries),
     ("selectors", kubernetes::selectors),
+    ("service_answers", filters::service_answers),
     ("sniff", proxy::sniff),
     ("spans", telemetry::spans),
+    ("tokens", filters::tokens),
+    ("trace_contexts", filters::trace_contexts),
     ("xds_client", protocol::client),
     ("xds_node", xds::node),
     ("xds_resource", proxy::xds_resource),

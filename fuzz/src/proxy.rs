@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use malla_proxy::balance::Rng64;
-use malla_proxy::connection::{Connection, PeerCertificate, TlsInfo};
+use malla_proxy::connection::{Connection, End, PeerCertificate, TlsInfo};
 use malla_proxy::fuzzing;
 use malla_proxy::listener::chain::{Facts, Matcher};
 use malla_proxy::listener::sniff::{Verdict, inspect_http, inspect_proxy_protocol, inspect_tls};
@@ -174,15 +174,18 @@ fn connection(listener: &Arc<Listener>, chain: &Arc<FilterChain>) -> Connection 
         id: 1,
         listener: Arc::clone(listener),
         chain: Arc::clone(chain),
-        local,
-        direct_local: local,
+        local: End::Ip(local),
+        direct_local: End::Ip(local),
         local_restored: false,
-        remote,
-        direct_remote: remote,
+        remote: End::Ip(remote),
+        direct_remote: End::Ip(remote),
+        origin: None,
+        socket: None,
         server_name: Some("web.test".into()),
         tls: Some(tls),
         accepted: Instant::now(),
         accepted_at: SystemTime::UNIX_EPOCH,
+        state: None,
     }
 }
 
@@ -266,6 +269,7 @@ pub(crate) fn ask_listener(listener: &Listener) {
                     path: "/a/b?c=d#e",
                     scheme: "https",
                     headers: &headers,
+                    state: None,
                 };
                 for filter in &manager.filters {
                     match &filter.kind {
@@ -277,12 +281,23 @@ pub(crate) fn ask_listener(listener: &Listener) {
                         HttpFilterKind::Fault(fault) => fault.headers.iter().for_each(|one| {
                             one.is_match(&view);
                         }),
+                        // The rest asks services, keeps counts or looks on: nothing that can be asked here.
                         HttpFilterKind::Router(_)
                         | HttpFilterKind::Cors
-                        | HttpFilterKind::GrpcStats
+                        | HttpFilterKind::Jwt(_)
+                        | HttpFilterKind::ExtAuthz(_)
+                        | HttpFilterKind::LocalRateLimit(_)
+                        | HttpFilterKind::RateLimit(_)
+                        | HttpFilterKind::HeaderMutation(_)
+                        | HttpFilterKind::HealthCheck(_)
+                        | HttpFilterKind::Buffer(_)
+                        | HttpFilterKind::GrpcStats(_)
+                        | HttpFilterKind::SetFilterState(_)
+                        | HttpFilterKind::GrpcWeb
                         | HttpFilterKind::IstioAlpn
                         | HttpFilterKind::IstioStats(_)
-                        | HttpFilterKind::PeerMetadata(_) => {}
+                        | HttpFilterKind::PeerMetadata(_)
+                        | HttpFilterKind::Discovered(_) => {}
                     }
                 }
                 manager
@@ -305,7 +320,8 @@ fn judge(rules: &Rbac, connection: &Connection, request: Option<&RequestView<'_>
         &Subject {
             connection,
             request,
-            remote: connection.remote,
+            route: None,
+            remote: &connection.remote,
         },
     );
     let again = decide(
@@ -313,7 +329,8 @@ fn judge(rules: &Rbac, connection: &Connection, request: Option<&RequestView<'_>
         &Subject {
             connection,
             request,
-            remote: connection.remote,
+            route: None,
+            remote: &connection.remote,
         },
     );
     assert_eq!(decision, again);
@@ -347,6 +364,8 @@ fn source<'a>(record: &'a Record, request: Option<&'a HeaderMap>) -> Source<'a> 
     static ENVIRONMENT: LazyLock<Environment> = LazyLock::new(|| Environment {
         hostname: "fuzz".into(),
         env: Arc::new(|name| (name == "HOME").then(|| "/root".to_owned())),
+        zone: jiff::tz::TimeZone::UTC,
+        files: access_log::Files::default(),
     });
     Source {
         record,
@@ -379,6 +398,7 @@ pub(crate) fn ask_routes(routes: &RouteConfig, request: &[u8]) {
             path,
             scheme: "http",
             headers: &headers,
+            state: None,
         };
         let slowly = vhost
             .routes
@@ -446,6 +466,21 @@ pub fn log_format(data: &[u8]) {
         access_log::write_text(&format, &source(&record, request), b"-", &mut out);
         let _ = access_log::header_value(&format, &source(&record, request));
     }
+}
+
+/// Requests as HTTP/1 and as HTTP/2 frames them: it does not matter how their bytes come.
+pub fn framing(data: &[u8]) {
+    let (pieces, bytes) = data.split_at(data.len().min(8));
+    let whole = fuzzing::cleared(bytes, &[]);
+    assert!(whole.0 <= bytes.len());
+    assert_eq!(fuzzing::cleared(bytes, pieces), whole);
+    let cut = pieces.first().copied().map_or(0, usize::from);
+    let known =
+        |frames: Vec<(u8, u64)>| frames.into_iter().map(|(kind, _)| kind).collect::<Vec<_>>();
+    assert_eq!(
+        known(fuzzing::http2_frames(bytes, cut)),
+        known(fuzzing::http2_frames(bytes, bytes.len()))
+    );
 }
 
 /// The first bytes of a connection: verdicts are final, and a ClientHello says what rustls says that it says.
@@ -559,6 +594,7 @@ pub fn headers(data: &[u8]) {
         path: "/",
         scheme: "http",
         headers: &headers,
+        state: None,
     };
     for name in ["a", "", "x"] {
         let _ = (view.cookie(name), view.query_param(name), view.authority());

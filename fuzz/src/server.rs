@@ -110,3 +110,8 @@ pub fn webhook_answer(data: &[u8]) {
 pub fn websocket(data: &[u8]) {
     fuzzing::websocket(data);
 }
+
+/// Bytes of a client of `port-forward` that speaks SPDY.
+pub fn spdy(data: &[u8]) {
+    fuzzing::spdy(data);
+}

@@ -1,4 +1,5 @@
-//! `cargo xtask fuzz`: builds the targets of `fuzz/` with libFuzzer's instrumentation and runs each for a while.
+//! `cargo xtask fuzz`: builds the targets of `fuzz/` with libFuzzer's instrumentation and runs each for a while, as many side by
+//! side as there are processors.
 //!
 //! The stable compiler can do it: the instrumentation is an LLVM pass. (AddressSanitizer is not in it; for that there is
 //! `cargo +nightly fuzz`.) What a run discovers stays in the target directory, failures go to `fuzz/artifacts`.
@@ -6,7 +7,8 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::str;
+use std::sync::{Mutex, PoisonError};
+use std::{str, thread};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -25,7 +27,7 @@ struct Wanted {
 }
 
 /// Runs `words` after `fuzz`; `say` prints a line.
-pub(crate) fn run(root: &Path, words: &[&str], say: impl Fn(&str)) -> Result<()> {
+pub(crate) fn run(root: &Path, words: &[&str], say: impl Fn(&str) + Sync) -> Result<()> {
     let folder = root.join("fuzz");
     let Wanted { seconds, targets } = parse(words, &targets(&folder)?)?;
     let host = host()?;
@@ -34,18 +36,16 @@ pub(crate) fn run(root: &Path, words: &[&str], say: impl Fn(&str)) -> Result<()>
         |given| Path::new(&given).join("fuzz"),
     );
     build(&folder, &host, &output, &targets)?;
-    let mut failed = Vec::new();
-    for target in &targets {
+    let one = |target: &str| {
         let binary = output.join(&host).join("release").join(target);
         let outcome = attack(&folder, &output, &binary, target, seconds)?;
         say(&format!(
             "{target:<20} {:>9} runs  {}",
             outcome.runs, outcome.verdict
         ));
-        if outcome.failed {
-            failed.push(target.as_str());
-        }
-    }
+        Ok(outcome.failed)
+    };
+    let failed = side_by_side(&targets, one)?;
     if failed.is_empty() {
         Ok(())
     } else {
@@ -54,6 +54,36 @@ pub(crate) fn run(root: &Path, words: &[&str], say: impl Fn(&str)) -> Result<()>
             failed.join(", ")
         )
     }
+}
+
+/// Those that `one` has answered with `true`; each processor takes the next in turn.
+fn side_by_side(
+    targets: &[String],
+    one: impl Fn(&str) -> Result<bool> + Sync,
+) -> Result<Vec<&str>> {
+    let next = Mutex::new(targets.iter());
+    let take = || next.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let work = || {
+        let mut failed = Vec::new();
+        while let Some(target) = take() {
+            if one(target)? {
+                failed.push(target.as_str());
+            }
+        }
+        Ok(failed)
+    };
+    let processors = thread::available_parallelism()?.get();
+    let mut failed = thread::scope(|scope| {
+        let workers: Vec<_> = (0..processors).map(|_| scope.spawn(work)).collect();
+        let results = workers.into_iter().map(|worker| match worker.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        results.collect::<Result<Vec<_>>>()
+    })?
+    .concat();
+    failed.sort_unstable();
+    Ok(failed)
 }
 
 fn parse(words: &[&str], known: &[String]) -> Result<Wanted> {
@@ -151,6 +181,10 @@ fn attack(
         output.join("found").join(target),
         folder.join("artifacts").join(target),
     );
+    let corpus = folder.join("corpus").join(target);
+    if fs::read_dir(&corpus).map_or(0, Iterator::count) == 0 {
+        bail!("{} has no input to start with", corpus.display());
+    }
     for folder in [&found, &artifacts] {
         fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     }
@@ -158,9 +192,11 @@ fn attack(
         0 => "-runs=0".to_owned(),
         seconds => format!("-max_total_time={seconds}"),
     };
+    // A short run begins the same everywhere: what it finds is more likely a change's doing than chance's.
+    let seed = if seconds > DEFAULT_SECONDS { 0 } else { 1 };
     let log = output.join("found").join(format!("{target}.log"));
     let status = Command::new(binary)
-        .args([&found, &folder.join("corpus").join(target)])
+        .args([&found, &corpus])
         .args([
             limit.as_str(),
             "-timeout=10",
@@ -168,6 +204,7 @@ fn attack(
             "-max_len=4096",
             "-print_final_stats=1",
         ])
+        .arg(format!("-seed={seed}"))
         .arg(format!("-artifact_prefix={}/", artifacts.display()))
         .current_dir(folder)
         .stdout(Stdio::null())
@@ -219,8 +256,9 @@ fn failure(log: &str, at: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+    use std::sync::Mutex;
 
-    use super::{Wanted, failure, parse, runs};
+    use super::{Wanted, failure, parse, runs, side_by_side, targets};
 
     #[test]
     fn words_are_understood() {
@@ -238,6 +276,33 @@ mod tests {
         for bad in [&["x"][..], &["--seconds"], &["--seconds", "x"]] {
             assert!(parse(bad, &known).is_err(), "{bad:?}");
         }
+    }
+
+    /// `fuzz/tests/replay.rs` goes through the list in the library, this through the files.
+    #[test]
+    fn every_target_is_listed() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz");
+        let library = std::fs::read_to_string(folder.join("src/lib.rs")).unwrap();
+        let listed = library
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("(\"")?.split_once('"'));
+        let listed: Vec<&str> = listed.map(|(name, _)| name).collect();
+        assert_eq!(listed, targets(&folder).unwrap());
+    }
+
+    #[test]
+    fn each_is_run_once_and_failures_are_told_in_order() {
+        let all: Vec<String> = (0..20).map(|number| format!("{number:02}")).collect();
+        let seen = Mutex::new(Vec::new());
+        let failed = side_by_side(&all, |target| {
+            seen.lock().unwrap().push(target.to_owned());
+            Ok(target.ends_with('3'))
+        });
+        assert_eq!(failed.unwrap(), ["03", "13"]);
+        let mut seen = seen.into_inner().unwrap();
+        seen.sort_unstable();
+        assert_eq!(seen, all);
+        assert!(side_by_side(&all, |_| anyhow::bail!("no")).is_err());
     }
 
     #[test]

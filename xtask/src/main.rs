@@ -1,4 +1,4 @@
-//! The project's chores: `cargo xtask check | lint | test | golden --bless | fuzz | tidy`.
+//! The project's chores: `cargo xtask check | lint | test | differential | golden --bless | fuzz | tidy`.
 
 mod fuzz;
 mod tidy;
@@ -14,6 +14,8 @@ cargo xtask VERB
   check            type-check everything
   lint             rustfmt, clippy (warnings are errors) and tidy
   test             unit and integration tests of every crate
+  differential [AREA|NAME]
+                   Envoy and Malla side by side: the cases of tests/differential
   golden --bless   rewrite expected outputs with what the code makes today
   fuzz [--seconds N] [TARGET...]
                    attack the parsers of outside bytes, each for 10 seconds
@@ -55,6 +57,22 @@ fn run() -> Result<()> {
             tidy_up()
         }
         ["test"] => cargo(&["test", "--workspace"], &[]),
+        ["differential", ref rest @ ..] if rest.len() < 2 => {
+            let wanted = rest.first().copied().unwrap_or_default();
+            cargo(
+                &[
+                    "test",
+                    "-p",
+                    "malla-proxy",
+                    "--test",
+                    "differential",
+                    "--",
+                    "--nocapture",
+                    "both_proxies_do_the_same",
+                ],
+                &[("MALLA_DIFFERENTIAL", wanted)],
+            )
+        }
         ["golden", "--bless"] => cargo(
             &["test", "-p", "malla-translate"],
             &[("UPDATE_EXPECT", "1")],

@@ -240,19 +240,22 @@ fn metadata(environment: &BTreeMap<String, String>) -> Result<Map<String, Value>
     let mut metadata = Map::new();
     for (name, value) in environment {
         if let Some(key) = name.strip_prefix("ISTIO_META_") {
-            // Istio parses these two though they come as plain texts.
-            let parsed = match key {
+            // A list, which istiod wants within a text, on one line.
+            let ports = match key {
                 "POD_PORTS" => serde_json::from_str(value).ok(),
                 _ => None,
             };
-            metadata.insert(
-                key.to_owned(),
-                parsed.unwrap_or_else(|| value.as_str().into()),
-            );
+            let value = ports.map_or_else(|| value.clone(), |ports: Value| ports.to_string());
+            metadata.insert(key.to_owned(), value.into());
         } else if let Some(key) = name.strip_prefix("ISTIO_METAJSON_") {
             let fields: Option<Map<String, Value>> = json(environment, name)?;
             metadata.insert(key.to_owned(), Value::Object(fields.unwrap_or_default()));
         }
+    }
+    // What the pod changes of the mesh's defaults; control planes look at the node for it.
+    let changes: Option<Map<String, Value>> = json(environment, "PROXY_CONFIG")?;
+    if let Some(changes) = changes.filter(|changes| !changes.is_empty()) {
+        metadata.insert("PROXY_CONFIG".to_owned(), Value::Object(changes));
     }
     Ok(metadata)
 }
@@ -329,7 +332,7 @@ mod tests {
         let settings = read(&[
             ("CA_ADDR", "istiod.other.svc:15012"),
             ("ISTIO_META_CLUSTER_ID", "zone-a"),
-            ("ISTIO_META_POD_PORTS", r#"[{"containerPort":7000}]"#),
+            ("ISTIO_META_POD_PORTS", "[\n  {\"containerPort\": 7000}\n]"),
             ("ISTIO_METAJSON_EXTRA", r#"{"a":1}"#),
             ("ISTIO_PROMETHEUS_ANNOTATIONS", r#"{"scrape":"true","port":"9090","path":"m"}"#),
             (
@@ -345,7 +348,10 @@ mod tests {
         assert_eq!(settings.control_plane, "istiod.other.svc:15012");
         assert_eq!(settings.cluster_id, "zone-a");
         assert_eq!(settings.domain, "base.svc.cluster.local");
-        assert_eq!(settings.metadata["POD_PORTS"][0]["containerPort"], 7000);
+        assert_eq!(
+            settings.metadata["POD_PORTS"],
+            r#"[{"containerPort":7000}]"#
+        );
         assert_eq!(settings.metadata["EXTRA"]["a"], 1);
         let metrics = settings.app_metrics.unwrap();
         assert_eq!((metrics.port, &*metrics.path), (9090, "/m"));

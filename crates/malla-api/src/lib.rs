@@ -1,6 +1,6 @@
 //! What users write, and what it means.
 //!
-//! Istio's kinds as Rust types ([`istio`]); the CustomResourceDefinitions generated from them
+//! Istio's kinds as Rust types ([`istio`]) and the Gateway API's ([`gateway_api`]); the CustomResourceDefinitions generated from them
 //! ([`crd`]); validation as Istio's webhook does it, with the fix named ([`validate`]); and lowering
 //! to the mesh model ([`lower`]), which reports every field it does not act on; what a whole
 //! configuration shows ([`analyze`]); and what users read back ([`status`]). All of it is pure:
@@ -9,6 +9,7 @@
 pub mod analyze;
 pub mod crd;
 pub mod duration;
+pub mod gateway_api;
 pub mod istio;
 pub mod kind;
 pub mod lower;

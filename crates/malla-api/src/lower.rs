@@ -6,8 +6,10 @@
 //! [`crate::validate`] lowers without loss; of what slipped past it (an API server without the
 //! webhook), the broken part is left out in the way that opens nothing, and reported.
 
+pub mod assemble;
 pub mod authorization;
 pub mod destination_rule;
+pub mod envoy_filter;
 pub mod gaps;
 pub mod gateway;
 mod http;
@@ -17,9 +19,11 @@ pub mod meta;
 pub mod peer_authentication;
 mod providers;
 pub mod service_entry;
+pub mod sidecar;
 pub mod telemetry;
 mod traffic_policy;
 pub mod virtual_service;
+pub mod workload_entry;
 
 pub(crate) use http::grpc_code;
 
@@ -29,7 +33,10 @@ use std::sync::Arc;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use malla_model::policy::{AuthorizationPolicy, PeerAuthentication};
 use malla_model::telemetry::Telemetry;
-use malla_model::{DestinationRule, Gateway, MeshSettings, ObjectRef, Service, VirtualService};
+use malla_model::{
+    DestinationRule, EnvoyFilter, Gateway, MeshSettings, ObjectRef, Service, Sidecar,
+    VirtualService, WorkloadEntry,
+};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -75,6 +82,9 @@ pub enum Config {
     Gateway(Arc<Gateway>),
     /// One service for each host of a ServiceEntry.
     ServiceEntry(Vec<Service>),
+    WorkloadEntry(Arc<WorkloadEntry>),
+    Sidecar(Arc<Sidecar>),
+    EnvoyFilter(Arc<EnvoyFilter>),
     PeerAuthentication(Arc<PeerAuthentication>),
     AuthorizationPolicy(Arc<AuthorizationPolicy>),
     Telemetry(Arc<Telemetry>),
@@ -125,10 +135,13 @@ pub fn lower(
             telemetry::lower(metadata, spec, settings)?,
             Config::Telemetry,
         ),
-        Kind::WorkloadEntry
-        | Kind::WorkloadGroup
-        | Kind::Sidecar
-        | Kind::EnvoyFilter
+        Kind::WorkloadEntry => wrap(
+            workload_entry::lower(metadata, spec, settings)?,
+            Config::WorkloadEntry,
+        ),
+        Kind::Sidecar => wrap(sidecar::lower(metadata, spec, settings)?, Config::Sidecar),
+        Kind::EnvoyFilter => wrap(envoy_filter::lower(metadata, spec)?, Config::EnvoyFilter),
+        Kind::WorkloadGroup
         | Kind::ProxyConfig
         | Kind::RequestAuthentication
         | Kind::WasmPlugin => {

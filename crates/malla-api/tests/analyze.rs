@@ -238,7 +238,7 @@ fn services_and_service_entries() {
 apiVersion: v1
 kind: Service
 metadata: {name: order-grpc, namespace: shop}
-spec: {internalTrafficPolicy: Local, selector: {app: order}, ports: [{name: grpc, port: 7000}, {name: web, port: 7002, targetPort: 7000}]}
+spec: {selector: {app: order}, ports: [{name: grpc, port: 7000}, {name: web, port: 7002, targetPort: 7000}]}
 ---
 apiVersion: apps/v1
 kind: Deployment
@@ -253,7 +253,6 @@ spec: {hosts: [db.example.com], ports: [{number: 5432, name: tcp, protocol: TCP}
         &[
             "Warning [IST0116] (Deployment shop/order) This deployment order is associated with multiple services using port 7000 but different protocols: [order order-grpc]",
             "Warning [IST0137] (Deployment shop/order) This deployment order is associated with multiple services [order order-grpc] using targetPort \"7000\" but different ports: [7000, 7002].",
-            "Warning [MAL0001] (Service shop/order-grpc) This field has no effect: spec.internalTrafficPolicy: sidecars call endpoints on every node.",
             "Warning [IST0134] (ServiceEntry shop/db) ServiceEntry addresses are required for this protocol. Malla does not allocate addresses yet.",
             "Info [IST0118] (Service shop/order-grpc) Port name web (port: 7002, targetPort: 7000) doesn't follow the naming convention of Istio port.",
         ],

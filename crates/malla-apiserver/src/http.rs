@@ -13,6 +13,7 @@ mod query;
 mod resource;
 mod respond;
 mod socket;
+mod spdy;
 mod subresource;
 mod watch;
 

@@ -1,4 +1,5 @@
-//! What the control plane says about its proxies: every ready replica's `/debug/syncz`, together.
+//! What the control plane says about its proxies: every ready replica's `/debug/syncz`, together. It is
+//! told on the replica's loopback only, or to who proves an identity: the API server forwards us there.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,8 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use crate::mirror::{Mirror, Watched, selects};
-use crate::wire::{Bounds, Call, WireError};
+use crate::proxies::get_within;
+use crate::wire::{Bounds, WireError};
 
 const BOUNDS: Bounds = Bounds {
     time: Duration::from_secs(3),
@@ -36,10 +38,18 @@ pub(crate) struct Synced {
 }
 
 /// Asks the control plane.
-#[derive(Debug)]
 pub(crate) struct ControlPlane {
+    client: kube::Client,
     namespace: String,
     latest: Mutex<Option<(Instant, Arc<Vec<Synced>>)>>,
+}
+
+impl std::fmt::Debug for ControlPlane {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ControlPlane")
+            .field("namespace", &self.namespace)
+            .finish_non_exhaustive()
+    }
 }
 
 /// One entry of `/debug/syncz`.
@@ -51,9 +61,9 @@ struct Entry {
     #[serde(default)]
     node: String,
     #[serde(default)]
-    version: String,
+    proxy_version: String,
     #[serde(default)]
-    types: Value,
+    resources: Value,
     #[serde(default)]
     refused: Vec<Refused>,
 }
@@ -76,8 +86,9 @@ const TYPES: [(&str, &str); 5] = [
 ];
 
 impl ControlPlane {
-    pub(crate) fn new(namespace: String) -> Self {
+    pub(crate) fn new(client: kube::Client, namespace: String) -> Self {
         Self {
+            client,
             namespace,
             latest: Mutex::default(),
         }
@@ -104,9 +115,8 @@ impl ControlPlane {
         let asked = replicas
             .filter(|pod| !pod.text("/status/podIP").is_empty())
             .map(|pod| async {
-                let address = host_port(pod.text("/status/podIP"), MONITORING);
-                let entries = ask_one(&address).await;
-                (pod.name().to_owned(), entries)
+                let replica = pod.name();
+                (replica.to_owned(), self.ask_one(replica).await)
             });
         let mut proxies = Vec::new();
         for (replica, entries) in futures_util::future::join_all(asked).await {
@@ -122,16 +132,12 @@ impl ControlPlane {
         proxies.sort_by(|a, b| (&a.namespace, &a.pod).cmp(&(&b.namespace, &b.pod)));
         proxies
     }
-}
 
-async fn ask_one(address: &str) -> Result<Vec<Entry>, WireError> {
-    let answer = Call::get(address, "/debug/syncz")
-        .to(address, BOUNDS)
-        .await?;
-    if !answer.status.is_success() {
-        return Err(WireError::Status(answer.status));
+    async fn ask_one(&self, replica: &str) -> Result<Vec<Entry>, WireError> {
+        let pod = (&self.client, self.namespace.as_str(), replica);
+        let answer = get_within(pod, MONITORING, "/debug/syncz", BOUNDS).await?;
+        Ok(serde_json::from_slice(&answer)?)
     }
-    Ok(serde_json::from_slice(&answer.body)?)
 }
 
 /// An address as it stands in URLs; IPv6 in brackets.
@@ -146,7 +152,7 @@ pub(crate) fn host_port(ip: &str, port: u16) -> String {
 fn synced(entry: Entry, replica: &str) -> Synced {
     let (pod, namespace) = entry.proxy.rsplit_once('.').unwrap_or((&entry.proxy, ""));
     let state = |url: &str| {
-        let types = entry.types.as_object().into_iter().flatten();
+        let types = entry.resources.as_object().into_iter().flatten();
         let mut found = types.filter(|(known, _)| known.ends_with(url));
         match found
             .next()
@@ -165,7 +171,7 @@ fn synced(entry: Entry, replica: &str) -> Synced {
         namespace: namespace.to_owned(),
         pod: pod.to_owned(),
         gateway: entry.node.starts_with("router~"),
-        version: entry.version.clone(),
+        version: entry.proxy_version.clone(),
         replica: replica.to_owned(),
         sync: TYPES.map(|(short, url)| (short, state(url))),
         last_error,
@@ -179,9 +185,9 @@ mod tests {
     #[test]
     fn syncz_is_read_as_the_control_plane_writes_it() {
         let entry = json!({
-            "proxy": "cart-1.base", "node": "sidecar~10.0.0.1~cart-1.base~base.svc.cluster.local", "version": "malla-0.1.0",
+            "proxy": "cart-1.base", "node": "sidecar~10.0.0.1~cart-1.base~base.svc.cluster.local", "proxy_version": "malla-0.1.0",
             "refused": [{"type": "x", "names": ["inbound"], "message": "no"}],
-            "types": {
+            "resources": {
                 "type.googleapis.com/envoy.config.cluster.v3.Cluster": {"state": "SYNCED"},
                 "type.googleapis.com/envoy.config.listener.v3.Listener": {"state": "ERROR"},
             },

@@ -154,23 +154,32 @@ async fn admin(
     path: &str,
     bounds: Bounds,
 ) -> Result<bytes::Bytes, ApiError> {
+    let answer = get_within((client, namespace, pod), ADMIN, path, bounds).await;
+    answer.map_err(|error| match error {
+        WireError::Kubernetes(error) => error.into(),
+        other => unreachable_proxy(namespace, pod, &other),
+    })
+}
+
+/// A page from the loopback of a pod (a namespace's), where it says more than to strangers.
+///
+/// # Errors
+/// When the pod cannot be reached, or the page is not there.
+pub(crate) async fn get_within(
+    (client, namespace, pod): (&kube::Client, &str, &str),
+    port: u16,
+    path: &str,
+    bounds: Bounds,
+) -> Result<bytes::Bytes, WireError> {
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
-    let forward = tokio::time::timeout(bounds.time, pods.portforward(pod, &[ADMIN])).await;
-    let mut forward = forward
-        .map_err(|_| unreachable_proxy(namespace, pod, &WireError::TooLate(bounds.time)))??;
-    let Some(stream) = forward.take_stream(ADMIN) else {
-        return Err(ApiError::unavailable("the API server forwards no port"));
-    };
-    let answer = Call::get("localhost", path).over(stream, bounds).await;
-    let answer = answer.map_err(|error| unreachable_proxy(namespace, pod, &error))?;
-    if !answer.status.is_success() {
-        return Err(unreachable_proxy(
-            namespace,
-            pod,
-            &WireError::Status(answer.status),
-        ));
+    let forward = tokio::time::timeout(bounds.time, pods.portforward(pod, &[port])).await;
+    let mut forward = forward.map_err(|_| WireError::TooLate(bounds.time))??;
+    let stream = forward.take_stream(port).ok_or(WireError::NoPort)?;
+    let answer = Call::get("localhost", path).over(stream, bounds).await?;
+    match answer.status.is_success() {
+        true => Ok(answer.body),
+        false => Err(WireError::Status(answer.status)),
     }
-    Ok(answer.body)
 }
 
 fn unreachable_proxy(namespace: &str, pod: &str, error: &dyn std::error::Error) -> ApiError {

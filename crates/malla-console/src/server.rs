@@ -116,11 +116,11 @@ impl Console {
         let lessons = options.lessons.then(|| Arc::new(Lessons::new()));
         let app = Arc::new(App {
             guard: Arc::new(Guard::new(options.hosts, options.authorizer)?),
+            control: ControlPlane::new(client.clone(), options.root_namespace.clone()),
             cluster: Cluster::new(client),
             mirror,
             history,
             analyzer: Analyzer::default(),
-            control: ControlPlane::new(options.root_namespace.clone()),
             identities,
             lessons,
             metrics,

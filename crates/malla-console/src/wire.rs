@@ -29,6 +29,10 @@ pub enum WireError {
     NotJson(#[from] serde_json::Error),
     #[error("it answers {0}")]
     Status(StatusCode),
+    #[error("the API server forwards no port")]
+    NoPort,
+    #[error(transparent)]
+    Kubernetes(#[from] kube::Error),
 }
 
 /// How much one exchange may take.

@@ -3,9 +3,11 @@
 //! The parts start in an order in which each finds what it needs: the certificate authority, then
 //! the watches, and only after the first whole world the ports by which proxies come in.
 
+mod build;
 mod http;
 mod listen;
 mod own;
+mod trust;
 mod world;
 mod writers;
 
@@ -16,7 +18,7 @@ use std::time::SystemTime;
 use arc_swap::ArcSwap;
 use malla_identity::authority::Lifetimes;
 use malla_identity::ca_server::{CaServer, RateLimit};
-use malla_model::{MeshSettings, TrustDomain};
+use malla_model::MeshSettings;
 use malla_runtime::drain::DrainWatch;
 use malla_runtime::ready::Readiness;
 use malla_runtime::task::AbortOnDrop;
@@ -24,15 +26,20 @@ use rustls::crypto::CryptoProvider;
 use tokio::sync::{mpsc, watch};
 use tracing::{info, info_span};
 
+use build::BuildInfo;
 use own::OwnCertificate;
 
 use crate::index::World;
 use crate::inject::InjectSettings;
 use crate::nodes::Nodes;
+use crate::secrets::{self, Asked};
 use crate::source::{Scope, watch_all};
 use crate::tokens::Authenticator;
 use crate::webhook::Reviewer;
 use crate::write::authority::load_or_create;
+
+/// Name of the ConfigMap with the MeshConfig.
+const MESH_CONFIG: &str = "istio";
 
 /// What `malla control` is told.
 #[derive(Debug, Clone)]
@@ -109,7 +116,7 @@ pub async fn run(
     let readiness = Readiness::new();
     let listed = readiness.gate("the cluster's objects");
     let served = readiness.gate("the webhooks");
-    let trust_domain = TrustDomain::default();
+    let trust_domain = trust::domain(&client, &config.namespace, MESH_CONFIG).await;
     let authority = Arc::new(
         load_or_create(
             &client,
@@ -127,7 +134,7 @@ pub async fn run(
     let (worlds, world) = watch::channel(None::<World>);
     let scope = Scope {
         root_namespace: config.namespace.clone(),
-        mesh_config: "istio".to_owned(),
+        mesh_config: MESH_CONFIG.to_owned(),
     };
     let _watches = watch_all(&client, &scope, &updates);
     let settings = MeshSettings {
@@ -137,10 +144,22 @@ pub async fn run(
         ..MeshSettings::default()
     };
     let namespaces = Arc::new(ArcSwap::default());
+    let asked = Arc::new(Asked::default());
+    let (read, secrets) = watch::channel(Arc::default());
+    let reading = secrets::keep(
+        client.clone(),
+        Arc::clone(&provider),
+        Arc::clone(&asked),
+        read,
+    );
+    let _secrets = AbortOnDrop::spawn(info_span!("secrets"), reading);
     let _index = AbortOnDrop::spawn(
         info_span!("index"),
         world::keep(
-            received,
+            world::Input {
+                updates: received,
+                secrets,
+            },
             settings.clone(),
             worlds,
             Arc::clone(&namespaces),
@@ -149,7 +168,11 @@ pub async fn run(
     );
 
     let authenticator = Authenticator::new(client.clone(), trust_domain);
-    let nodes = Arc::new(Nodes::new(authenticator.clone(), world.clone()));
+    let nodes = Arc::new(Nodes::new(
+        authenticator.clone(),
+        world.clone(),
+        Arc::clone(&asked),
+    ));
     let ca = CaServer::new(
         Arc::new(ArcSwap::from(Arc::clone(&authority))),
         authenticator,
@@ -161,7 +184,7 @@ pub async fn run(
         namespaces,
     });
     let roots_pem: Arc<str> = authority.roots_pem().into();
-    let _writers = writers::start(&client, &config, &roots_pem, &world, &nodes, served);
+    let _writers = writers::start(&client, &config, &roots_pem, &world, &nodes, &asked, served);
     info!(
         namespace = config.namespace,
         cluster = config.cluster_id,
@@ -176,6 +199,7 @@ pub async fn run(
             reviewer,
             readiness,
             world,
+            identifier: BuildInfo::own().identifier(&config.pod),
         },
         &provider,
         drain,

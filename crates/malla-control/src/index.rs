@@ -6,17 +6,21 @@
 
 mod cluster;
 mod config;
+mod gateway_api;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use kube::api::DynamicObject;
-use malla_api::lower::mesh_config;
+use malla_api::gateway_api::lower::Objects;
+use malla_api::lower::{assemble, mesh_config};
 use malla_model::mesh::MeshParts;
-use malla_model::{Mesh, MeshSettings};
+use malla_model::{Mesh, MeshSettings, Secrets};
 
 pub use cluster::{Cluster, Key};
 pub use config::{ConfigObject, Configs};
+pub use gateway_api::Addresses;
+use gateway_api::GatewayApi;
 
 use crate::source::{Change, Update, Watched};
 use crate::webhook::review::NamespaceLabels;
@@ -29,6 +33,8 @@ pub struct World {
     pub mesh: Arc<Mesh>,
     pub namespaces: Arc<NamespaceLabels>,
     pub configs: Arc<Vec<Arc<ConfigObject>>>,
+    pub gateway_objects: Arc<Objects>,
+    pub addresses: Arc<Addresses>,
     /// Services that ask for their ports to be managed.
     pub gateway_services: Arc<Vec<(Key, crate::write::gateway_ports::GatewayService)>>,
     /// What of MeshConfig is not acted on.
@@ -43,6 +49,8 @@ pub struct Index {
     mesh_config_notes: Arc<Vec<String>>,
     cluster: Cluster,
     configs: Configs,
+    gateway_api: GatewayApi,
+    secrets: Arc<Secrets>,
     /// Kinds whose first list has arrived.
     listed: BTreeSet<Watched>,
     number: u64,
@@ -58,6 +66,8 @@ impl Index {
             mesh_config_notes: Arc::default(),
             cluster: Cluster::default(),
             configs: Configs::default(),
+            gateway_api: GatewayApi::default(),
+            secrets: Arc::default(),
             listed: BTreeSet::new(),
             number: 0,
         }
@@ -77,8 +87,14 @@ impl Index {
         match watched {
             Watched::MeshConfig => self.apply_mesh_config(&change),
             Watched::Istio(kind) => self.configs.apply(kind, change, &self.settings),
+            Watched::GatewayApi(kind) => self.gateway_api.apply(kind, change),
             _ => self.cluster.apply(watched, change, &self.settings),
         }
+    }
+
+    /// Takes over what is known of Secrets; a new world is due then.
+    pub fn set_secrets(&mut self, secrets: Arc<Secrets>) {
+        self.secrets = secrets;
     }
 
     fn apply_mesh_config(&mut self, change: &Change) -> bool {
@@ -88,7 +104,7 @@ impl Index {
             Change::Deleted(_) => None,
         };
         let text = object.map(|o| mesh_yaml(o)).unwrap_or_default();
-        let (settings, notes) = match mesh_config::lower(&text, &self.defaults) {
+        let (mut settings, mut notes) = match mesh_config::lower(&text, &self.defaults) {
             Ok(lowered) => (
                 lowered.value,
                 lowered
@@ -100,6 +116,12 @@ impl Index {
             // The last good settings stay.
             Err(error) => (self.settings.clone(), vec![error.to_string()]),
         };
+        // Certificates are of the domain that this process started with.
+        if settings.trust_domain != self.defaults.trust_domain {
+            let (asked, stands) = (&settings.trust_domain, &self.defaults.trust_domain);
+            notes.push(format!("trustDomain: {asked} takes effect when the control plane starts anew, until then it is {stands}"));
+            settings.trust_domain = stands.clone();
+        }
         for note in &notes {
             tracing::warn!(note, "MeshConfig");
         }
@@ -121,14 +143,19 @@ impl Index {
             settings: self.settings.clone(),
             services: self.cluster.services(),
             workloads: self.cluster.workloads(),
+            secrets: Arc::clone(&self.secrets),
             ..MeshParts::default()
         };
-        self.configs.add_to(&mut parts);
+        assemble::add(&mut parts, self.configs.acting());
+        let namespaces = self.cluster.namespaces();
+        self.gateway_api.add_to(&mut parts, &namespaces);
         World {
             number: self.number,
             mesh: Arc::new(Mesh::new(parts)),
-            namespaces: self.cluster.namespaces(),
+            namespaces,
             configs: Arc::new(self.configs.all()),
+            gateway_objects: self.gateway_api.objects(),
+            addresses: Arc::new(self.cluster.addresses()),
             gateway_services: Arc::new(self.cluster.gateway_services()),
             mesh_config_notes: Arc::clone(&self.mesh_config_notes),
         }
@@ -253,5 +280,15 @@ mod tests {
             Some("/dev/stdout")
         );
         assert_eq!(world.mesh_config_notes.len(), 1);
+        // The trust domain stays what certificates are of.
+        index.apply(config(
+            "{accessLogFile: /dev/stderr, trustDomain: example.org}",
+        ));
+        let world = index.world();
+        assert_eq!(world.mesh.settings.trust_domain.as_str(), "cluster.local");
+        let [note] = &world.mesh_config_notes[..] else {
+            panic!("{:?}", world.mesh_config_notes)
+        };
+        assert!(note.contains("example.org takes effect when"), "{note}");
     }
 }

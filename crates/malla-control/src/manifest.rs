@@ -14,7 +14,7 @@ pub use console::{
     COLLECT_PORT, CONSOLE, CONSOLE_PORT, ConsoleOptions, OTLP_HTTP_PORT, TELEMETRY, ZIPKIN_PORT,
     console,
 };
-pub use gateway::{MANAGED_PORTS, ingress_gateway};
+pub use gateway::{MANAGED_PORTS, ingress_gateway, managed_gateway};
 pub use webhooks::{MUTATING_WEBHOOK, VALIDATING_WEBHOOK};
 
 /// The namespace of the control plane unless told otherwise.

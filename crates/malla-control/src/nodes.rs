@@ -5,6 +5,8 @@
 //! the address it says and the identity it proves, it has no labels, and so carries no gateway.
 
 mod attest;
+mod guest;
+mod origins;
 mod session;
 mod set;
 
@@ -19,19 +21,23 @@ use malla_model::SpiffeId;
 use malla_runtime::task::AbortOnDrop;
 use malla_translate::NodeView;
 use malla_xds::NodeResources;
-use malla_xds::server::{Hello, NodeHandle, ResourceSource};
+use malla_xds::server::{Answer, Hello, NodeHandle, ResourceSource};
 use malla_xds_proto::core::Node;
+use malla_xds_proto::type_url;
 use tokio::sync::watch;
 use tonic::metadata::MetadataMap;
 use tonic::{Extensions, Status};
 use tracing::{info, info_span, warn};
 
 use attest::{attested, restricted};
+use guest::Guest;
 use session::Session;
 pub use session::{NodeReport, Progress};
-use set::NodeSet;
+pub(crate) use set::NodeSet;
 
+use crate::debug;
 use crate::index::World;
+use crate::secrets::Asked;
 use crate::tokens::Authenticator;
 
 /// How long a proxy's first answer waits for its pod to be known: a proxy may be faster than the
@@ -42,29 +48,64 @@ const PATIENCE: Duration = Duration::from_secs(12);
 #[derive(Debug)]
 pub struct Nodes {
     authenticator: Authenticator,
-    shared: Arc<Shared>,
+    shared: Arc<Connected>,
     _pushing: AbortOnDrop<()>,
 }
 
+/// The connected proxies, and the newest world.
 #[derive(Debug)]
-struct Shared {
+pub(crate) struct Connected {
     worlds: watch::Receiver<Option<World>>,
     sessions: Mutex<HashMap<u64, Arc<Session>>>,
+    asked: Arc<Asked>,
 }
 
-impl Shared {
+impl Connected {
     fn sessions(&self) -> MutexGuard<'_, HashMap<u64, Arc<Session>>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The newest world; `None` before the first.
+    pub(crate) fn world(&self) -> Option<World> {
+        self.worlds.borrow().clone()
+    }
+
+    /// What every connected proxy has and has not acknowledged, by node id.
+    pub(crate) fn reports(&self) -> Vec<NodeReport> {
+        let sessions = self.sessions();
+        let mut reports: Vec<NodeReport> = sessions.values().map(|s| s.report()).collect();
+        drop(sessions);
+        reports.sort_by(|a, b| a.id.cmp(&b.id));
+        reports
+    }
+
+    /// Every connected proxy with what it is offered.
+    pub(crate) fn proxies(&self) -> Vec<(NodeReport, Arc<NodeSet>)> {
+        let sessions = self.sessions();
+        sessions.values().map(|s| (s.report(), s.set())).collect()
+    }
+
+    /// A proxy by `POD.NAMESPACE` or node id, and what it is offered.
+    pub(crate) fn proxy(&self, name: &str) -> Option<(NodeReport, Arc<NodeSet>)> {
+        let sessions = self.sessions();
+        let mut proxies = sessions.values().map(|s| (s.report(), s));
+        let (report, session) = proxies.find(|(r, _)| r.name == name || r.id == name)?;
+        Some((report, session.set()))
     }
 }
 
 impl Nodes {
-    /// Starts pushing worlds as they come.
+    /// Starts pushing worlds as they come. Who wants a secret that is not known is noted in `asked`.
     #[must_use]
-    pub fn new(authenticator: Authenticator, worlds: watch::Receiver<Option<World>>) -> Self {
-        let shared = Arc::new(Shared {
+    pub fn new(
+        authenticator: Authenticator,
+        worlds: watch::Receiver<Option<World>>,
+        asked: Arc<Asked>,
+    ) -> Self {
+        let shared = Arc::new(Connected {
             worlds,
             sessions: Mutex::default(),
+            asked,
         });
         let pushing = AbortOnDrop::spawn(info_span!("push"), push(Arc::clone(&shared)));
         Self {
@@ -77,14 +118,17 @@ impl Nodes {
     /// What every connected proxy has and has not acknowledged.
     #[must_use]
     pub fn reports(&self) -> Vec<NodeReport> {
-        let mut reports: Vec<NodeReport> = self
-            .shared
-            .sessions()
-            .values()
-            .map(|s| s.report())
-            .collect();
-        reports.sort_by(|a, b| a.id.cmp(&b.id));
-        reports
+        self.shared.reports()
+    }
+
+    /// What debug pages are made of.
+    pub(crate) fn connected(&self) -> &Arc<Connected> {
+        &self.shared
+    }
+
+    /// Who shows a token.
+    pub(crate) async fn bearer(&self, token: Option<&str>) -> Result<SpiffeId, Denied> {
+        self.authenticator.identify(token, None).await
     }
 
     async fn accept(
@@ -95,6 +139,10 @@ impl Nodes {
         let Some(Proved(identity)) = hello.extensions.get::<Proved>().cloned() else {
             return Err(Denied::NoProof.into());
         };
+        // Who asks about proxies is none.
+        if hello.first_type.starts_with(type_url::DEBUG) {
+            return Ok(Box::new(Guest::new(identity, Arc::clone(&self.shared))));
+        }
         let claimed = NodeView::from_xds(&hello.node)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         if let Some(refusal) = refusal(&claims(&hello.node, &claimed), &identity) {
@@ -110,7 +158,7 @@ impl Nodes {
             restricted(&world, &claimed, &identity)
         });
         info!(node = hello.node.id, %identity, "proxy connected");
-        let set = NodeSet::translate(&world, &view, None);
+        let set = NodeSet::translate(&world, &view, None, &self.shared.asked);
         let session = Arc::new(Session::new(
             &hello,
             identity,
@@ -125,7 +173,7 @@ impl Nodes {
         // A world that came while this one was translated must not be missed.
         let newest = self.shared.worlds.borrow().clone();
         if let Some(newest) = newest.filter(|newest| newest.number > world.number) {
-            session.offer(&newest, &mut HashMap::new());
+            session.offer(&newest, &mut HashMap::new(), &self.shared.asked);
         }
         Ok(Box::new(Handle {
             session,
@@ -234,7 +282,7 @@ fn refusal(claims: &Claims, identity: &SpiffeId) -> Option<String> {
 #[derive(Debug)]
 struct Handle {
     session: Arc<Session>,
-    shared: Arc<Shared>,
+    shared: Arc<Connected>,
 }
 
 impl NodeHandle for Handle {
@@ -244,6 +292,10 @@ impl NodeHandle for Handle {
 
     fn event(&self, event: &malla_xds::server::Event) {
         self.session.event(event);
+    }
+
+    fn answer(&self, type_url: &str, names: &[String]) -> Option<Result<Vec<Answer>, Status>> {
+        debug::answer(&self.shared, self.session.identity(), type_url, names)
     }
 }
 
@@ -255,7 +307,7 @@ impl Drop for Handle {
 }
 
 /// Gives every proxy the newest world; worlds in between are skipped.
-async fn push(shared: Arc<Shared>) {
+async fn push(shared: Arc<Connected>) {
     let mut worlds = shared.worlds.clone();
     while worlds.changed().await.is_ok() {
         let Some(world) = worlds.borrow_and_update().clone() else {
@@ -265,7 +317,7 @@ async fn push(shared: Arc<Shared>) {
         // Equal views get equal resources, so they are translated once.
         let mut translated = HashMap::new();
         for session in sessions {
-            session.offer(&world, &mut translated);
+            session.offer(&world, &mut translated, &shared.asked);
             tokio::task::yield_now().await;
         }
     }

@@ -10,9 +10,10 @@ use kube::api::{Api, ApiResource, DynamicObject};
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event};
 use malla_api::Kind;
+use malla_api::gateway_api::{self, GatewayKind};
 use malla_runtime::task::AbortOnDrop;
 use tokio::sync::mpsc;
-use tracing::{Instrument as _, info_span, warn};
+use tracing::{Instrument as _, debug, info_span, warn};
 
 /// A watched kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -25,6 +26,8 @@ pub enum Watched {
     /// Only the mesh's own, in the root namespace.
     MeshConfig,
     Istio(Kind),
+    /// Clusters need not have them.
+    GatewayApi(GatewayKind),
 }
 
 impl Watched {
@@ -40,6 +43,7 @@ impl Watched {
         ];
         core.into_iter()
             .chain(Kind::ALL.into_iter().map(Self::Istio))
+            .chain(GatewayKind::ALL.into_iter().map(Self::GatewayApi))
     }
 
     fn resource(self) -> ApiResource {
@@ -64,6 +68,12 @@ impl Watched {
             Self::Istio(kind) => of(
                 kind.group(),
                 kind.storage_version(),
+                kind.name(),
+                kind.plural(),
+            ),
+            Self::GatewayApi(kind) => of(
+                gateway_api::GROUP,
+                kind.versions().first().copied().unwrap_or("v1"),
                 kind.name(),
                 kind.plural(),
             ),
@@ -129,6 +139,14 @@ async fn watch(
     while let Some(event) = stream.next().await {
         let change = match event {
             Ok(event) => step(event, &mut list),
+            // Nobody has installed that kind's definition yet: there are no such objects, and when
+            // it comes, the list that is tried again will have them.
+            Err(watcher::Error::InitialListFailed(kube::Error::Api(status)))
+                if status.code == 404 =>
+            {
+                debug!("the kind is not served");
+                Some(Change::Replaced(Vec::new()))
+            }
             Err(error) => {
                 // Back-off is the stream's; what was known stays known meanwhile.
                 warn!(%error, "the watch broke off and will be resumed");
@@ -171,6 +189,13 @@ fn slim(mut object: DynamicObject) -> DynamicObject {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Duration;
+
+    use kube::client::Body;
+    use serde_json::json;
+
     use super::*;
 
     fn object(name: &str) -> DynamicObject {
@@ -195,6 +220,62 @@ mod tests {
                 .collect::<Vec<_>>(),
             ["b"]
         );
+    }
+
+    /// Answers a kind's list: 404 until it is served.
+    fn api_server(served: Arc<AtomicBool>) -> kube::Client {
+        let answer = tower::service_fn(move |request: http::Request<Body>| {
+            let served = served.load(Ordering::SeqCst);
+            let watch = request
+                .uri()
+                .query()
+                .is_some_and(|q| q.contains("watch=true"));
+            async move {
+                if watch {
+                    std::future::pending::<()>().await;
+                }
+                let (status, body) = match served {
+                    false => (
+                        404,
+                        json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 404, "reason": "NotFound", "message": "not found"}),
+                    ),
+                    true => (
+                        200,
+                        json!({"kind": "List", "apiVersion": "networking.istio.io/v1", "metadata": {"resourceVersion": "1"}, "items": [
+                            {"apiVersion": "networking.istio.io/v1", "kind": "Gateway", "metadata": {"name": "g", "namespace": "n"}},
+                        ]}),
+                    ),
+                };
+                let body = Body::from(body.to_string().into_bytes());
+                let answer = http::Response::builder().status(status).body(body);
+                Ok::<_, Infallible>(answer.unwrap())
+            }
+        });
+        kube::Client::new(answer, "default")
+    }
+
+    #[tokio::test]
+    async fn a_kind_that_is_not_served_has_no_objects_until_it_is() {
+        let served = Arc::new(AtomicBool::new(false));
+        let client = api_server(Arc::clone(&served));
+        let scope = Scope {
+            root_namespace: "istio-system".into(),
+            mesh_config: "istio".into(),
+        };
+        let (send, mut updates) = mpsc::channel(1);
+        let watched = Watched::Istio(malla_api::Kind::Gateway);
+        let watching = watch(client, scope, watched, send);
+        let _watching = AbortOnDrop::spawn(info_span!("watch"), watching);
+        let mut next = async || match updates.recv().await {
+            Some((_, Change::Replaced(list))) => list.len(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(next().await, 0);
+        served.store(true, Ordering::SeqCst);
+        let found = async { while next().await == 0 {} };
+        tokio::time::timeout(Duration::from_secs(60), found)
+            .await
+            .unwrap();
     }
 
     #[test]

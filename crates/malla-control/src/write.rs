@@ -4,6 +4,7 @@
 //! difference, so that it may be interrupted anywhere and run again.
 
 pub mod authority;
+pub mod gateway_api;
 pub mod gateway_ports;
 pub mod roots;
 pub mod status;

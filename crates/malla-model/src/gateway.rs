@@ -11,7 +11,16 @@ pub struct Gateway {
     pub meta: Meta,
     /// Empty selects every gateway workload.
     pub selector: Labels,
+    /// Only pods of this namespace carry it; `None` is any.
+    pub pods_in: Option<Arc<str>>,
     pub servers: Vec<Server>,
+}
+
+/// A Secret by its full name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SecretRef {
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +47,8 @@ pub struct ServerTls {
     pub https_redirect: bool,
     pub mode: ServerTlsMode,
     pub credential_names: Vec<Arc<str>>,
+    /// Secrets that whoever owns them lets this server use, in place of `credential_names`.
+    pub granted: Vec<SecretRef>,
     pub ca_credential_name: Option<Arc<str>>,
     pub server_certificate: Option<Arc<str>>,
     pub private_key: Option<Arc<str>>,
@@ -46,6 +57,27 @@ pub struct ServerTls {
     pub min_version: Option<TlsVersion>,
     pub max_version: Option<TlsVersion>,
     pub cipher_suites: Vec<Arc<str>>,
+}
+
+impl ServerTls {
+    /// Of that mode, and nothing else said.
+    #[must_use]
+    pub fn new(mode: ServerTlsMode) -> Self {
+        Self {
+            https_redirect: false,
+            mode,
+            credential_names: Vec::new(),
+            granted: Vec::new(),
+            ca_credential_name: None,
+            server_certificate: None,
+            private_key: None,
+            ca_certificates: None,
+            subject_alt_names: Vec::new(),
+            min_version: None,
+            max_version: None,
+            cipher_suites: Vec::new(),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

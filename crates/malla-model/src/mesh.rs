@@ -3,72 +3,24 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::gateway::Gateway;
 use crate::host::Host;
-use crate::id::TrustDomain;
+use crate::patch::EnvoyFilter;
 use crate::policy::{AuthorizationPolicy, PeerAuthentication};
 use crate::route::VirtualService;
+use crate::secret::Secrets;
 use crate::service::Service;
-use crate::telemetry::{Telemetry, TelemetrySettings};
+use crate::settings::MeshSettings;
+use crate::sidecar::Sidecar;
+use crate::telemetry::Telemetry;
 use crate::traffic::DestinationRule;
 use crate::workload::Workload;
 
-/// The mesh-wide settings (Istio: MeshConfig), with Istio's defaults.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MeshSettings {
-    pub root_namespace: Arc<str>,
-    pub domain: Arc<str>,
-    pub trust_domain: TrustDomain,
-    pub trust_domain_aliases: Vec<TrustDomain>,
-    pub cluster_id: Arc<str>,
-    pub connect_timeout: Duration,
-    /// `None` waits for ever (Istio's default of 0 s).
-    pub protocol_detection_timeout: Option<Duration>,
-    pub auto_mtls: bool,
-    pub outbound: OutboundPolicy,
-    /// `None` is off; `/dev/stdout` in the demo.
-    pub access_log_file: Option<Arc<str>>,
-    /// `None` is Istio's default text format.
-    pub access_log_format: Option<Arc<str>>,
-    pub access_log_json: bool,
-    pub locality_balancing: bool,
-    pub telemetry: TelemetrySettings,
-}
-
-impl Default for MeshSettings {
-    fn default() -> Self {
-        Self {
-            root_namespace: "istio-system".into(),
-            domain: "cluster.local".into(),
-            trust_domain: TrustDomain::default(),
-            trust_domain_aliases: Vec::new(),
-            cluster_id: "Kubernetes".into(),
-            connect_timeout: Duration::from_secs(10),
-            protocol_detection_timeout: None,
-            auto_mtls: true,
-            outbound: OutboundPolicy::AllowAny,
-            access_log_file: None,
-            access_log_format: None,
-            access_log_json: false,
-            locality_balancing: true,
-            telemetry: TelemetrySettings::default(),
-        }
-    }
-}
-
-/// What happens to calls to hosts the mesh does not know.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OutboundPolicy {
-    AllowAny,
-    RegistryOnly,
-}
-
 /// Everything, at one instant. Built by the control plane's one writer, then only read.
 ///
-/// Invariant: every list is sorted oldest first ([`crate::Meta::age`]) except `services` and
-/// `workloads`, which are sorted by name, so the same world always looks the same.
+/// Invariant: every list is sorted oldest first ([`crate::Meta::age`]) except `services`, sorted by host and
+/// then as they win ([`Mesh::service`]), and `workloads`, sorted by name, so the same world always looks the same.
 #[derive(Debug, Default)]
 pub struct Mesh {
     pub settings: MeshSettings,
@@ -77,9 +29,12 @@ pub struct Mesh {
     pub virtual_services: Vec<Arc<VirtualService>>,
     pub destination_rules: Vec<Arc<DestinationRule>>,
     pub gateways: Vec<Arc<Gateway>>,
+    pub sidecars: Vec<Arc<Sidecar>>,
+    pub envoy_filters: Vec<Arc<EnvoyFilter>>,
     pub peer_authentications: Vec<Arc<PeerAuthentication>>,
     pub authorization_policies: Vec<Arc<AuthorizationPolicy>>,
     pub telemetries: Vec<Arc<Telemetry>>,
+    pub secrets: Arc<Secrets>,
     index: Index,
 }
 
@@ -98,18 +53,24 @@ pub struct MeshParts {
     pub virtual_services: Vec<Arc<VirtualService>>,
     pub destination_rules: Vec<Arc<DestinationRule>>,
     pub gateways: Vec<Arc<Gateway>>,
+    pub sidecars: Vec<Arc<Sidecar>>,
+    pub envoy_filters: Vec<Arc<EnvoyFilter>>,
     pub peer_authentications: Vec<Arc<PeerAuthentication>>,
     pub authorization_policies: Vec<Arc<AuthorizationPolicy>>,
     pub telemetries: Vec<Arc<Telemetry>>,
+    pub secrets: Arc<Secrets>,
 }
 
 impl Mesh {
     /// Sorts and indexes the parts.
     #[must_use]
     pub fn new(mut parts: MeshParts) -> Self {
-        parts
-            .services
-            .sort_by(|a, b| (&a.hostname, a.meta.age()).cmp(&(&b.hostname, b.meta.age())));
+        let order = |s: &Service| (s.hostname.clone(), !s.is_kubernetes());
+        parts.services.sort_by(|a, b| {
+            order(a)
+                .cmp(&order(b))
+                .then_with(|| a.meta.age().cmp(&b.meta.age()))
+        });
         parts
             .workloads
             .sort_by(|a, b| a.meta.object.cmp(&b.meta.object));
@@ -123,12 +84,17 @@ impl Mesh {
             .gateways
             .sort_by(|a, b| a.meta.age().cmp(&b.meta.age()));
         parts
+            .sidecars
+            .sort_by(|a, b| a.meta.age().cmp(&b.meta.age()));
+        parts
+            .envoy_filters
+            .sort_by(|a, b| a.meta.age().cmp(&b.meta.age()));
+        parts
             .peer_authentications
             .sort_by(|a, b| a.meta.age().cmp(&b.meta.age()));
         parts
             .authorization_policies
             .sort_by(|a, b| a.meta.age().cmp(&b.meta.age()));
-
         parts
             .telemetries
             .sort_by(|a, b| a.meta.age().cmp(&b.meta.age()));
@@ -153,14 +119,18 @@ impl Mesh {
             virtual_services: parts.virtual_services,
             destination_rules: parts.destination_rules,
             gateways: parts.gateways,
+            sidecars: parts.sidecars,
+            envoy_filters: parts.envoy_filters,
             peer_authentications: parts.peer_authentications,
             authorization_policies: parts.authorization_policies,
             telemetries: parts.telemetries,
+            secrets: parts.secrets,
             index,
         }
     }
 
-    /// The service of that name as `namespace` sees it: its own first, then the oldest visible.
+    /// The service of that name as `namespace` sees it: its own first, then Kubernetes' before those of
+    /// ServiceEntries, then the oldest.
     #[must_use]
     pub fn service(&self, host: &Host, namespace: &str) -> Option<&Arc<Service>> {
         let candidates = || {

@@ -41,6 +41,8 @@ pub struct HttpRoute {
     pub mirrors: Vec<Mirror>,
     pub cors: Option<Cors>,
     pub headers: HeaderOps,
+    /// What is answered where the destination does not exist: 404, 500, or 503 (`None`).
+    pub missing_backend: Option<u16>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,7 +112,7 @@ pub struct Rewrite {
     pub regex: Option<(Pattern, Arc<str>)>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Retries {
     /// Zero disables retries.
     pub attempts: u32,

@@ -47,6 +47,15 @@ pub enum Resolution {
     Passthrough,
 }
 
+/// Which endpoints clients prefer, where no DestinationRule says so (Kubernetes: `trafficDistribution`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Distribution {
+    #[default]
+    Any,
+    SameZone,
+    SameNode,
+}
+
 /// One port of a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServicePort {
@@ -55,6 +64,8 @@ pub struct ServicePort {
     pub port: u16,
     /// The number workloads listen on where it is the same for all; endpoints carry their own.
     pub target_port: Option<u16>,
+    /// The name workloads give the port they listen on, where the service goes by that.
+    pub target_name: Option<Arc<str>>,
     pub protocol: Protocol,
 }
 
@@ -74,6 +85,9 @@ pub struct Service {
     /// Of type ExternalName: this service is another name of that host.
     pub alias_of: Option<Host>,
     pub visibility: Visibility,
+    pub distribution: Distribution,
+    /// Only endpoints on the client's own machine are called (`internalTrafficPolicy: Local`).
+    pub same_machine: bool,
     /// The pods' labels this service selects by; policies and DestinationRule subsets do not use it.
     pub selector: Labels,
     /// Identities that servers of this service may present besides those of its endpoints.
@@ -86,6 +100,12 @@ impl Service {
     #[must_use]
     pub fn namespace(&self) -> &str {
         self.meta.namespace()
+    }
+
+    /// Whether it is a Kubernetes Service, not a ServiceEntry.
+    #[must_use]
+    pub fn is_kubernetes(&self) -> bool {
+        self.meta.object.kind == "Service"
     }
 
     #[must_use]

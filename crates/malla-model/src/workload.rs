@@ -1,9 +1,11 @@
 //! Workloads: pods and other processes of the mesh, and the endpoints services reach them by.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::id::{Labels, Meta, SpiffeId};
+use crate::service::ServicePort;
 
 /// Where something runs, `region/zone/subzone`; empty parts are unknown.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
@@ -53,27 +55,122 @@ impl Workload {
     /// Istio's canonical service name of the workload, for telemetry.
     #[must_use]
     pub fn canonical_name(&self) -> &str {
-        [
-            "service.istio.io/canonical-name",
-            "app.kubernetes.io/name",
-            "app",
-        ]
-        .iter()
-        .find_map(|label| self.meta.labels.get(*label))
-        .map_or(&*self.owner, String::as_str)
+        canonical_name(&self.meta.labels).unwrap_or(&self.owner)
     }
 
     /// Istio's canonical revision, `latest` when nothing says otherwise.
     #[must_use]
     pub fn canonical_revision(&self) -> &str {
+        canonical_revision(&self.meta.labels).unwrap_or("latest")
+    }
+
+    /// As in [`Endpoint::workload`].
+    #[must_use]
+    pub fn described(&self, cluster: &str) -> Arc<str> {
+        format!(
+            "{};{};{};{};{cluster}",
+            self.owner,
+            self.meta.namespace(),
+            self.canonical_name(),
+            self.canonical_revision(),
+        )
+        .into()
+    }
+
+    /// As an endpoint of a service that selects it; `None` while it has no address.
+    #[must_use]
+    pub fn endpoint(&self, port: &ServicePort, cluster: &str) -> Option<Endpoint> {
+        Some(Endpoint {
+            port_name: port.name.clone(),
+            address: Address::Ip(*self.addresses.first()?),
+            port: port.target_port.unwrap_or(port.port),
+            labels: Arc::new(self.meta.labels.clone()),
+            health: Health::Healthy,
+            weight: 1,
+            locality: self.locality.clone(),
+            network: self.network.clone(),
+            tls_mode: self.tls_mode,
+            identity: Some(self.identity.clone()),
+            workload: self.described(cluster),
+            node: self.node.clone(),
+        })
+    }
+}
+
+fn canonical_name(labels: &Labels) -> Option<&str> {
+    first(
+        labels,
+        [
+            "service.istio.io/canonical-name",
+            "app.kubernetes.io/name",
+            "app",
+        ],
+    )
+}
+
+fn canonical_revision(labels: &Labels) -> Option<&str> {
+    first(
+        labels,
         [
             "service.istio.io/canonical-revision",
             "app.kubernetes.io/version",
             "version",
-        ]
-        .iter()
-        .find_map(|label| self.meta.labels.get(*label))
-        .map_or("latest", String::as_str)
+        ],
+    )
+}
+
+fn first<'l>(labels: &'l Labels, names: [&str; 3]) -> Option<&'l str> {
+    let mut values = names.into_iter().filter_map(|name| labels.get(name));
+    values.next().map(String::as_str)
+}
+
+/// An endpoint somebody wrote down: a WorkloadEntry, or one inside a ServiceEntry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkloadEntry {
+    /// Of the object it stands in; the labels are the endpoint's.
+    pub meta: Meta,
+    pub address: Address,
+    /// Where it listens, by names of service ports; others are the service's own.
+    pub ports: BTreeMap<String, u16>,
+    pub weight: u32,
+    pub locality: Locality,
+    pub network: Arc<str>,
+    pub identity: Option<SpiffeId>,
+    pub tls_mode: TlsMode,
+}
+
+impl WorkloadEntry {
+    /// As an endpoint of a service; `None` where the service goes by a port name that the entry lacks.
+    #[must_use]
+    pub fn endpoint(&self, port: &ServicePort, cluster: &str) -> Option<Endpoint> {
+        let number = match &port.target_name {
+            Some(name) => *self.ports.get(&**name)?,
+            None => {
+                let own = self.ports.get(&*port.name).copied();
+                own.or(port.target_port).unwrap_or(port.port)
+            }
+        };
+        let (name, labels) = (self.meta.name(), &self.meta.labels);
+        Some(Endpoint {
+            port_name: port.name.clone(),
+            address: self.address.clone(),
+            port: number,
+            labels: Arc::new(labels.clone()),
+            health: Health::Healthy,
+            weight: self.weight,
+            locality: self.locality.clone(),
+            network: self.network.clone(),
+            tls_mode: self.tls_mode,
+            identity: self.identity.clone(),
+            workload: format!(
+                "{name};{};{};{};{cluster}",
+                self.meta.namespace(),
+                canonical_name(labels).unwrap_or(name),
+                canonical_revision(labels).unwrap_or_default(),
+            )
+            .into(),
+            node: "".into(),
+        })
     }
 }
 

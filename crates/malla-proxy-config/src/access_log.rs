@@ -1,5 +1,7 @@
 //! Access logs: which requests, where to, in what form.
 
+mod otlp;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,9 +14,11 @@ use crate::format::{Format, JsonFormat, Layout, LayoutBody};
 use crate::grpc_service::GrpcService;
 use crate::matcher::Fraction;
 use crate::pb::extensions::access_loggers as ext;
-use crate::pb::{Any, accesslog as pb};
+use crate::pb::{Any, accesslog as pb, core};
 use crate::request::HeaderMatcher;
 use crate::tracing::CustomTag;
+
+pub use self::otlp::{OtlpExport, OtlpLog, OtlpValue};
 
 /// What Envoy writes when no format is given.
 pub const DEFAULT_FORMAT: &str = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" \
@@ -49,6 +53,8 @@ pub enum Target {
     },
     /// Envoy's access log service.
     Grpc(Arc<GrpcLog>),
+    /// An OpenTelemetry collector.
+    Otlp(Arc<OtlpLog>),
 }
 
 /// `CommonGrpcAccessLogConfig` and what is told from headers.
@@ -127,8 +133,8 @@ pub enum LogFilter {
         /// Anything but them.
         exclude: bool,
     },
-    /// Everything: filters on what never happens here.
-    All,
+    /// Is no health check that this proxy knows of.
+    NotHealthCheck,
 }
 
 /// `ComparisonFilter.Op`.
@@ -174,9 +180,7 @@ impl AccessLog {
         } = wire;
         let filter = match filter {
             None => None,
-            Some(filter) => Some(cx.field("filter", |cx| {
-                LogFilter::parse(filter, MAX_FILTER_DEPTH, cx)
-            })?),
+            Some(filter) => Some(cx.field("filter", |cx| LogFilter::parse_whole(filter, cx))?),
         };
         let Some(pb::access_log::ConfigType::TypedConfig(any)) = config_type else {
             return Err(cx.invalid("typed_config", "is required"));
@@ -198,6 +202,10 @@ impl Target {
             "envoy.extensions.access_loggers.grpc.v3.TcpGrpcAccessLogConfig" => {
                 let wire = cx.unpack("", any)?;
                 GrpcLog::parse_tcp(wire, cx).map(|log| Self::Grpc(Arc::new(log)))
+            }
+            "envoy.extensions.access_loggers.open_telemetry.v3.OpenTelemetryAccessLogConfig" => {
+                let wire = cx.unpack("", any)?;
+                OtlpLog::parse(wire, cx).map(|log| Self::Otlp(Arc::new(log)))
             }
             name => {
                 let (sink, layout) = parse_sink(name, any, cx)?;
@@ -264,12 +272,17 @@ impl GrpcLog {
     }
 }
 
-impl GrpcLogStream {
-    fn parse(
-        wire: ext::grpc::v3::CommonGrpcAccessLogConfig,
-        tcp: bool,
-        cx: &mut Cx,
-    ) -> Result<(Self, Vec<CustomTag>), Invalid> {
+/// `CommonGrpcAccessLogConfig`, as far as it is read.
+struct CommonLog {
+    log_name: String,
+    service: Option<core::GrpcService>,
+    flush_interval: Option<Duration>,
+    buffer: Option<usize>,
+    tags: Vec<CustomTag>,
+}
+
+impl CommonLog {
+    fn parse(wire: ext::grpc::v3::CommonGrpcAccessLogConfig, cx: &mut Cx) -> Result<Self, Invalid> {
         let ext::grpc::v3::CommonGrpcAccessLogConfig {
             log_name,
             grpc_service,
@@ -282,24 +295,67 @@ impl GrpcLogStream {
         } = wire;
         // No filter of this proxy keeps such objects; a stream that broke is opened again in any case.
         ignorable!(cx; filter_state_objects_to_log, grpc_stream_retry_policy);
-        if transport_api_version == crate::pb::core::ApiVersion::V2 as i32 {
+        if transport_api_version == core::ApiVersion::V2 as i32 {
             return Err(cx.invalid("transport_api_version", "must be V3"));
         }
-        if log_name.is_empty() {
+        Ok(Self {
+            log_name,
+            service: grpc_service,
+            flush_interval: cx.duration("buffer_flush_interval", buffer_flush_interval)?,
+            buffer: buffer_size_bytes.map(|size| size.value as usize),
+            tags: CustomTag::parse_all(custom_tags, cx)?,
+        })
+    }
+
+    /// What another one says where this one says nothing.
+    fn or(self, other: Self) -> Self {
+        Self {
+            log_name: match self.log_name.is_empty() {
+                true => other.log_name,
+                false => self.log_name,
+            },
+            service: self.service.or(other.service),
+            flush_interval: self.flush_interval.or(other.flush_interval),
+            buffer: self.buffer.or(other.buffer),
+            tags: match self.tags.is_empty() {
+                true => other.tags,
+                false => self.tags,
+            },
+        }
+    }
+
+    /// The longest wait of a record.
+    fn flush_interval(&self) -> Duration {
+        let interval = self.flush_interval.filter(|interval| !interval.is_zero());
+        interval.unwrap_or(DEFAULT_FLUSH)
+    }
+
+    /// Bytes at which records go without waiting.
+    fn buffer(&self) -> usize {
+        self.buffer.unwrap_or(DEFAULT_BUFFER)
+    }
+}
+
+impl GrpcLogStream {
+    fn parse(
+        wire: ext::grpc::v3::CommonGrpcAccessLogConfig,
+        tcp: bool,
+        cx: &mut Cx,
+    ) -> Result<(Self, Vec<CustomTag>), Invalid> {
+        let common = CommonLog::parse(wire, cx)?;
+        if common.log_name.is_empty() {
             return Err(cx.invalid("log_name", "is required"));
         }
-        let service = cx.required("grpc_service", grpc_service)?;
-        let interval = cx.duration("buffer_flush_interval", buffer_flush_interval)?;
+        let (flush_interval, buffer) = (common.flush_interval(), common.buffer());
+        let service = cx.required("grpc_service", common.service)?;
         let stream = Self {
             service: cx.field("grpc_service", |cx| GrpcService::parse(service, cx))?,
-            log_name,
+            log_name: common.log_name,
             tcp,
-            flush_interval: interval
-                .filter(|interval| !interval.is_zero())
-                .unwrap_or(DEFAULT_FLUSH),
-            buffer: buffer_size_bytes.map_or(DEFAULT_BUFFER, |size| size.value as usize),
+            flush_interval,
+            buffer,
         };
-        Ok((stream, CustomTag::parse_all(custom_tags, cx)?))
+        Ok((stream, common.tags))
     }
 }
 
@@ -319,6 +375,7 @@ fn parse_sink(name: &str, any: &Any, cx: &mut Cx) -> Result<(Sink, Layout), Inva
                 Ok(Layout {
                     body: LayoutBody::Json(tree),
                     omit_empty: false,
+                    content_type: None,
                 })
             };
             let layout = match access_log_format {
@@ -373,10 +430,16 @@ fn text_layout(field: &str, text: &str, cx: &Cx) -> Result<Layout, Invalid> {
     Ok(Layout {
         body: LayoutBody::Text(format),
         omit_empty: false,
+        content_type: None,
     })
 }
 
 impl LogFilter {
+    /// Parses a filter with all that is inside.
+    pub(crate) fn parse_whole(wire: pb::AccessLogFilter, cx: &mut Cx) -> Result<Self, Invalid> {
+        Self::parse(wire, MAX_FILTER_DEPTH, cx)
+    }
+
     fn parse(wire: pb::AccessLogFilter, depth: u32, cx: &mut Cx) -> Result<Self, Invalid> {
         use pb::access_log_filter::FilterSpecifier;
         let Some(depth) = depth.checked_sub(1) else {
@@ -395,22 +458,20 @@ impl LogFilter {
                         comparison("duration_filter.comparison", filter.comparison, cx)?;
                     Self::Duration(op, value)
                 }
-                // No filter of this proxy answers health checks, so no request is one.
-                FilterSpecifier::NotHealthCheckFilter(_) => Self::All,
+                FilterSpecifier::NotHealthCheckFilter(_) => Self::NotHealthCheck,
                 FilterSpecifier::RuntimeFilter(filter) => {
                     let pb::RuntimeFilter {
-                        runtime_key: _,
+                        runtime_key,
                         percent_sampled,
                         use_independent_randomness: _,
                     } = filter;
-                    match percent_sampled {
-                        Some(share) => {
-                            Self::Sample(cx.field("runtime_filter.percent_sampled", |cx| {
-                                Fraction::parse(share, cx)
-                            })?)
-                        }
-                        None => Self::Sample(Fraction::NEVER),
-                    }
+                    let default = match percent_sampled {
+                        Some(share) => cx.field("runtime_filter.percent_sampled", |cx| {
+                            Fraction::parse(share, cx)
+                        })?,
+                        None => Fraction::NEVER,
+                    };
+                    Self::Sample(cx.runtime_fraction(&runtime_key, default))
                 }
                 FilterSpecifier::AndFilter(filter) => Self::And(cx.field("and_filter", |cx| {
                     cx.each("filters", filter.filters, |filter, cx| {
@@ -471,7 +532,7 @@ fn extension(wire: pb::ExtensionFilter, cx: &mut Cx) -> Result<LogFilter, Invali
 fn comparison(
     field: &str,
     wire: Option<pb::ComparisonFilter>,
-    cx: &Cx,
+    cx: &mut Cx,
 ) -> Result<(Comparison, u32), Invalid> {
     use pb::comparison_filter::Op;
     let wire = cx.required(field, wire)?;
@@ -481,5 +542,7 @@ fn comparison(
         Op::Le => Comparison::AtMost,
         Op::Ne => Comparison::NotEqual,
     };
-    Ok((op, wire.value.map_or(0, |value| value.default_value)))
+    let value = wire.value.unwrap_or_default();
+    let limit = cx.runtime_integer(&value.runtime_key, value.default_value.into());
+    Ok((op, u32::try_from(limit).unwrap_or(u32::MAX)))
 }

@@ -10,6 +10,9 @@ use ipnet::IpNet;
 use crate::checked::{Cx, Invalid, refuse};
 use crate::pb::core;
 
+/// The longest name of a Unix socket that Linux takes, bytes.
+const MAX_PIPE: usize = 107;
+
 /// Where something listens or is reached.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Address {
@@ -23,7 +26,12 @@ pub enum Address {
         port: u16,
     },
     /// A Unix domain socket.
-    Pipe(Arc<Path>),
+    Pipe {
+        /// Its path; an abstract name begins with `@`.
+        path: Arc<Path>,
+        /// The permissions of a listener's file; 0 leaves them.
+        mode: u32,
+    },
 }
 
 impl Address {
@@ -34,8 +42,22 @@ impl Address {
                 cx.field("socket_address", |cx| Self::parse_socket(address, cx))
             }
             Wire::Pipe(core::Pipe { path, mode }) => cx.field("pipe", |cx| {
-                refuse!(cx; mode);
-                Ok(Self::Pipe(Arc::from(Path::new(&path))))
+                if path.is_empty() {
+                    return Err(cx.invalid("path", "is required"));
+                }
+                if path.len() > MAX_PIPE {
+                    return Err(cx.invalid("path", format!("is longer than {MAX_PIPE} bytes")));
+                }
+                if mode > 0o777 {
+                    return Err(cx.invalid("mode", "must be at most 0777 (511)"));
+                }
+                if mode != 0 && path.starts_with('@') {
+                    return Err(
+                        cx.invalid("mode", "an abstract name has no permissions; remove it")
+                    );
+                }
+                let path = Arc::from(Path::new(&path));
+                Ok(Self::Pipe { path, mode })
             }),
             Wire::EnvoyInternalAddress(_) => Err(cx.invalid(
                 "envoy_internal_address",
@@ -55,7 +77,8 @@ impl Address {
             port_specifier,
         } = wire;
         refuse!(cx; resolver_name, network_namespace_filepath);
-        cx.ignorable("ipv4_compat", &ipv4_compat);
+        // Of listeners; whoever reads one looks at it.
+        let _ = ipv4_compat;
         if protocol != core::socket_address::Protocol::Tcp as i32 {
             return Err(cx.invalid("protocol", "only TCP is supported by this proxy"));
         }
@@ -80,7 +103,7 @@ impl Address {
     pub fn socket(&self) -> Option<SocketAddr> {
         match self {
             Self::Socket(address) => Some(*address),
-            Self::Name { .. } | Self::Pipe(_) => None,
+            Self::Name { .. } | Self::Pipe { .. } => None,
         }
     }
 }
@@ -90,7 +113,7 @@ impl fmt::Display for Address {
         match self {
             Self::Socket(address) => address.fmt(f),
             Self::Name { host, port } => write!(f, "{host}:{port}"),
-            Self::Pipe(path) => path.display().fmt(f),
+            Self::Pipe { path, .. } => path.display().fmt(f),
         }
     }
 }

@@ -1,20 +1,27 @@
 //! Clusters: how their endpoints are found, chosen, limited, connected to and judged.
 
 mod balance;
+pub mod health;
 mod http_options;
 mod outlier;
 mod parse;
+pub(crate) mod resolver;
+pub mod subset;
 mod transport;
 
+pub use health::HealthCheck;
+pub(crate) use http_options::part;
 pub use http_options::{CommonHttp, Underscores};
 pub(crate) use parse::DEFAULT_BUFFER_LIMIT;
+pub use resolver::DnsResolver;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::config_source::ConfigSource;
 use crate::endpoints::EndpointSet;
-use crate::listener::TcpKeepalive;
+use crate::listener::{SocketOption, TcpKeepalive};
 use crate::metadata::{Metadata, Object, Value};
 use crate::peer_metadata::MetadataExchange;
 use crate::tls::UpstreamTls;
@@ -38,6 +45,10 @@ pub struct Cluster {
     pub max_connections_per_host: Option<u32>,
     /// Passive health checks.
     pub outlier: Option<OutlierDetection>,
+    /// Active health checks.
+    pub health_check: Option<HealthCheck>,
+    /// Endpoints that leave the load assignment go at once, however healthy.
+    pub ignore_health_on_removal: bool,
     /// HTTP towards this cluster.
     pub http: UpstreamHttp,
     /// The transport for endpoints that no entry of `transport_matches` takes.
@@ -56,6 +67,8 @@ pub struct Cluster {
     pub close_on_health_failure: bool,
     /// Each downstream connection has its own pool.
     pub pool_per_downstream: bool,
+    /// Connections opened ahead of need.
+    pub preconnect: Option<Preconnect>,
     /// Metadata: `istio` has the service and the rule behind the cluster.
     pub metadata: Metadata,
     /// What of that metrics and metadata exchange look at with every request.
@@ -142,6 +155,8 @@ pub enum Discovery {
     Eds {
         /// EDS resource name.
         service: Arc<str>,
+        /// Where it comes from.
+        source: ConfigSource,
     },
     /// The connection's original destination, or a header.
     OriginalDst(OriginalDst),
@@ -156,12 +171,16 @@ pub struct Dns {
     pub refresh: Duration,
     /// Up to so much is added to each.
     pub jitter: Duration,
-    /// Time between look-ups that failed: first and longest.
-    pub failure_refresh: (Duration, Duration),
+    /// Time between look-ups that failed, if it is another one: first and longest.
+    pub failure_refresh: Option<(Duration, Duration)>,
     /// Use the answer's TTL instead of `refresh`.
     pub respect_ttl: bool,
+    /// But never look again sooner than this.
+    pub min_ttl: Duration,
     /// Address families.
     pub family: DnsFamily,
+    /// Who is asked; `None` leaves the bootstrap's.
+    pub resolver: Option<Arc<DnsResolver>>,
 }
 
 /// `DnsLookupFamily`.
@@ -197,10 +216,14 @@ pub struct Balance {
     pub locality: LocalityPolicy,
     /// Percent of healthy endpoints below which health is disregarded; 0 switches that off.
     pub panic_threshold: f64,
+    /// Endpoints are grouped by metadata, and requests go to a group.
+    pub subsets: Option<Arc<subset::Subsets>>,
     /// New endpoints get less at first.
     pub slow_start: Option<SlowStart>,
     /// Changes of membership or weight closes connections of the cluster.
     pub close_on_set_change: bool,
+    /// Endpoints do not count before their first active health check (`ignore_new_hosts_until_first_hc`).
+    pub ignore_unchecked: bool,
 }
 
 /// Inside a priority.
@@ -219,6 +242,13 @@ pub enum BalancePolicy {
     },
     /// Any, by weight.
     Random,
+    /// The better of two, by recent latency and requests under way (Malla's own, as Linkerd's).
+    PeakEwma {
+        /// A latency's weight falls to 1/e in this time.
+        decay: Duration,
+        /// Latency of an endpoint that has not answered yet.
+        default_rtt: Duration,
+    },
     /// Ring hash.
     RingHash {
         /// Fewest entries of the ring.
@@ -253,14 +283,46 @@ pub enum LocalityPolicy {
     /// By locality weight.
     Weighted,
     /// Own zone first where that does not overload it.
-    ZoneAware {
-        /// Percent of requests it applies to.
-        enabled_percent: f64,
-        /// Off below so many healthy endpoints.
-        min_cluster_size: u64,
-        /// In panic fail instead of using unhealthy endpoints.
-        fail_on_panic: bool,
-    },
+    ZoneAware(ZoneAware),
+}
+
+/// `ZoneAwareLbConfig`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ZoneAware {
+    /// Percent of requests it applies to.
+    pub enabled_percent: u32,
+    /// Off below so many healthy endpoints.
+    pub min_cluster_size: u64,
+    /// In panic fail instead of using unhealthy endpoints.
+    pub fail_on_panic: bool,
+    /// All to the own zone, if it has so many healthy endpoints.
+    pub force_local: Option<u32>,
+    /// Zones are compared by their endpoints' weights, not by their number.
+    pub by_weight: bool,
+}
+
+impl Default for ZoneAware {
+    /// Envoy's, which also hold for clusters that say nothing.
+    fn default() -> Self {
+        Self {
+            enabled_percent: 100,
+            min_cluster_size: 6,
+            fail_on_panic: false,
+            force_local: None,
+            by_weight: false,
+        }
+    }
+}
+
+impl LocalityPolicy {
+    /// How requests are shared between zones where the proxy knows the others that share the work.
+    pub fn zones(&self) -> Option<ZoneAware> {
+        match self {
+            Self::None => Some(ZoneAware::default()),
+            Self::Weighted => None,
+            Self::ZoneAware(settings) => Some(*settings),
+        }
+    }
 }
 
 /// `SlowStartConfig`.
@@ -337,6 +399,8 @@ pub struct OutlierDetection {
     pub max_ejection_percent: u32,
     /// One endpoint may be ejected whatever the percentage.
     pub always_eject_one: bool,
+    /// An active health check that succeeds ends the ejection.
+    pub uneject_on_check: bool,
     /// Statistical ejection by success rate.
     pub success_rate: SuccessRate,
     /// Statistical ejection by failure percentage.
@@ -439,10 +503,14 @@ pub struct Http1Options {
     pub proper_case: bool,
     /// Accept absolute-form targets.
     pub allow_absolute_url: bool,
+    /// Accept any method's name.
+    pub custom_methods: bool,
+    /// Read a request with both framings by its chunks; it is refused otherwise.
+    pub chunked_length: bool,
 }
 
 /// `Http2ProtocolOptions`; `None` leaves the default.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Http2Options {
     /// Concurrent streams.
     pub max_concurrent_streams: Option<u32>,
@@ -454,8 +522,56 @@ pub struct Http2Options {
     pub hpack_table_size: Option<u32>,
     /// Extended CONNECT (RFC 8441).
     pub allow_connect: bool,
-    /// PING interval and how long to wait for the answer.
-    pub keepalive: Option<(Duration, Duration)>,
+    /// When the peer is asked whether it is there.
+    pub keepalive: Option<Http2Keepalive>,
+    /// What a peer may send and make us send without asking for anything.
+    pub floods: FloodLimits,
+}
+
+/// `KeepaliveSettings`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Http2Keepalive {
+    /// Between two PINGs.
+    pub interval: Duration,
+    /// How long the answer may take.
+    pub timeout: Duration,
+    /// The interval is longer by up to this part of it, 0.15 for 15 %.
+    pub jitter: f64,
+}
+
+impl Http2Keepalive {
+    /// The interval of one connection; `random` is below 1.
+    pub fn interval(&self, random: f64) -> Duration {
+        self.interval.mul_f64(1.0 + self.jitter * random)
+    }
+}
+
+/// The limits of `Http2ProtocolOptions` on frames that ask for nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FloodLimits {
+    /// `max_outbound_frames`: that wait to be sent.
+    pub frames: u32,
+    /// `max_outbound_control_frames`: answers to PING and SETTINGS, and RST_STREAM, among them.
+    pub control_frames: u32,
+    /// `max_consecutive_inbound_frames_with_empty_payload`
+    pub empty_frames: u32,
+    /// `max_inbound_priority_frames_per_stream`
+    pub priorities_per_stream: u32,
+    /// `max_inbound_window_update_frames_per_data_frame_sent`
+    pub window_updates_per_data: u32,
+}
+
+impl Default for FloodLimits {
+    /// Envoy's.
+    fn default() -> Self {
+        Self {
+            frames: 10_000,
+            control_frames: 1000,
+            empty_frames: 1,
+            priorities_per_stream: 100,
+            window_updates_per_data: 10,
+        }
+    }
 }
 
 /// How bytes travel to an endpoint.
@@ -487,13 +603,32 @@ pub struct TransportMatch {
     pub transport: Transport,
 }
 
+/// `PreconnectPolicy`: streams to be ready for, over those that there are; 1 is none ahead of need.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Preconnect {
+    /// At each endpoint that has been asked.
+    pub per_upstream: f64,
+    /// Over the cluster, at the endpoints that are asked next.
+    pub predictive: f64,
+}
+
 /// `BindConfig`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Bind {
-    /// Source address; port 0 leaves the port to the system.
-    pub source: SocketAddr,
+    /// Source addresses, one for each family; port 0 leaves the port to the system.
+    pub sources: Vec<SocketAddr>,
     /// IP_FREEBIND.
     pub freebind: bool,
+    /// Set on each socket before it is bound.
+    pub options: Vec<SocketOption>,
+}
+
+impl Bind {
+    /// The source for connections to `address`.
+    pub fn source_for(&self, address: SocketAddr) -> Option<SocketAddr> {
+        let mut sources = self.sources.iter().copied();
+        sources.find(|source| source.is_ipv4() == address.is_ipv4())
+    }
 }
 
 impl Cluster {

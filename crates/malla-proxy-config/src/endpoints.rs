@@ -1,5 +1,7 @@
 //! The endpoints of one cluster: localities, priorities, weights.
 
+use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::address::Address;
@@ -7,9 +9,10 @@ use crate::checked::{Checked, Cx, Invalid, ignorable, refuse};
 use crate::matcher::Fraction;
 use crate::metadata::{Metadata, Value};
 use crate::pb::{core, endpoint as pb};
+use crate::runtime::Values;
 
 /// Envoy's `overprovisioning_factor` when none is given.
-const DEFAULT_OVERPROVISIONING: u32 = 140;
+pub const DEFAULT_OVERPROVISIONING: u32 = 140;
 /// Envoy's limit for a locality's priority.
 const MAX_PRIORITY: u32 = 128;
 
@@ -27,6 +30,9 @@ pub struct EndpointSet {
     /// Health of a priority is measured by weight, not by count.
     pub weighted_priority_health: bool,
 }
+
+/// `named_endpoints`: written once, used by name.
+type Named = HashMap<String, pb::Endpoint>;
 
 /// One locality at one priority.
 #[derive(Debug, Clone, PartialEq)]
@@ -67,6 +73,21 @@ pub struct Endpoint {
     pub weight: u32,
     /// Chooses the transport socket, carries `istio.workload`.
     pub metadata: Metadata,
+    /// What is different for active health checks.
+    pub check: Option<Box<CheckTarget>>,
+    /// Further addresses of the same endpoint, tried when `address` does not answer (RFC 8305).
+    pub more_addresses: Vec<SocketAddr>,
+}
+
+/// `Endpoint.HealthCheckConfig`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CheckTarget {
+    /// Where checks go instead.
+    pub address: Option<Address>,
+    /// The host of their requests; may be empty.
+    pub hostname: String,
+    /// It is not checked, and counts as healthy.
+    pub disabled: bool,
 }
 
 /// `envoy.config.core.v3.HealthStatus`, folded to what balancing needs.
@@ -88,6 +109,14 @@ impl EndpointSet {
         Cx::check(|cx| Self::parse(wire, cx))
     }
 
+    /// As [`Self::from_proto`], with runtime values.
+    pub fn from_proto_with(
+        wire: pb::ClusterLoadAssignment,
+        runtime: &Arc<Values>,
+    ) -> Result<Checked<Self>, Invalid> {
+        Cx::with_runtime(runtime, |cx| Self::parse(wire, cx))
+    }
+
     pub(crate) fn parse(wire: pb::ClusterLoadAssignment, cx: &mut Cx) -> Result<Self, Invalid> {
         let pb::ClusterLoadAssignment {
             cluster_name,
@@ -95,11 +124,12 @@ impl EndpointSet {
             named_endpoints,
             policy,
         } = wire;
-        refuse!(cx; named_endpoints);
         if cluster_name.is_empty() {
             return Err(cx.invalid("cluster_name", "is required"));
         }
-        let localities = cx.each("endpoints", endpoints, LocalityEndpoints::parse)?;
+        let localities = cx.each("endpoints", endpoints, |wire, cx| {
+            LocalityEndpoints::parse(wire, &named_endpoints, cx)
+        })?;
         let mut set = Self {
             cluster_name: cluster_name.into(),
             localities,
@@ -150,7 +180,7 @@ impl EndpointSet {
 }
 
 impl LocalityEndpoints {
-    fn parse(wire: pb::LocalityLbEndpoints, cx: &mut Cx) -> Result<Self, Invalid> {
+    fn parse(wire: pb::LocalityLbEndpoints, named: &Named, cx: &mut Cx) -> Result<Self, Invalid> {
         use pb::locality_lb_endpoints::LbConfig;
         let pb::LocalityLbEndpoints {
             locality,
@@ -190,7 +220,7 @@ impl LocalityEndpoints {
             endpoints: cx.each(
                 "lb_endpoints",
                 lb_endpoints.into_iter().chain(listed),
-                |wire, cx| Endpoint::parse(wire, cx).map(Arc::new),
+                |wire, cx| Endpoint::parse(wire, named, cx).map(Arc::new),
             )?,
             metadata: Metadata::parse(metadata, "metadata", cx),
         })
@@ -206,7 +236,7 @@ impl Endpoint {
         }
     }
 
-    fn parse(wire: pb::LbEndpoint, cx: &mut Cx) -> Result<Self, Invalid> {
+    fn parse(wire: pb::LbEndpoint, named: &Named, cx: &mut Cx) -> Result<Self, Invalid> {
         use pb::lb_endpoint::HostIdentifier;
         let pb::LbEndpoint {
             health_status,
@@ -216,12 +246,12 @@ impl Endpoint {
         } = wire;
         let endpoint = match cx.required("endpoint", host_identifier)? {
             HostIdentifier::Endpoint(endpoint) => endpoint,
-            HostIdentifier::EndpointName(_) => {
-                return Err(cx.invalid(
+            HostIdentifier::EndpointName(name) => named.get(&name).cloned().ok_or_else(|| {
+                cx.invalid(
                     "endpoint_name",
-                    "not supported by this proxy; write the endpoint",
-                ));
-            }
+                    format!("`{name}` is not among named_endpoints"),
+                )
+            })?,
         };
         let pb::Endpoint {
             address,
@@ -230,16 +260,74 @@ impl Endpoint {
             additional_addresses,
             observability_name,
         } = endpoint;
-        ignorable!(cx; health_check_config, additional_addresses, observability_name);
+        ignorable!(cx; observability_name);
         let address = cx.required("endpoint.address", address)?;
+        let address = cx.field("endpoint.address", |cx| Address::parse(address, cx))?;
+        let more_addresses = cx.each(
+            "endpoint.additional_addresses",
+            additional_addresses,
+            |more, cx| {
+                let wire = cx.required("address", more.address)?;
+                let parsed = cx.field("address", |cx| Address::parse(wire, cx))?;
+                parsed
+                    .socket()
+                    .ok_or_else(|| cx.invalid("address", "must be an IP address with a port"))
+            },
+        )?;
         Ok(Self {
-            address: cx.field("endpoint.address", |cx| Address::parse(address, cx))?,
+            check: CheckTarget::parse(health_check_config, &address, cx)?,
+            more_addresses,
+            address,
             hostname,
             health: Health::from(
                 cx.enumeration::<core::HealthStatus>("health_status", health_status)?,
             ),
             weight: load_balancing_weight.map_or(1, |weight| weight.value.max(1)),
             metadata: Metadata::parse(metadata, "metadata", cx),
+        })
+    }
+}
+
+impl CheckTarget {
+    fn parse(
+        wire: Option<pb::endpoint::HealthCheckConfig>,
+        address: &Address,
+        cx: &mut Cx,
+    ) -> Result<Option<Box<Self>>, Invalid> {
+        let Some(wire) = wire else { return Ok(None) };
+        cx.field("endpoint.health_check_config", |cx| {
+            let pb::endpoint::HealthCheckConfig {
+                port_value,
+                hostname,
+                address: other,
+                disable_active_health_check: disabled,
+            } = wire;
+            let mut target = match other {
+                None => None,
+                Some(wire) => Some(cx.field("address", |cx| Address::parse(wire, cx))?),
+            };
+            if port_value > 0 {
+                let port = cx.port("port_value", port_value)?;
+                match target.as_ref().unwrap_or(address) {
+                    Address::Socket(address) => {
+                        target = Some(Address::Socket(SocketAddr::new(address.ip(), port)));
+                    }
+                    Address::Name { host, .. } => {
+                        target = Some(Address::Name {
+                            host: host.clone(),
+                            port,
+                        });
+                    }
+                    Address::Pipe { .. } => {
+                        return Err(cx.invalid("port_value", "cannot be used with a pipe"));
+                    }
+                }
+            }
+            Ok(Some(Box::new(Self {
+                address: target,
+                hostname,
+                disabled,
+            })))
         })
     }
 }

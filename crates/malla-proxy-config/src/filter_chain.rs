@@ -1,5 +1,7 @@
 //! Filter chains: which connections they take and what they do with them.
 
+pub mod authz;
+pub mod limits;
 mod parse;
 
 use std::sync::Arc;
@@ -7,18 +9,24 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::http_filter::StateNote;
 use crate::http_manager::HttpManager;
 use crate::istio_stats::StatsConfig;
+use crate::metadata::Metadata;
 use crate::peer_metadata::MetadataExchange;
 use crate::rbac::Rbac;
 use crate::tcp_proxy::TcpProxy;
 use crate::tls::DownstreamTls;
+use authz::NetworkAuthz;
+use limits::{ConnectionLimit, ConnectionRate, NetworkRateLimit};
 
 /// `envoy.config.listener.v3.FilterChain`.
 #[derive(Debug, Clone)]
 pub struct FilterChain {
     /// Name, `%FILTER_CHAIN_NAME%` in logs; may be empty.
     pub name: Arc<str>,
+    /// Metadata.
+    pub metadata: Metadata,
     /// Which connections.
     pub matches: ChainMatch,
     /// TLS, or plain text.
@@ -38,6 +46,7 @@ impl FilterChain {
     pub fn closed() -> Self {
         Self {
             name: Arc::from(""),
+            metadata: Metadata::default(),
             matches: ChainMatch::default(),
             tls: None,
             transport_connect_timeout: None,
@@ -57,6 +66,18 @@ pub enum NetworkFilter {
     IstioStats(Arc<StatsConfig>),
     /// `istio.metadata_exchange`: proxies tell each other who they are.
     MetadataExchange(Arc<MetadataExchange>),
+    /// `envoy.filters.network.local_ratelimit`.
+    ConnectionRate(Arc<ConnectionRate>),
+    /// `envoy.filters.network.connection_limit`.
+    ConnectionLimit(Arc<ConnectionLimit>),
+    /// `envoy.filters.network.ext_authz`.
+    ExtAuthz(Arc<NetworkAuthz>),
+    /// `envoy.filters.network.ratelimit`.
+    RateLimit(Arc<NetworkRateLimit>),
+    /// `envoy.filters.network.sni_cluster`: bytes go to the cluster that the SNI names.
+    SniCluster,
+    /// `envoy.filters.network.set_filter_state`.
+    SetFilterState(Arc<[StateNote]>),
 }
 
 /// `envoy.extensions.filters.network.rbac.v3.RBAC`.

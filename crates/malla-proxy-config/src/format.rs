@@ -3,9 +3,17 @@
 //! Compiled here once; evaluated by the proxy against the record of a request. A command this proxy does not have is
 //! an error that names it, as in Envoy.
 
-use http::HeaderName;
+mod argument;
+mod operator;
+mod time;
 
-use crate::checked::{Cx, Invalid, refuse, type_name};
+use http::HeaderValue;
+
+pub use self::operator::{
+    Field, HostOrigin, MetadataSource, Milestone, Moment, Operator, PathOrigin, Plain, StateForm,
+};
+pub use self::time::TimeFormat;
+use crate::checked::{Cx, Invalid, type_name};
 use crate::metadata::{Object, Value, parse_struct};
 use crate::pb::core;
 
@@ -38,179 +46,6 @@ pub enum JsonFormat {
     Text(Format),
     /// Anything else: already JSON.
     Literal(String),
-}
-
-/// Commands, by their Envoy names.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Operator {
-    /// `REQ(X?Y)`.
-    Request(Field, Option<Field>),
-    /// `RESP(X?Y)`.
-    Response(Field, Option<Field>),
-    /// `TRAILER(X?Y)`.
-    Trailer(Field, Option<Field>),
-    /// `REQ_WITHOUT_QUERY(X?Y)`.
-    RequestWithoutQuery(Field, Option<Field>),
-    /// `QUERY_PARAM(X)`.
-    QueryParam(String),
-    /// `PATH(query mode:original mode)`.
-    Path {
-        /// With `?query`.
-        query: bool,
-        /// Before or after rewriting.
-        original: PathOrigin,
-    },
-    /// `START_TIME(format)`, UTC; `None` is ISO 8601 with milliseconds.
-    StartTime(Option<String>),
-    /// Everything without an argument.
-    Plain(Plain),
-    /// `METADATA(kind:namespace:key…)` and the older names for it.
-    Metadata {
-        /// Whose.
-        source: MetadataSource,
-        /// Namespace.
-        namespace: String,
-        /// Keys inside.
-        path: Vec<String>,
-    },
-    /// `ENVIRONMENT(X)`, looked up by the binary.
-    Environment(String),
-}
-
-/// Which path `PATH` prints.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PathOrigin {
-    /// As it goes upstream.
-    Current,
-    /// As it came.
-    Original,
-    /// As it came if it was rewritten, which prints the same.
-    OriginalOrCurrent,
-}
-
-/// Whose metadata.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MetadataSource {
-    /// Written by filters for this request.
-    Dynamic,
-    /// Of the upstream cluster.
-    Cluster,
-    /// Of the route.
-    Route,
-    /// Of the upstream host.
-    UpstreamHost,
-    /// Of the listener.
-    Listener,
-}
-
-/// A header, or a pseudo-header.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Field {
-    /// `:method`.
-    Method,
-    /// `:path`.
-    Path,
-    /// `:scheme`.
-    Scheme,
-    /// `:authority` or `host`.
-    Authority,
-    /// `:status`.
-    Status,
-    /// An ordinary header.
-    Header(HeaderName),
-}
-
-/// Declares commands without an argument: the variant and its Envoy name.
-macro_rules! plain {
-    ($($name:ident = $text:literal),+ $(,)?) => {
-        /// Commands without an argument.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        #[allow(missing_docs)]
-        pub enum Plain { $($name),+ }
-
-        impl Plain {
-            fn from_name(name: &str) -> Option<Self> {
-                match name { $($text => Some(Self::$name),)+ _ => None }
-            }
-        }
-    };
-}
-
-plain! {
-    RequestDuration = "REQUEST_DURATION",
-    RequestTxDuration = "REQUEST_TX_DURATION",
-    ResponseDuration = "RESPONSE_DURATION",
-    ResponseTxDuration = "RESPONSE_TX_DURATION",
-    DownstreamHandshakeDuration = "DOWNSTREAM_HANDSHAKE_DURATION",
-    RoundtripDuration = "ROUNDTRIP_DURATION",
-    UpstreamConnectionPoolReadyDuration = "UPSTREAM_CONNECTION_POOL_READY_DURATION",
-    Duration = "DURATION",
-    BytesReceived = "BYTES_RECEIVED",
-    BytesSent = "BYTES_SENT",
-    Protocol = "PROTOCOL",
-    UpstreamProtocol = "UPSTREAM_PROTOCOL",
-    ResponseCode = "RESPONSE_CODE",
-    ResponseCodeDetails = "RESPONSE_CODE_DETAILS",
-    ResponseFlags = "RESPONSE_FLAGS",
-    ResponseFlagsLong = "RESPONSE_FLAGS_LONG",
-    ConnectionTerminationDetails = "CONNECTION_TERMINATION_DETAILS",
-    RouteName = "ROUTE_NAME",
-    VirtualClusterName = "VIRTUAL_CLUSTER_NAME",
-    UpstreamHost = "UPSTREAM_HOST",
-    UpstreamHostName = "UPSTREAM_HOST_NAME",
-    UpstreamHostNameWithoutPort = "UPSTREAM_HOST_NAME_WITHOUT_PORT",
-    UpstreamCluster = "UPSTREAM_CLUSTER",
-    UpstreamClusterRaw = "UPSTREAM_CLUSTER_RAW",
-    UpstreamLocalAddress = "UPSTREAM_LOCAL_ADDRESS",
-    UpstreamLocalAddressWithoutPort = "UPSTREAM_LOCAL_ADDRESS_WITHOUT_PORT",
-    UpstreamLocalPort = "UPSTREAM_LOCAL_PORT",
-    UpstreamRemoteAddress = "UPSTREAM_REMOTE_ADDRESS",
-    UpstreamRemoteAddressWithoutPort = "UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT",
-    UpstreamRemotePort = "UPSTREAM_REMOTE_PORT",
-    UpstreamTransportFailureReason = "UPSTREAM_TRANSPORT_FAILURE_REASON",
-    UpstreamRequestAttemptCount = "UPSTREAM_REQUEST_ATTEMPT_COUNT",
-    UpstreamConnectionId = "UPSTREAM_CONNECTION_ID",
-    UpstreamTlsVersion = "UPSTREAM_TLS_VERSION",
-    UpstreamTlsCipher = "UPSTREAM_TLS_CIPHER",
-    UpstreamPeerUriSan = "UPSTREAM_PEER_URI_SAN",
-    DownstreamRemoteAddress = "DOWNSTREAM_REMOTE_ADDRESS",
-    DownstreamRemoteAddressWithoutPort = "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT",
-    DownstreamRemotePort = "DOWNSTREAM_REMOTE_PORT",
-    DownstreamDirectRemoteAddress = "DOWNSTREAM_DIRECT_REMOTE_ADDRESS",
-    DownstreamDirectRemoteAddressWithoutPort = "DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT",
-    DownstreamDirectRemotePort = "DOWNSTREAM_DIRECT_REMOTE_PORT",
-    DownstreamLocalAddress = "DOWNSTREAM_LOCAL_ADDRESS",
-    DownstreamLocalAddressWithoutPort = "DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT",
-    DownstreamLocalPort = "DOWNSTREAM_LOCAL_PORT",
-    DownstreamDirectLocalAddress = "DOWNSTREAM_DIRECT_LOCAL_ADDRESS",
-    DownstreamDirectLocalAddressWithoutPort = "DOWNSTREAM_DIRECT_LOCAL_ADDRESS_WITHOUT_PORT",
-    DownstreamDirectLocalPort = "DOWNSTREAM_DIRECT_LOCAL_PORT",
-    ConnectionId = "CONNECTION_ID",
-    RequestedServerName = "REQUESTED_SERVER_NAME",
-    DownstreamTlsVersion = "DOWNSTREAM_TLS_VERSION",
-    DownstreamTlsCipher = "DOWNSTREAM_TLS_CIPHER",
-    DownstreamPeerUriSan = "DOWNSTREAM_PEER_URI_SAN",
-    DownstreamPeerDnsSan = "DOWNSTREAM_PEER_DNS_SAN",
-    DownstreamPeerSubject = "DOWNSTREAM_PEER_SUBJECT",
-    DownstreamPeerIssuer = "DOWNSTREAM_PEER_ISSUER",
-    DownstreamPeerSerial = "DOWNSTREAM_PEER_SERIAL",
-    DownstreamPeerFingerprint256 = "DOWNSTREAM_PEER_FINGERPRINT_256",
-    DownstreamPeerCert = "DOWNSTREAM_PEER_CERT",
-    DownstreamLocalUriSan = "DOWNSTREAM_LOCAL_URI_SAN",
-    DownstreamLocalDnsSan = "DOWNSTREAM_LOCAL_DNS_SAN",
-    DownstreamLocalSubject = "DOWNSTREAM_LOCAL_SUBJECT",
-    Hostname = "HOSTNAME",
-    GrpcStatusNumber = "GRPC_STATUS_NUMBER",
-    GrpcStatus = "GRPC_STATUS",
-    FilterChainName = "FILTER_CHAIN_NAME",
-    RequestHeadersBytes = "REQUEST_HEADERS_BYTES",
-    ResponseHeadersBytes = "RESPONSE_HEADERS_BYTES",
-    StreamId = "STREAM_ID",
-    AccessLogType = "ACCESS_LOG_TYPE",
-    QueryParams = "QUERY_PARAMS",
-    CustomFlags = "CUSTOM_FLAGS",
-    TraceId = "TRACE_ID",
-    UniqueId = "UNIQUE_ID",
 }
 
 impl Format {
@@ -276,7 +111,7 @@ fn command(text: &str) -> Result<(Segment, &str), String> {
         rest = &inside[end + 1..];
     }
     let (max_length, rest) = tail(rest).ok_or_else(malformed)?;
-    let operator = Operator::from_parts(name, argument)?;
+    let operator = Operator::parse(name, argument, max_length.is_some())?;
     Ok((
         Segment::Command {
             operator,
@@ -293,122 +128,6 @@ fn tail(text: &str) -> Option<(Option<usize>, &str)> {
     }
     let (digits, rest) = text.strip_prefix(':')?.split_once('%')?;
     digits.parse().ok().map(|length| (Some(length), rest))
-}
-
-impl Operator {
-    fn from_parts(name: &str, argument: Option<&str>) -> Result<Self, String> {
-        let fields = || {
-            let argument = argument.filter(|argument| !argument.is_empty());
-            let argument =
-                argument.ok_or_else(|| format!("%{name}% needs a header name in parentheses"))?;
-            let (main, alternative) = match argument.split_once('?') {
-                Some((main, alternative)) => (main, Some(Field::parse(alternative)?)),
-                None => (argument, None),
-            };
-            Ok::<_, String>((Field::parse(main)?, alternative))
-        };
-        let needs = || {
-            argument
-                .map(str::to_owned)
-                .ok_or_else(|| format!("%{name}% needs an argument in parentheses"))
-        };
-        Ok(match name {
-            "REQ" | "REQUEST_HEADER" => fields().map(|(main, other)| Self::Request(main, other))?,
-            "RESP" | "RESPONSE_HEADER" => {
-                fields().map(|(main, other)| Self::Response(main, other))?
-            }
-            "TRAILER" | "RESPONSE_TRAILER" => {
-                fields().map(|(main, other)| Self::Trailer(main, other))?
-            }
-            "REQ_WITHOUT_QUERY" => {
-                fields().map(|(main, other)| Self::RequestWithoutQuery(main, other))?
-            }
-            "QUERY_PARAM" => Self::QueryParam(needs()?),
-            "PATH" => path_operator(argument)?,
-            "START_TIME" => Self::StartTime(argument.filter(|text| !text.is_empty()).map(strftime)),
-            "METADATA" => {
-                let argument = needs()?;
-                let (kind, rest) = argument.split_once(':').unwrap_or((&argument, ""));
-                let source = match kind {
-                    "DYNAMIC" => MetadataSource::Dynamic,
-                    "CLUSTER" => MetadataSource::Cluster,
-                    "ROUTE" => MetadataSource::Route,
-                    "UPSTREAM_HOST" => MetadataSource::UpstreamHost,
-                    "LISTENER" => MetadataSource::Listener,
-                    other => {
-                        return Err(format!(
-                            "%METADATA({other}:…)% is not supported by this proxy"
-                        ));
-                    }
-                };
-                metadata(source, rest)
-            }
-            "DYNAMIC_METADATA" => metadata(MetadataSource::Dynamic, &needs()?),
-            "CLUSTER_METADATA" => metadata(MetadataSource::Cluster, &needs()?),
-            "UPSTREAM_METADATA" => metadata(MetadataSource::UpstreamHost, &needs()?),
-            "ENVIRONMENT" => Self::Environment(needs()?),
-            "GRPC_STATUS" if argument == Some("NUMBER") => Self::Plain(Plain::GrpcStatusNumber),
-            name => match Plain::from_name(name) {
-                Some(plain) => Self::Plain(plain),
-                None => return Err(format!("%{name}% is not supported by this proxy")),
-            },
-        })
-    }
-}
-
-fn path_operator(argument: Option<&str>) -> Result<Operator, String> {
-    let argument = argument.unwrap_or("");
-    let (query, origin) = argument.split_once(':').unwrap_or((argument, ""));
-    let query = match query {
-        "" | "WQ" => true,
-        "NQ" => false,
-        other => return Err(format!("%PATH({other})% takes WQ or NQ")),
-    };
-    let original = match origin {
-        "" | "ORIG_OR_PATH" => PathOrigin::OriginalOrCurrent,
-        "ORIG" => PathOrigin::Original,
-        "PATH" => PathOrigin::Current,
-        other => return Err(format!("%PATH(:{other})% takes ORIG, PATH or ORIG_OR_PATH")),
-    };
-    Ok(Operator::Path { query, original })
-}
-
-fn metadata(source: MetadataSource, argument: &str) -> Operator {
-    let mut parts = argument.split(':').map(str::to_owned);
-    let namespace = parts.next().unwrap_or_default();
-    Operator::Metadata {
-        source,
-        namespace,
-        path: parts.collect(),
-    }
-}
-
-/// Envoy's time formats in the spelling of `jiff`'s strftime: `%f` is nine digits, `%E3S` seconds with three.
-fn strftime(text: &str) -> String {
-    let mut out = text.to_owned();
-    for digits in 1..=9 {
-        out = out.replace(&format!("%E{digits}S"), &format!("%S.%{digits}f"));
-        out = out.replace(&format!("%E{digits}f"), &format!("%{digits}f"));
-    }
-    out.replace("%E*S", "%S.%9f").replace("%f", "%9f")
-}
-
-impl Field {
-    /// A header or pseudo-header by name, in any case.
-    pub fn parse(name: &str) -> Result<Self, String> {
-        Ok(match name.to_ascii_lowercase().as_str() {
-            ":method" => Self::Method,
-            ":path" => Self::Path,
-            ":scheme" => Self::Scheme,
-            ":authority" | "host" => Self::Authority,
-            ":status" => Self::Status,
-            lower => Self::Header(
-                lower
-                    .parse()
-                    .map_err(|_| format!("`{name}` is not a header name"))?,
-            ),
-        })
-    }
 }
 
 impl JsonFormat {
@@ -445,6 +164,8 @@ pub struct Layout {
     pub body: LayoutBody,
     /// Empty values are left out (JSON) or empty (text) instead of `-`.
     pub omit_empty: bool,
+    /// `content-type` of answers in this form, where one is given; logs have none.
+    pub content_type: Option<HeaderValue>,
 }
 
 /// Text or JSON.
@@ -457,10 +178,30 @@ pub enum LayoutBody {
 }
 
 /// Formatter extensions whose commands are built in here.
-const KNOWN_FORMATTERS: [&str; 2] = [
+const KNOWN_FORMATTERS: [&str; 4] = [
+    "envoy.extensions.formatter.file_content.v3.FileContent",
     "envoy.extensions.formatter.req_without_query.v3.ReqWithoutQuery",
     "envoy.extensions.formatter.metadata.v3.Metadata",
+    "envoy.extensions.formatter.cel.v3.Cel",
 ];
+
+/// Extensions that bring commands must be known ones.
+pub(crate) fn check_formatters(
+    wire: Vec<core::TypedExtensionConfig>,
+    cx: &Cx,
+) -> Result<(), Invalid> {
+    for (index, formatter) in wire.into_iter().enumerate() {
+        let any = formatter.typed_config.as_ref();
+        let name = any.map(type_name).unwrap_or_default();
+        if !KNOWN_FORMATTERS.contains(&name.as_str()) {
+            return Err(cx.invalid(
+                &format!("formatters[{index}]"),
+                format!("{name} is not supported by this proxy"),
+            ));
+        }
+    }
+    Ok(())
+}
 
 impl Layout {
     pub(crate) fn parse(
@@ -476,28 +217,15 @@ impl Layout {
             json_format_options,
             format,
         } = wire;
-        refuse!(cx; content_type);
         // Keys are sorted in any case.
         cx.ignorable("json_format_options", &json_format_options);
-        for (index, formatter) in formatters.into_iter().enumerate() {
-            let name = formatter
-                .typed_config
-                .as_ref()
-                .map(type_name)
-                .unwrap_or_default();
-            if name == "envoy.extensions.formatter.cel.v3.Cel" {
-                // Harmless while no %CEL(…)% is used, which would be refused as an unknown command.
-                cx.warn(
-                    &format!("formatters[{index}]"),
-                    "CEL expressions are not supported by this proxy",
-                );
-            } else if !KNOWN_FORMATTERS.contains(&name.as_str()) {
-                return Err(cx.invalid(
-                    &format!("formatters[{index}]"),
-                    format!("{name} is not supported by this proxy"),
-                ));
-            }
-        }
+        check_formatters(formatters, cx)?;
+        let content_type = match content_type.is_empty() {
+            true => None,
+            false => Some(HeaderValue::from_str(&content_type).map_err(|_| {
+                cx.invalid("content_type", "has characters that no header may have")
+            })?),
+        };
         let text = |field: &str, text: &str| {
             Format::compile(text).map_err(|reason| cx.invalid(field, reason))
         };
@@ -521,13 +249,14 @@ impl Layout {
         Ok(Self {
             body,
             omit_empty: omit_empty_values,
+            content_type,
         })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Field, Format, Operator, Plain, Segment};
+    use super::{Field, Format, Moment, Operator, Plain, Segment, TimeFormat};
 
     fn one(text: &str) -> Segment {
         let Format(mut segments) = Format::compile(text).unwrap();
@@ -555,10 +284,17 @@ mod tests {
                 Some(12)
             )
         );
+        let format = TimeFormat {
+            text: Some("%Y/%m/%d %H:%M:%S.%3f".into()),
+            local: false,
+        };
         assert_eq!(
             one("%START_TIME(%Y/%m/%d %H:%M:%S.%3f)%"),
             command(
-                Operator::StartTime(Some("%Y/%m/%d %H:%M:%S.%3f".into())),
+                Operator::Time {
+                    of: Moment::Start,
+                    format
+                },
                 None
             )
         );
@@ -575,6 +311,37 @@ mod tests {
             "`% off` is not a command (write %% for a percent sign)",
         );
         check("%REQ%", "%REQ% needs a header name in parentheses");
+        check("%REQ()%", "%REQ% needs a header name in parentheses");
+        check("%DURATION:3%", "%DURATION% takes no length");
+        check("%DURATION(x)%", "%DURATION% takes no argument");
+        check(
+            "%UPSTREAM_METADATA(a):3%",
+            "%UPSTREAM_METADATA% takes no length",
+        );
+        check(
+            "%METADATA(X:a)%",
+            "%METADATA(X:…)%: there is no such metadata",
+        );
+        check(
+            "%START_TIME(%n)%",
+            "%START_TIME%: the time format has a line end",
+        );
+        check(
+            r#"%COALESCE({"operators": []})%"#,
+            "%COALESCE% takes one to 32 operators",
+        );
+        check(
+            r#"%COALESCE({"operators": ["REQ"]})%"#,
+            "%REQ% needs a header name in parentheses",
+        );
+        check(
+            "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT(x)%",
+            "`x` is not the length of an address' prefix",
+        );
+        check(
+            "%UPSTREAM_TLS_SESSION_ID%",
+            "%UPSTREAM_TLS_SESSION_ID% is not supported by this proxy",
+        );
         check(
             "%REQ(:A",
             "`%REQ(:A` is not a command (write %% for a percent sign)",

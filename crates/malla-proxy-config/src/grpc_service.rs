@@ -10,7 +10,7 @@ use crate::checked::{Cx, Invalid, ignorable, refuse};
 use crate::pb::core;
 
 /// `envoy.config.core.v3.GrpcService` with `envoy_grpc`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct GrpcService {
     /// Cluster of the server.
     pub cluster: Arc<str>,

@@ -1,24 +1,53 @@
 //! HTTP filters, and what a virtual host, route or weighted cluster says about them.
+//!
+//! One file a filter; here is what they share: the list of a manager, and the overrides of routing by filter name.
+
+mod alpn;
+mod cors;
+mod discovered;
+mod ext_authz;
+mod fault;
+mod grpc_stats;
+mod header_mutation;
+mod health_check;
+mod jwt;
+mod local_rate_limit;
+mod rate_limit;
+mod rbac;
+mod router;
+mod set_filter_state;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::Bytes;
-use http::{HeaderValue, StatusCode};
-use malla_xds_proto::istio_filters::{AlpnConfig, AlpnOverride, AlpnProtocol};
-
-use crate::checked::{Cx, Invalid, ignorable, refuse, type_name};
+pub use self::cors::CorsPolicy;
+pub use self::discovered::{Discovered, Extension};
+pub use self::ext_authz::{
+    AuthzBody, AuthzHttp, AuthzOverride, AuthzService, ExtAuthz, HeaderList,
+};
+pub(crate) use self::fault::status_code;
+pub use self::fault::{Fault, FaultAbort, FaultDelay};
+pub use self::grpc_stats::{GrpcStats, Methods as GrpcStatsMethods};
+pub use self::header_mutation::{HeaderEdit, HeaderMutation, Mutations, QueryEdit};
+pub use self::health_check::HealthCheck;
+pub use self::jwt::{
+    JwksSource, JwtAuthn, JwtOverride, JwtProvider, JwtRule, RemoteJwks, Requirement,
+    TokenLocation, sanitized,
+};
+pub use self::local_rate_limit::{LocalDescriptor, LocalRateLimit};
+pub use self::rate_limit::{HttpRateLimit, RateLimitPerRoute, RequestKind};
+pub use self::rbac::HttpRbac;
+pub use self::router::RouterFilter;
+pub use self::set_filter_state::{SetFilterState, StateNote, TCP_CLUSTER};
+use crate::checked::{Cx, Invalid, type_name};
 use crate::istio_stats::StatsConfig;
-use crate::matcher::{Fraction, StringMatcher};
-use crate::pb::extensions::filters::common::fault::v3 as common_fault;
 use crate::pb::extensions::filters::http as ext;
-use crate::pb::extensions::filters::http::grpc_stats::v3::filter_config::PerMethodStatSpecifier;
-use crate::pb::google::BoolValue;
 use crate::pb::{Any, hcm, route as pb};
 use crate::peer_metadata::PeerMetadata;
-use crate::rbac::Rbac;
-use crate::request::HeaderMatcher;
+
+/// Left out with a warning: whoever accepts a compressed answer takes one that is not, and Istio's own bootstrap has three.
+const COMPRESSOR: &str = "envoy.extensions.filters.http.compressor.v3.Compressor";
+const COMPRESSOR_OVERRIDE: &str = "envoy.extensions.filters.http.compressor.v3.CompressorPerRoute";
 
 /// One filter of an HTTP connection manager, in order.
 #[derive(Debug, Clone)]
@@ -42,98 +71,34 @@ pub enum HttpFilterKind {
     Cors,
     /// Access control.
     Rbac(Arc<HttpRbac>),
-    /// `envoy.filters.http.grpc_stats`: counts gRPC successes and failures of clusters.
-    GrpcStats,
+    /// Asks requests for tokens.
+    Jwt(Arc<JwtAuthn>),
+    /// Asks another service.
+    ExtAuthz(Arc<ExtAuthz>),
+    /// `envoy.filters.http.local_ratelimit`.
+    LocalRateLimit(Arc<LocalRateLimit>),
+    /// `envoy.filters.http.ratelimit`.
+    RateLimit(Arc<HttpRateLimit>),
+    /// `envoy.filters.http.header_mutation`.
+    HeaderMutation(Arc<HeaderMutation>),
+    /// `envoy.filters.http.health_check`.
+    HealthCheck(Arc<HealthCheck>),
+    /// `envoy.filters.http.buffer`: whole requests of so many bytes at most.
+    Buffer(u64),
+    /// `envoy.filters.http.grpc_stats`: counts gRPC calls and messages.
+    GrpcStats(Arc<GrpcStats>),
+    /// `envoy.filters.http.set_filter_state`.
+    SetFilterState(Arc<SetFilterState>),
+    /// `envoy.filters.http.grpc_web`: gRPC for browsers.
+    GrpcWeb,
     /// `istio.alpn`: HTTP in the mesh is said to be HTTP. This proxy does that by itself.
     IstioAlpn,
     /// `istio.stats`: Istio's standard metrics.
     IstioStats(Arc<StatsConfig>),
     /// `io.istio.http.peer_metadata`: proxies tell each other who they are.
     PeerMetadata(Arc<PeerMetadata>),
-}
-
-/// `envoy.extensions.filters.http.router.v3.Router`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RouterFilter {
-    /// Add no `x-envoy-*` headers.
-    pub suppress_envoy_headers: bool,
-    /// Take the timeout from `x-envoy-expected-rq-timeout-ms` of the request.
-    pub respect_expected_timeout: bool,
-    /// A span for each try, where the manager traces.
-    pub start_child_span: bool,
-}
-
-/// `envoy.extensions.filters.http.fault.v3.HTTPFault`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Fault {
-    /// Wait before going on.
-    pub delay: Option<(Fraction, FaultDelay)>,
-    /// Answer at once.
-    pub abort: Option<(Fraction, FaultAbort)>,
-    /// Only for requests to this cluster.
-    pub upstream_cluster: Option<String>,
-    /// Only for requests that match all of these.
-    pub headers: Vec<HeaderMatcher>,
-    /// Only for these values of `x-envoy-downstream-service-node`.
-    pub downstream_nodes: Vec<String>,
-    /// At most so many at a time.
-    pub max_active: Option<u64>,
-}
-
-/// How long.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FaultDelay {
-    /// Always the same.
-    Fixed(Duration),
-    /// What `x-envoy-fault-delay-request` says, in milliseconds.
-    Header,
-}
-
-/// With what.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FaultAbort {
-    /// An HTTP status.
-    Http(StatusCode),
-    /// A gRPC status.
-    Grpc(u32),
-    /// What `x-envoy-fault-abort-request` or `x-envoy-fault-abort-grpc-request` says.
-    Header,
-}
-
-/// `envoy.extensions.filters.http.rbac.v3.RBAC`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct HttpRbac {
-    /// Enforced rules; `None` allows all.
-    pub rules: Option<Rbac>,
-    /// Rules only counted and recorded.
-    pub shadow: Option<Rbac>,
-    /// Prefix of the statistics of the enforced rules.
-    pub stat_prefix: Arc<str>,
-    /// Prefix of those of the shadow rules and of their metadata.
-    pub shadow_prefix: Arc<str>,
-}
-
-/// `envoy.extensions.filters.http.cors.v3.CorsPolicy`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct CorsPolicy {
-    /// Allowed origins.
-    pub origins: Vec<StringMatcher>,
-    /// `access-control-allow-methods`.
-    pub methods: Option<HeaderValue>,
-    /// `access-control-allow-headers`.
-    pub headers: Option<HeaderValue>,
-    /// `access-control-expose-headers`.
-    pub expose: Option<HeaderValue>,
-    /// `access-control-max-age`.
-    pub max_age: Option<HeaderValue>,
-    /// `access-control-allow-credentials: true`.
-    pub credentials: bool,
-    /// `access-control-allow-private-network: true`.
-    pub private_network: bool,
-    /// A preflight with an origin that is not allowed goes upstream.
-    pub forward_unmatched_preflights: bool,
-    /// Share of requests it applies to.
-    pub enabled: Fraction,
+    /// Whatever comes under its name (`config_discovery`).
+    Discovered(Arc<Discovered>),
 }
 
 /// What one level of routing says about filters, by filter name.
@@ -153,6 +118,20 @@ pub enum FilterOverride {
     Cors(Arc<CorsPolicy>),
     /// RBAC with this configuration.
     Rbac(Arc<HttpRbac>),
+    /// Tokens as this says.
+    Jwt(JwtOverride),
+    /// Another service is asked as this says.
+    ExtAuthz(Arc<AuthzOverride>),
+    /// Local rate limit with this configuration.
+    LocalRateLimit(Arc<LocalRateLimit>),
+    /// Rate limit, decided otherwise.
+    RateLimit(Arc<RateLimitPerRoute>),
+    /// These changes of headers too.
+    HeaderMutation(Arc<Mutations>),
+    /// Buffered to this limit.
+    Buffer(u64),
+    /// These notes instead.
+    SetFilterState(Arc<SetFilterState>),
 }
 
 impl PerFilter {
@@ -229,6 +208,35 @@ impl FilterOverride {
             "envoy.extensions.filters.http.cors.v3.CorsPolicy" => {
                 Self::Cors(Arc::new(CorsPolicy::parse(cx.unpack("", any)?, cx)?))
             }
+            "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit" => {
+                let wire = cx.unpack("", any)?;
+                Self::LocalRateLimit(Arc::new(LocalRateLimit::parse(wire, true, cx)?))
+            }
+            "envoy.extensions.filters.http.ratelimit.v3.RateLimitPerRoute" => {
+                Self::RateLimit(Arc::new(RateLimitPerRoute::parse(cx.unpack("", any)?, cx)?))
+            }
+            "envoy.extensions.filters.http.header_mutation.v3.HeaderMutationPerRoute" => {
+                let ext::header_mutation::v3::HeaderMutationPerRoute { mutations } =
+                    cx.unpack("", any)?;
+                Self::HeaderMutation(Arc::new(Mutations::parse(mutations, cx)?))
+            }
+            "envoy.extensions.filters.http.set_filter_state.v3.Config" => {
+                let wire = cx.unpack("", any)?;
+                Self::SetFilterState(Arc::new(SetFilterState::parse(wire, cx)?))
+            }
+            "envoy.extensions.filters.http.buffer.v3.BufferPerRoute" => {
+                use ext::buffer::v3::buffer_per_route::Override;
+                let ext::buffer::v3::BufferPerRoute { r#override } = cx.unpack("", any)?;
+                match cx.required("override", r#override)? {
+                    Override::Disabled(true) => Self::Disabled,
+                    Override::Disabled(false) => {
+                        return Err(cx.invalid("disabled", "must be true"));
+                    }
+                    Override::Buffer(wire) => {
+                        Self::Buffer(cx.field("buffer", |cx| buffer_limit(wire, cx))?)
+                    }
+                }
+            }
             "envoy.extensions.filters.http.rbac.v3.RBACPerRoute" => {
                 let ext::rbac::v3::RbacPerRoute { rbac } = cx.unpack("", any)?;
                 match rbac {
@@ -238,6 +246,30 @@ impl FilterOverride {
                     }
                 }
             }
+            "envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute" => {
+                use ext::ext_authz::v3::ext_authz_per_route::Override;
+                let ext::ext_authz::v3::ExtAuthzPerRoute { r#override } = cx.unpack("", any)?;
+                match cx.required("override", r#override)? {
+                    Override::Disabled(true) => Self::Disabled,
+                    Override::Disabled(false) => Self::Enabled,
+                    Override::CheckSettings(settings) => Self::ExtAuthz(Arc::new(
+                        cx.field("check_settings", |cx| AuthzOverride::parse(settings, cx))?,
+                    )),
+                }
+            }
+            "envoy.extensions.filters.http.jwt_authn.v3.PerRouteConfig" => {
+                use ext::jwt_authn::v3::per_route_config::RequirementSpecifier;
+                let ext::jwt_authn::v3::PerRouteConfig {
+                    requirement_specifier,
+                } = cx.unpack("", any)?;
+                match cx.required("requirement_specifier", requirement_specifier)? {
+                    RequirementSpecifier::Disabled(_) => Self::Jwt(JwtOverride::Off),
+                    RequirementSpecifier::RequirementName(name) => {
+                        Self::Jwt(JwtOverride::Named(name))
+                    }
+                }
+            }
+            COMPRESSOR_OVERRIDE => return Ok(None),
             other => {
                 return Err(cx.invalid(
                     "",
@@ -284,21 +316,22 @@ impl HttpFilter {
         } = wire;
         let any = match config_type {
             Some(ConfigType::TypedConfig(any)) => any,
-            Some(ConfigType::ConfigDiscovery(_)) if is_optional => {
-                cx.warn(
-                    "config_discovery",
-                    "optional and not supported by this proxy",
-                );
-                return Ok(None);
-            }
-            Some(ConfigType::ConfigDiscovery(_)) => {
-                return Err(cx.invalid(
-                    "config_discovery",
-                    "not supported by this proxy; use typed_config",
-                ));
+            Some(ConfigType::ConfigDiscovery(wire)) => {
+                let found = cx.field("config_discovery", |cx| Discovered::parse(&name, wire, cx));
+                return found.map(|found| {
+                    Some(Self {
+                        name: name.into(),
+                        disabled,
+                        kind: HttpFilterKind::Discovered(Arc::new(found)),
+                    })
+                });
             }
             None => return Err(cx.invalid("typed_config", "is required")),
         };
+        if type_name(&any) == COMPRESSOR {
+            cx.warn("typed_config", "answers are not compressed by this proxy");
+            return Ok(None);
+        }
         match cx.field("typed_config", |cx| HttpFilterKind::parse(&any, cx)) {
             Ok(kind) => Ok(Some(Self {
                 name: name.into(),
@@ -333,23 +366,44 @@ impl HttpFilterKind {
             "envoy.extensions.filters.http.rbac.v3.RBAC" => Ok(Self::Rbac(Arc::new(
                 HttpRbac::parse(cx.unpack("", any)?, cx)?,
             ))),
+            "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication" => Ok(Self::Jwt(
+                Arc::new(JwtAuthn::parse(cx.unpack("", any)?, cx)?),
+            )),
+            "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz" => Ok(Self::ExtAuthz(Arc::new(
+                ExtAuthz::parse(cx.unpack("", any)?, cx)?,
+            ))),
+            "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit" => {
+                let wire = cx.unpack("", any)?;
+                LocalRateLimit::parse(wire, false, cx).map(|it| Self::LocalRateLimit(Arc::new(it)))
+            }
+            "envoy.extensions.filters.http.ratelimit.v3.RateLimit" => {
+                HttpRateLimit::parse(cx.unpack("", any)?, cx)
+                    .map(|it| Self::RateLimit(Arc::new(it)))
+            }
+            "envoy.extensions.filters.http.header_mutation.v3.HeaderMutation" => {
+                HeaderMutation::parse(cx.unpack("", any)?, cx)
+                    .map(|it| Self::HeaderMutation(Arc::new(it)))
+            }
+            "envoy.extensions.filters.http.health_check.v3.HealthCheck" => {
+                HealthCheck::parse(cx.unpack("", any)?, cx)
+                    .map(|it| Self::HealthCheck(Arc::new(it)))
+            }
+            "envoy.extensions.filters.http.buffer.v3.Buffer" => {
+                buffer_limit(cx.unpack("", any)?, cx).map(Self::Buffer)
+            }
+            "envoy.extensions.filters.http.grpc_web.v3.GrpcWeb" => {
+                let ext::grpc_web::v3::GrpcWeb {} = cx.unpack("", any)?;
+                Ok(Self::GrpcWeb)
+            }
             "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig" => {
-                let ext::grpc_stats::v3::FilterConfig {
-                    emit_filter_state,
-                    enable_upstream_stats,
-                    replace_dots_in_grpc_service_name,
-                    per_method_stat_specifier,
-                } = cx.unpack("", any)?;
-                // Totals of each cluster are kept, with this filter or without; those by method are left out.
-                ignorable!(cx; emit_filter_state, enable_upstream_stats, replace_dots_in_grpc_service_name);
-                let off = PerMethodStatSpecifier::StatsForAllMethods(BoolValue { value: false });
-                if per_method_stat_specifier.as_ref() != Some(&off) {
-                    ignorable!(cx; per_method_stat_specifier);
-                }
-                Ok(Self::GrpcStats)
+                GrpcStats::parse(cx.unpack("", any)?, cx).map(|it| Self::GrpcStats(Arc::new(it)))
+            }
+            "envoy.extensions.filters.http.set_filter_state.v3.Config" => {
+                SetFilterState::parse(cx.unpack("", any)?, cx)
+                    .map(|it| Self::SetFilterState(Arc::new(it)))
             }
             "istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig" => {
-                check_alpn(cx.unpack("", any)?, cx)?;
+                alpn::check(cx.unpack("", any)?, cx)?;
                 Ok(Self::IstioAlpn)
             }
             "stats.PluginConfig" => Ok(Self::IstioStats(Arc::new(StatsConfig::parse(
@@ -367,259 +421,14 @@ impl HttpFilterKind {
     }
 }
 
-/// What this proxy says of HTTP within TLS is what Istio asks for; anything else it would not say.
-fn check_alpn(wire: AlpnConfig, cx: &mut Cx) -> Result<(), Invalid> {
-    let AlpnConfig { alpn_override } = wire;
-    for (
-        index,
-        AlpnOverride {
-            upstream_protocol,
-            alpn_override,
-        },
-    ) in alpn_override.into_iter().enumerate()
-    {
-        let field = format!("alpn_override[{index}]");
-        let said = match cx.enumeration(&field, upstream_protocol)? {
-            AlpnProtocol::Http10 => ["istio-http/1.0", "istio", "http/1.0"],
-            AlpnProtocol::Http11 => ["istio-http/1.1", "istio", "http/1.1"],
-            AlpnProtocol::Http2 => ["istio-h2", "istio", "h2"],
-        };
-        if alpn_override != said {
-            cx.warn(
-                &field,
-                format!("has no effect in this proxy, which offers {said:?}"),
-            );
-        }
+/// The most bytes of a request that a buffer takes.
+fn buffer_limit(wire: ext::buffer::v3::Buffer, cx: &Cx) -> Result<u64, Invalid> {
+    let ext::buffer::v3::Buffer { max_request_bytes } = wire;
+    let max = cx.required("max_request_bytes", max_request_bytes)?.value;
+    if max == 0 {
+        return Err(cx.invalid("max_request_bytes", "must be more than 0"));
     }
-    Ok(())
-}
-
-impl RouterFilter {
-    fn parse(wire: ext::router::v3::Router, cx: &mut Cx) -> Result<Self, Invalid> {
-        let ext::router::v3::Router {
-            dynamic_stats,
-            start_child_span,
-            upstream_log,
-            upstream_log_options,
-            suppress_envoy_headers,
-            strict_check_headers,
-            respect_expected_rq_timeout,
-            suppress_grpc_request_failure_code_stats,
-            upstream_http_filters,
-            reject_connect_request_early_data,
-        } = wire;
-        refuse!(cx; upstream_log, upstream_log_options, strict_check_headers, upstream_http_filters,
-            reject_connect_request_early_data);
-        ignorable!(cx; dynamic_stats, suppress_grpc_request_failure_code_stats);
-        Ok(Self {
-            suppress_envoy_headers,
-            respect_expected_timeout: respect_expected_rq_timeout,
-            start_child_span,
-        })
-    }
-}
-
-impl Fault {
-    fn parse(wire: ext::fault::v3::HttpFault, cx: &mut Cx) -> Result<Self, Invalid> {
-        let ext::fault::v3::HttpFault {
-            delay,
-            abort,
-            upstream_cluster,
-            headers,
-            downstream_nodes,
-            max_active_faults,
-            response_rate_limit,
-            delay_percent_runtime,
-            abort_percent_runtime,
-            delay_duration_runtime,
-            abort_http_status_runtime,
-            max_active_faults_runtime,
-            response_rate_limit_percent_runtime,
-            abort_grpc_status_runtime,
-            disable_downstream_cluster_stats,
-            filter_metadata,
-        } = wire;
-        refuse!(cx; response_rate_limit, filter_metadata);
-        // There is no runtime layer: configured values always rule.
-        ignorable!(cx; delay_percent_runtime, abort_percent_runtime, delay_duration_runtime,
-            abort_http_status_runtime, max_active_faults_runtime, response_rate_limit_percent_runtime,
-            abort_grpc_status_runtime, disable_downstream_cluster_stats);
-        Ok(Self {
-            delay: delay
-                .map(|delay| cx.field("delay", |cx| parse_delay(delay, cx)))
-                .transpose()?,
-            abort: abort
-                .map(|abort| cx.field("abort", |cx| parse_abort(abort, cx)))
-                .transpose()?,
-            upstream_cluster: (!upstream_cluster.is_empty()).then_some(upstream_cluster),
-            headers: cx.each("headers", headers, HeaderMatcher::parse)?,
-            downstream_nodes,
-            max_active: max_active_faults.map(|max| max.value.into()),
-        })
-    }
-}
-
-fn share(
-    wire: Option<crate::pb::types::FractionalPercent>,
-    cx: &mut Cx,
-) -> Result<Fraction, Invalid> {
-    match wire {
-        Some(share) => cx.field("percentage", |cx| Fraction::parse(share, cx)),
-        None => Ok(Fraction::NEVER),
-    }
-}
-
-fn parse_delay(
-    wire: common_fault::FaultDelay,
-    cx: &mut Cx,
-) -> Result<(Fraction, FaultDelay), Invalid> {
-    use common_fault::fault_delay::FaultDelaySecifier;
-    let common_fault::FaultDelay {
-        percentage,
-        fault_delay_secifier,
-        ..
-    } = wire;
-    let delay = match cx.required("fixed_delay", fault_delay_secifier)? {
-        FaultDelaySecifier::FixedDelay(delay) => {
-            let delay = cx.duration("fixed_delay", Some(delay))?.unwrap_or_default();
-            if delay.is_zero() {
-                return Err(cx.invalid("fixed_delay", "must be more than 0s"));
-            }
-            FaultDelay::Fixed(delay)
-        }
-        FaultDelaySecifier::HeaderDelay(_) => FaultDelay::Header,
-    };
-    Ok((share(percentage, cx)?, delay))
-}
-
-fn parse_abort(
-    wire: ext::fault::v3::FaultAbort,
-    cx: &mut Cx,
-) -> Result<(Fraction, FaultAbort), Invalid> {
-    use ext::fault::v3::fault_abort::ErrorType;
-    let ext::fault::v3::FaultAbort {
-        percentage,
-        response_body,
-        error_type,
-    } = wire;
-    refuse!(cx; response_body);
-    let abort = match cx.required("http_status", error_type)? {
-        ErrorType::HttpStatus(status) => FaultAbort::Http(status_code("http_status", status, cx)?),
-        ErrorType::GrpcStatus(status) => FaultAbort::Grpc(status),
-        ErrorType::HeaderAbort(_) => FaultAbort::Header,
-    };
-    Ok((share(percentage, cx)?, abort))
-}
-
-/// A status from 200 to 599.
-pub(crate) fn status_code(field: &str, status: u32, cx: &Cx) -> Result<StatusCode, Invalid> {
-    u16::try_from(status)
-        .ok()
-        .filter(|status| (200..600).contains(status))
-        .and_then(|status| StatusCode::from_u16(status).ok())
-        .ok_or_else(|| cx.invalid(field, format!("{status} is not a status from 200 to 599")))
-}
-
-impl HttpRbac {
-    fn parse(wire: ext::rbac::v3::Rbac, cx: &mut Cx) -> Result<Self, Invalid> {
-        let ext::rbac::v3::Rbac {
-            rules,
-            rules_stat_prefix,
-            matcher,
-            shadow_rules,
-            shadow_matcher,
-            shadow_rules_stat_prefix,
-            track_per_rule_stats,
-        } = wire;
-        refuse!(cx; matcher, shadow_matcher);
-        ignorable!(cx; track_per_rule_stats);
-        Ok(Self {
-            rules: Rbac::parse_optional("rules", rules, cx)?,
-            shadow: Rbac::parse_optional("shadow_rules", shadow_rules, cx)?,
-            stat_prefix: rules_stat_prefix.into(),
-            shadow_prefix: shadow_rules_stat_prefix.into(),
-        })
-    }
-}
-
-/// Values of the headers a policy adds, checked once.
-fn header_value(field: &str, text: String, cx: &Cx) -> Result<Option<HeaderValue>, Invalid> {
-    if text.is_empty() {
-        return Ok(None);
-    }
-    HeaderValue::from_maybe_shared(Bytes::from(text))
-        .map(Some)
-        .map_err(|_| cx.invalid(field, "has characters that no header may have"))
-}
-
-impl CorsPolicy {
-    fn parse(wire: ext::cors::v3::CorsPolicy, cx: &mut Cx) -> Result<Self, Invalid> {
-        let ext::cors::v3::CorsPolicy {
-            allow_origin_string_match,
-            allow_methods,
-            allow_headers,
-            expose_headers,
-            max_age,
-            allow_credentials,
-            filter_enabled,
-            shadow_enabled,
-            allow_private_network_access,
-            forward_not_matching_preflights,
-        } = wire;
-        ignorable!(cx; shadow_enabled);
-        let enabled = match filter_enabled {
-            Some(share) => cx.field("filter_enabled", |cx| Fraction::parse_runtime(share, cx))?,
-            None => Fraction::ALWAYS,
-        };
-        Ok(Self {
-            origins: cx.each(
-                "allow_origin_string_match",
-                allow_origin_string_match,
-                StringMatcher::parse,
-            )?,
-            methods: header_value("allow_methods", allow_methods, cx)?,
-            headers: header_value("allow_headers", allow_headers, cx)?,
-            expose: header_value("expose_headers", expose_headers, cx)?,
-            max_age: header_value("max_age", max_age, cx)?,
-            credentials: allow_credentials.is_some_and(|value| value.value),
-            private_network: allow_private_network_access.is_some_and(|value| value.value),
-            forward_unmatched_preflights: forward_not_matching_preflights
-                .is_none_or(|value| value.value),
-            enabled,
-        })
-    }
-
-    fn parse_legacy(wire: pb::CorsPolicy, cx: &mut Cx) -> Result<Self, Invalid> {
-        use pb::cors_policy::EnabledSpecifier;
-        let pb::CorsPolicy {
-            allow_origin_string_match,
-            allow_methods,
-            allow_headers,
-            expose_headers,
-            max_age,
-            allow_credentials,
-            shadow_enabled,
-            allow_private_network_access,
-            forward_not_matching_preflights,
-            enabled_specifier,
-        } = wire;
-        let filter_enabled = enabled_specifier.map(|EnabledSpecifier::FilterEnabled(share)| share);
-        Self::parse(
-            ext::cors::v3::CorsPolicy {
-                allow_origin_string_match,
-                allow_methods,
-                allow_headers,
-                expose_headers,
-                max_age,
-                allow_credentials,
-                filter_enabled,
-                shadow_enabled,
-                allow_private_network_access,
-                forward_not_matching_preflights,
-            },
-            cx,
-        )
-    }
+    Ok(max.into())
 }
 
 #[cfg(test)]

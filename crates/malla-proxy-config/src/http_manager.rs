@@ -1,5 +1,6 @@
 //! The HTTP connection manager: codecs, limits, identity headers, filters, routes, logs.
 
+pub mod local_reply;
 mod parse;
 
 use std::sync::Arc;
@@ -10,9 +11,11 @@ use ipnet::IpNet;
 
 use crate::access_log::AccessLog;
 use crate::cluster::{CommonHttp, Http1Options, Http2Options};
+use crate::config_source::Reference;
 use crate::http_filter::{HttpFilter, RouterFilter};
 use crate::route::RouteConfig;
 use crate::tracing::Tracing;
+use local_reply::LocalReply;
 
 /// `HttpConnectionManager`.
 #[derive(Debug, Clone)]
@@ -29,6 +32,8 @@ pub struct HttpManager {
     pub router: RouterFilter,
     /// One record for each request.
     pub access_logs: Vec<Arc<AccessLog>>,
+    /// What answers of the proxy's own look like.
+    pub local_reply: Option<Box<LocalReply>>,
     /// Limits that both protocols share.
     pub common: CommonHttp,
     /// HTTP/1 settings.
@@ -80,11 +85,11 @@ pub enum RouteSource {
     /// Written in the manager.
     Inline(Arc<RouteConfig>),
     /// From the snapshot, by name; it may not be there (yet).
-    Rds(Arc<str>),
+    Rds(Reference),
 }
 
 /// `None` is off.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Timeouts {
     /// No progress on a stream; routes may override it.
     pub stream_idle: Option<Duration>,
@@ -92,6 +97,12 @@ pub struct Timeouts {
     pub request: Option<Duration>,
     /// Until the request's header is there.
     pub request_headers: Option<Duration>,
+    /// How long a connection that was idle or is too old is still read from.
+    pub drain: Duration,
+    /// That is longer by up to this part of it.
+    pub drain_jitter: f64,
+    /// How long a client may take to close once it was told to.
+    pub delayed_close: Duration,
 }
 
 /// `server_name` and `server_header_transformation`.

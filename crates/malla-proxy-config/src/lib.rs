@@ -17,6 +17,8 @@
 
 pub mod bootstrap;
 pub mod checked;
+pub mod config_source;
+pub mod runtime;
 pub mod snapshot;
 
 pub mod access_log;
@@ -28,6 +30,7 @@ pub mod http_filter;
 pub mod http_manager;
 pub mod istio_stats;
 pub mod listener;
+pub mod overload;
 pub mod peer_metadata;
 pub mod rbac;
 pub mod tcp_proxy;
@@ -36,17 +39,28 @@ pub mod tracing;
 pub mod cluster;
 pub mod endpoints;
 pub mod headers;
+pub mod rate_limit;
 pub mod request;
 pub mod route;
+pub mod stats_matcher;
+pub mod stream_state;
+pub mod token_bucket;
 
 pub mod secret;
 pub mod tls;
 
 pub mod address;
+pub mod held;
 pub mod matcher;
 pub mod metadata;
+pub mod metadata_matcher;
+pub mod metadata_path;
+pub mod uri_template;
 
 mod pb;
+
+#[cfg(test)]
+mod istiod;
 
 pub use checked::{Checked, Invalid, Warning};
 pub use snapshot::Snapshot;

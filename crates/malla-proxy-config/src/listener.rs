@@ -31,6 +31,16 @@ pub struct Listener {
     pub backlog: Option<u32>,
     /// Keep-alive on accepted sockets.
     pub keepalive: Option<TcpKeepalive>,
+    /// Set on listening sockets; accepted ones inherit them.
+    pub socket_options: Vec<SocketOption>,
+    /// Each worker has a socket of its own (SO_REUSEPORT); else they share one. Unix sockets are always shared.
+    pub reuse_port: bool,
+    /// Each connection goes to the worker that has the fewest of this listener's.
+    pub exact_balance: bool,
+    /// An IPv6 wildcard address takes IPv4, too.
+    pub ipv4_compat: bool,
+    /// No more connections than this at once (a runtime value).
+    pub max_connections: Option<u64>,
     /// What to look at before a chain is chosen, in order.
     pub filters: Vec<ListenerFilter>,
     /// How long to look; `None` waits for ever.
@@ -49,6 +59,26 @@ pub struct Listener {
     pub direction: Direction,
     /// Metadata.
     pub metadata: Metadata,
+}
+
+/// `envoy.config.core.v3.SocketOption`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SocketOption {
+    /// Such as `SOL_SOCKET`.
+    pub level: i32,
+    /// Such as `SO_KEEPALIVE`.
+    pub name: i32,
+    /// What it is set to.
+    pub value: SocketValue,
+}
+
+/// The value of a socket option.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SocketValue {
+    /// An `int`.
+    Number(i32),
+    /// Any other structure.
+    Bytes(Vec<u8>),
 }
 
 /// `envoy.config.core.v3.TrafficDirection`.
@@ -80,10 +110,19 @@ pub enum ListenerFilterKind {
     TlsInspector,
     /// Detects HTTP/1.x and HTTP/2 in plain text.
     HttpInspector,
+    /// Connections to endpoints come from the client's address (IP_TRANSPARENT).
+    OriginalSrc {
+        /// And from its port.
+        bind_port: bool,
+        /// SO_MARK of those connections; 0 is none.
+        mark: u32,
+    },
     /// Reads a PROXY protocol header, version 1 or 2.
     ProxyProtocol {
         /// Connections without the header pass.
         optional: bool,
+        /// Versions 1 and 2 are known; what is not known is no header.
+        versions: [bool; 2],
     },
 }
 

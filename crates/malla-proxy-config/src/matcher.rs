@@ -225,16 +225,21 @@ impl Fraction {
         Ok(Self(wire.numerator.saturating_mul(scale).min(1_000_000)))
     }
 
-    /// A runtime-overridable share: this proxy has no runtime layer, so the default value rules.
+    /// So many of a hundred.
+    pub(crate) fn percent(percent: u64) -> Self {
+        u32::try_from(percent.min(100)).map_or(Self::ALWAYS, |percent| Self(percent * 10_000))
+    }
+
+    /// A share that a runtime value may override.
     pub(crate) fn parse_runtime(
         wire: core::RuntimeFractionalPercent,
         cx: &mut Cx,
     ) -> Result<Self, Invalid> {
-        // Envoy names a key on every one of these; with no runtime layer the default always applies there too.
-        match wire.default_value {
-            Some(value) => cx.field("default_value", |cx| Self::parse(value, cx)),
-            None => Ok(Self::NEVER),
-        }
+        let default = match wire.default_value {
+            Some(value) => cx.field("default_value", |cx| Self::parse(value, cx))?,
+            None => Self::NEVER,
+        };
+        Ok(cx.runtime_fraction(&wire.runtime_key, default))
     }
 
     /// Decides for one request, given a uniformly random number.

@@ -33,13 +33,21 @@ pub enum Value {
 const MAX_DEPTH: usize = 32;
 
 impl Value {
+    /// From JSON; what is nested too deeply is cut off.
+    pub fn from_json(json: serde_json::Value) -> Self {
+        from_json(json, MAX_DEPTH)
+    }
+
     /// The same as JSON.
     pub fn into_json(self) -> serde_json::Value {
         match self {
             Self::Null => serde_json::Value::Null,
             Self::Bool(item) => item.into(),
-            Self::Number(item) if item.fract() == 0.0 && item.abs() < 9e15 => {
+            Self::Number(item) if item.fract() == 0.0 && item.abs() < 9.2e18 => {
                 serde_json::Value::from(item as i64)
+            }
+            Self::Number(item) if item.fract() == 0.0 && (0.0..1.8e19).contains(&item) => {
+                serde_json::Value::from(item as u64)
             }
             Self::Number(item) => item.into(),
             Self::String(item) => item.into(),
@@ -55,6 +63,61 @@ impl Value {
                 .into(),
         }
     }
+}
+
+fn from_json(json: serde_json::Value, depth: usize) -> Value {
+    use serde_json::Value as Json;
+    let Some(depth) = depth.checked_sub(1) else {
+        return Value::Null;
+    };
+    match json {
+        Json::Null => Value::Null,
+        Json::Bool(item) => Value::Bool(item),
+        Json::Number(item) => item.as_f64().map_or(Value::Null, Value::Number),
+        Json::String(item) => Value::String(item),
+        Json::Array(items) => Value::List(
+            items
+                .into_iter()
+                .map(|item| from_json(item, depth))
+                .collect(),
+        ),
+        Json::Object(items) => Value::Object(
+            items
+                .into_iter()
+                .map(|(key, item)| (key, from_json(item, depth)))
+                .collect(),
+        ),
+    }
+}
+
+/// A protobuf struct from outside, as a tree.
+pub fn from_struct(wire: google::Struct) -> Object {
+    parse_struct(wire)
+}
+
+/// A tree as a protobuf struct.
+pub fn to_struct(object: &Object) -> google::Struct {
+    google::Struct {
+        fields: object
+            .iter()
+            .map(|(key, item)| (key.clone(), to_value(item)))
+            .collect(),
+    }
+}
+
+fn to_value(value: &Value) -> google::Value {
+    use google::value::Kind;
+    let kind = match value {
+        Value::Null => Kind::NullValue(0),
+        Value::Bool(item) => Kind::BoolValue(*item),
+        Value::Number(item) => Kind::NumberValue(*item),
+        Value::String(item) => Kind::StringValue(item.clone()),
+        Value::List(items) => Kind::ListValue(google::ListValue {
+            values: items.iter().map(to_value).collect(),
+        }),
+        Value::Object(items) => Kind::StructValue(to_struct(items)),
+    };
+    google::Value { kind: Some(kind) }
 }
 
 impl Metadata {
@@ -75,6 +138,25 @@ impl Metadata {
                 .map(|(name, tree)| (name, object(tree, MAX_DEPTH)))
                 .collect(),
         )
+    }
+
+    /// Whether all of `other` is in here, value for value.
+    pub fn contains(&self, other: &Self) -> bool {
+        other.0.iter().all(|(namespace, tree)| {
+            let own = self.0.get(namespace);
+            tree.iter()
+                .all(|(key, want)| own.and_then(|own| own.get(key)) == Some(want))
+        })
+    }
+
+    /// Adds what `below` has and this has not, key by key.
+    pub(crate) fn merge_over(&mut self, below: &Self) {
+        for (namespace, tree) in &below.0 {
+            let own = self.0.entry(namespace.clone()).or_default();
+            for (key, value) in tree {
+                own.entry(key.clone()).or_insert_with(|| value.clone());
+            }
+        }
     }
 
     /// The tree of one namespace such as `istio` or `envoy.transport_socket_match`.

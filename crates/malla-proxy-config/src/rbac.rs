@@ -4,9 +4,12 @@ use ipnet::IpNet;
 
 use crate::address::cidr;
 use crate::checked::{Cx, Invalid, refuse};
+use crate::expression::Expression;
 use crate::matcher::StringMatcher;
+use crate::metadata_matcher::{FilterStateMatcher, MetadataMatcher};
 use crate::pb::{matcher, rbac as pb};
 use crate::request::HeaderMatcher;
+use crate::uri_template::UriTemplate;
 
 /// Rules may nest, but not for ever.
 const MAX_DEPTH: u32 = 32;
@@ -40,6 +43,8 @@ pub struct Policy {
     pub permissions: Vec<Permission>,
     /// Who asks.
     pub principals: Vec<Principal>,
+    /// What must hold besides.
+    pub condition: Option<Expression>,
 }
 
 /// What is asked for.
@@ -65,6 +70,10 @@ pub enum Permission {
     DestinationPortRange(i64, i64),
     /// SNI.
     ServerName(StringMatcher),
+    /// Metadata of the request or of its route.
+    Metadata(SourcedMetadata),
+    /// The path without query.
+    UriTemplate(UriTemplate),
 }
 
 /// Who asks.
@@ -90,6 +99,46 @@ pub enum Principal {
     Header(HeaderMatcher),
     /// The path without query.
     UrlPath(StringMatcher),
+    /// Metadata of the request or of its route.
+    Metadata(SourcedMetadata),
+    /// What filters have noted.
+    FilterState(FilterStateMatcher),
+}
+
+/// `SourcedMetadata`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SourcedMetadata {
+    /// On which value.
+    pub matcher: MetadataMatcher,
+    /// Of the route, else what filters have noted of the request.
+    pub of_route: bool,
+}
+
+impl SourcedMetadata {
+    fn dynamic(wire: matcher::MetadataMatcher, cx: &mut Cx) -> Result<Self, Invalid> {
+        let matcher = cx.field("metadata", |cx| MetadataMatcher::parse(wire, cx))?;
+        Ok(Self {
+            matcher,
+            of_route: false,
+        })
+    }
+
+    fn parse(wire: pb::SourcedMetadata, cx: &mut Cx) -> Result<Self, Invalid> {
+        cx.field("sourced_metadata", |cx| {
+            let pb::SourcedMetadata {
+                metadata_matcher,
+                metadata_source,
+            } = wire;
+            let matcher = cx.required("metadata_matcher", metadata_matcher)?;
+            Ok(Self {
+                matcher: cx.field("metadata_matcher", |cx| MetadataMatcher::parse(matcher, cx))?,
+                of_route: match cx.enumeration("metadata_source", metadata_source)? {
+                    pb::MetadataSource::Dynamic => false,
+                    pb::MetadataSource::Route => true,
+                },
+            })
+        })
+    }
 }
 
 impl Rbac {
@@ -137,8 +186,12 @@ impl Policy {
             checked_condition,
             cel_config,
         } = wire;
-        refuse!(cx; condition, checked_condition, cel_config);
+        refuse!(cx; checked_condition, cel_config);
+        let condition = condition.map(|tree| {
+            Expression::condition(&tree).map_err(|reason| cx.invalid("condition", reason))
+        });
         Ok(Self {
+            condition: condition.transpose()?,
             name,
             permissions: cx.each("permissions", permissions, |wire, cx| {
                 Permission::parse(wire, MAX_DEPTH, cx)
@@ -188,13 +241,11 @@ impl Permission {
             Rule::RequestedServerName(name) => Self::ServerName(
                 cx.field("requested_server_name", |cx| StringMatcher::parse(name, cx))?,
             ),
-            Rule::Metadata(_) => return Err(cx.invalid("metadata", "not supported by this proxy")),
-            Rule::SourcedMetadata(_) => {
-                return Err(cx.invalid("sourced_metadata", "not supported by this proxy"));
-            }
+            Rule::Metadata(wire) => Self::Metadata(SourcedMetadata::dynamic(wire, cx)?),
+            Rule::SourcedMetadata(wire) => Self::Metadata(SourcedMetadata::parse(wire, cx)?),
             Rule::Matcher(_) => return Err(cx.invalid("matcher", "not supported by this proxy")),
-            Rule::UriTemplate(_) => {
-                return Err(cx.invalid("uri_template", "not supported by this proxy"));
+            Rule::UriTemplate(wire) => {
+                Self::UriTemplate(cx.field("uri_template", |cx| UriTemplate::parse(&wire, cx))?)
             }
         })
     }
@@ -240,15 +291,11 @@ impl Principal {
                 Self::Header(cx.field("header", |cx| HeaderMatcher::parse(header, cx))?)
             }
             Identifier::UrlPath(wire) => Self::UrlPath(path(wire, cx)?),
-            Identifier::Metadata(_) => {
-                return Err(cx.invalid("metadata", "not supported by this proxy"));
-            }
-            Identifier::SourcedMetadata(_) => {
-                return Err(cx.invalid("sourced_metadata", "not supported by this proxy"));
-            }
-            Identifier::FilterState(_) => {
-                return Err(cx.invalid("filter_state", "not supported by this proxy"));
-            }
+            Identifier::Metadata(wire) => Self::Metadata(SourcedMetadata::dynamic(wire, cx)?),
+            Identifier::SourcedMetadata(wire) => Self::Metadata(SourcedMetadata::parse(wire, cx)?),
+            Identifier::FilterState(wire) => Self::FilterState(
+                cx.field("filter_state", |cx| FilterStateMatcher::parse(wire, cx))?,
+            ),
             Identifier::Custom(_) => {
                 return Err(cx.invalid("custom", "not supported by this proxy"));
             }

@@ -8,6 +8,7 @@ use crate::checked::{Cx, Invalid};
 use crate::format::Field;
 use crate::matcher::{StringMatcher, StringPattern};
 use crate::pb::{matcher as string, route as pb};
+use crate::stream_state::StreamState;
 
 /// A request head after normalisation; the authority is in `Host` whatever the protocol.
 #[derive(Debug, Clone, Copy)]
@@ -20,6 +21,8 @@ pub struct RequestView<'a> {
     pub scheme: &'a str,
     /// Header fields.
     pub headers: &'a HeaderMap,
+    /// What filters have noted about it; `None` is nothing.
+    pub state: Option<&'a StreamState>,
 }
 
 impl<'a> RequestView<'a> {
@@ -338,6 +341,7 @@ mod tests {
             path,
             scheme: "http",
             headers,
+            state: None,
         }
     }
 

@@ -5,6 +5,7 @@
 
 pub mod action;
 pub mod hash;
+pub mod internal_redirect;
 pub mod matcher;
 pub mod redirect;
 pub mod retry;
@@ -17,7 +18,9 @@ use crate::headers::HeaderEdits;
 use crate::http_filter::PerFilter;
 use crate::metadata::Metadata;
 use crate::pb::route as pb;
-use crate::request::RequestView;
+use crate::rate_limit::RateLimits;
+use crate::request::{HeaderMatcher, RequestView};
+use crate::runtime::Values;
 use crate::tracing::{Decorator, RouteTracing};
 use action::{Action, Mirror};
 use matcher::RouteMatch;
@@ -51,6 +54,8 @@ pub struct RouteConfig {
 pub struct VirtualHost {
     /// Name.
     pub name: Arc<str>,
+    /// Metadata.
+    pub metadata: Metadata,
     /// Routes, in order.
     pub routes: Vec<Arc<Route>>,
     index: RouteIndex,
@@ -62,13 +67,31 @@ pub struct VirtualHost {
     pub response_headers: HeaderEdits,
     /// What it says about filters.
     pub per_filter: PerFilter,
+    /// What its requests count against.
+    pub rate_limits: RateLimits,
     /// Write `x-envoy-attempt-count` into requests.
     pub attempt_count_in_request: bool,
     /// Write it into responses.
     pub attempt_count_in_response: bool,
+    /// Tell in `x-envoy-is-timeout-retry` of further tries whether a timeout led to them.
+    pub timeout_retry_in_request: bool,
     /// Most bytes of a request body kept for retries; `None` leaves the listener's limit.
     pub retry_buffer: Option<u64>,
+    /// Requests that are counted together, in order; all others are counted as [`OTHER_REQUESTS`] if there are any.
+    pub virtual_clusters: Vec<VirtualCluster>,
 }
+
+/// `VirtualCluster`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct VirtualCluster {
+    /// Its name in statistics and logs.
+    pub name: Arc<str>,
+    /// Which requests: those that all of these take.
+    pub headers: Vec<HeaderMatcher>,
+}
+
+/// What Envoy calls the requests that no virtual cluster takes.
+pub const OTHER_REQUESTS: &str = "other";
 
 /// `TlsRequirementType`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,6 +134,7 @@ pub struct Route {
 pub(crate) struct Inherited {
     retry: Option<Arc<RetryPolicy>>,
     mirrors: Vec<Mirror>,
+    hedge: bool,
     max_direct_body: usize,
 }
 
@@ -121,6 +145,14 @@ impl RouteConfig {
     /// Parses one route configuration.
     pub fn from_proto(wire: pb::RouteConfiguration) -> Result<Checked<Self>, Invalid> {
         Cx::check(|cx| Self::parse(wire, cx))
+    }
+
+    /// As [`Self::from_proto`], with runtime values.
+    pub fn from_proto_with(
+        wire: pb::RouteConfiguration,
+        runtime: &Arc<Values>,
+    ) -> Result<Checked<Self>, Invalid> {
+        Cx::with_runtime(runtime, |cx| Self::parse(wire, cx))
     }
 
     pub(crate) fn parse(wire: pb::RouteConfiguration, cx: &mut Cx) -> Result<Self, Invalid> {
@@ -152,6 +184,7 @@ impl RouteConfig {
         let _ = validate_clusters;
         let inherited = Inherited {
             retry: None,
+            hedge: false,
             mirrors: cx.each(
                 "request_mirror_policies",
                 request_mirror_policies,
@@ -234,7 +267,34 @@ pub fn without_port(authority: &str) -> &str {
     }
 }
 
+impl VirtualCluster {
+    fn parse(wire: pb::VirtualCluster, cx: &mut Cx) -> Result<Self, Invalid> {
+        let pb::VirtualCluster { headers, name } = wire;
+        if name.is_empty() {
+            return Err(cx.invalid("name", "is required"));
+        }
+        if headers.is_empty() {
+            return Err(cx.invalid("headers", "takes at least one"));
+        }
+        Ok(Self {
+            name: name.into(),
+            headers: cx.each("headers", headers, HeaderMatcher::parse)?,
+        })
+    }
+}
+
 impl VirtualHost {
+    /// What a request is counted as, if requests are told apart here.
+    pub fn counted_as(&self, request: &RequestView<'_>) -> Option<Arc<str>> {
+        if self.virtual_clusters.is_empty() {
+            return None;
+        }
+        let takes =
+            |one: &&VirtualCluster| one.headers.iter().all(|header| header.is_match(request));
+        let found = self.virtual_clusters.iter().find(takes);
+        Some(found.map_or_else(|| OTHER_REQUESTS.into(), |found| Arc::clone(&found.name)))
+    }
+
     fn parse(
         wire: pb::VirtualHost,
         mut inherited: Inherited,
@@ -266,8 +326,7 @@ impl VirtualHost {
             metadata,
             route_specifiers,
         } = wire;
-        refuse!(cx; include_is_timeout_retry_header, matcher, rate_limits, retry_policy_typed_config, hedge_policy, route_specifiers);
-        ignorable!(cx; virtual_clusters, metadata);
+        refuse!(cx; matcher, retry_policy_typed_config, route_specifiers);
         if name.is_empty() {
             return Err(cx.invalid("name", "is required"));
         }
@@ -276,6 +335,9 @@ impl VirtualHost {
                 Some(Arc::new(cx.field("retry_policy", |cx| {
                     RetryPolicy::parse(policy, cx)
                 })?));
+        }
+        if let Some(policy) = hedge_policy {
+            inherited.hedge = cx.field("hedge_policy", |cx| action::hedges(policy, cx))?;
         }
         if !request_mirror_policies.is_empty() {
             inherited.mirrors = cx.each(
@@ -291,6 +353,12 @@ impl VirtualHost {
         })?;
         Ok(Self {
             name: name.into(),
+            virtual_clusters: cx.each(
+                "virtual_clusters",
+                virtual_clusters,
+                VirtualCluster::parse,
+            )?,
+            metadata: Metadata::parse(metadata, "metadata", cx),
             index: RouteIndex::compile(&routes),
             routes,
             require_tls: match cx.enumeration("require_tls", require_tls)? {
@@ -311,8 +379,10 @@ impl VirtualHost {
                 cx,
             )?,
             per_filter,
+            rate_limits: RateLimits::parse(rate_limits, cx)?,
             attempt_count_in_request: include_request_attempt_count,
             attempt_count_in_response: include_attempt_count_in_response,
+            timeout_retry_in_request: include_is_timeout_retry_header,
             retry_buffer: buffer_limit(request_body_buffer_limit, per_request_buffer_limit_bytes),
         })
     }

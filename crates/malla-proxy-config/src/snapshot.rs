@@ -16,6 +16,7 @@ use foldhash::fast::RandomState;
 
 use crate::cluster::{Cluster, Discovery};
 use crate::endpoints::EndpointSet;
+use crate::http_filter::Extension;
 use crate::listener::Listener;
 use crate::route::RouteConfig;
 use crate::secret::Secret;
@@ -35,6 +36,7 @@ pub struct Snapshot {
     pub version: u64,
     listeners: Table<Arc<Listener>>,
     routes: Table<Arc<RouteConfig>>,
+    extensions: Table<Arc<Extension>>,
     clusters: Table<ClusterEntry>,
     endpoints: Table<EndpointCell>,
     secrets: Table<SecretCell>,
@@ -68,6 +70,11 @@ impl Snapshot {
     /// All route configurations, in no particular order.
     pub fn routes(&self) -> impl Iterator<Item = &Arc<RouteConfig>> {
         self.routes.values()
+    }
+
+    /// An HTTP filter that came on its own, by name.
+    pub fn extension(&self, name: &str) -> Option<&Arc<Extension>> {
+        self.extensions.get(name)
     }
 
     /// A cluster by name.
@@ -107,6 +114,7 @@ impl fmt::Debug for Snapshot {
             .field("version", &self.version)
             .field("listeners", &self.listeners.len())
             .field("routes", &self.routes.len())
+            .field("extensions", &self.extensions.len())
             .field("clusters", &self.clusters.len())
             .field("endpoints", &self.endpoints.len())
             .field("secrets", &self.secrets.len())
@@ -145,12 +153,24 @@ impl Draft {
         self.next.routes.remove(name).is_some()
     }
 
+    /// Adds or replaces an HTTP filter that came on its own.
+    pub fn put_extension(&mut self, extension: Extension) {
+        self.next
+            .extensions
+            .insert(Arc::clone(&extension.name), Arc::new(extension));
+    }
+
+    /// Removes such a filter; true if it was there.
+    pub fn remove_extension(&mut self, name: &str) -> bool {
+        self.next.extensions.remove(name).is_some()
+    }
+
     /// Adds or replaces a cluster and connects it to its endpoint cell.
     pub fn put_cluster(&mut self, cluster: Cluster) {
         let config = Arc::new(cluster);
         let endpoints = match &config.discovery {
             Discovery::Static(set) => Arc::new(ArcSwapOption::from(Some(Arc::clone(set)))),
-            Discovery::Eds { service } => self.endpoint_cell(service),
+            Discovery::Eds { service, .. } => self.endpoint_cell(service),
             Discovery::StrictDns(_) | Discovery::LogicalDns(_) | Discovery::OriginalDst(_) => {
                 EndpointCell::default()
             }
@@ -209,7 +229,7 @@ impl Draft {
         let used: std::collections::HashSet<&str> = clusters
             .values()
             .filter_map(|entry| match &entry.config.discovery {
-                Discovery::Eds { service } => Some(&**service),
+                Discovery::Eds { service, .. } => Some(&**service),
                 _ => None,
             })
             .collect();

@@ -2,7 +2,7 @@
 //!
 //! File names stay file names here: this crate does no IO. Whoever builds a TLS config reads them.
 
-mod parse;
+pub(crate) mod parse;
 
 use std::fmt;
 use std::path::Path;
@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::config_source::Reference;
 use crate::matcher::StringMatcher;
 
 /// `DownstreamTlsContext`.
@@ -23,8 +24,31 @@ pub struct DownstreamTls {
     pub require_sni: bool,
     /// No session ids.
     pub disable_stateful_resumption: bool,
-    /// No session tickets.
-    pub disable_stateless_resumption: bool,
+    /// How sessions are resumed without state here.
+    pub tickets: Tickets,
+}
+
+/// `session_ticket_keys_type`: who can read the session tickets of a listener.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Tickets {
+    /// Only this process.
+    Own,
+    /// There are none.
+    Off,
+    /// Everybody who has these keys of 80 bytes; the first one writes.
+    Keys(Arc<[DataSource]>),
+    /// As a secret says.
+    Sds(Reference),
+}
+
+impl Tickets {
+    /// The secret it needs.
+    pub fn sds(&self) -> Option<&Reference> {
+        match self {
+            Self::Sds(reference) => Some(reference),
+            Self::Own | Self::Off | Self::Keys(_) => None,
+        }
+    }
 }
 
 /// `UpstreamTlsContext`.
@@ -81,7 +105,7 @@ pub enum CertificateSource {
     /// Written in the context.
     Static(Arc<TlsCertificate>),
     /// A secret, looked up in the snapshot by this name.
-    Sds(Arc<str>),
+    Sds(Reference),
 }
 
 /// How a peer is checked: the static part, the SDS part, or both combined (the SDS secret adds to the static part).
@@ -90,7 +114,7 @@ pub struct Validation {
     /// Written in the context.
     pub fixed: Option<Arc<ValidationContext>>,
     /// A validation secret, looked up in the snapshot by this name.
-    pub sds: Option<Arc<str>>,
+    pub sds: Option<Reference>,
 }
 
 impl Validation {
@@ -107,6 +131,8 @@ pub struct TlsCertificate {
     pub chain: DataSource,
     /// The leaf's key.
     pub key: DataSource,
+    /// What is moved into this directory means that the files above were replaced.
+    pub watched_directory: Option<Arc<Path>>,
 }
 
 /// `CertificateValidationContext`.
@@ -130,6 +156,8 @@ pub struct ValidationContext {
     pub allow_expired: bool,
     /// ACCEPT_UNTRUSTED: a failed chain is recorded, not refused.
     pub accept_untrusted: bool,
+    /// What is moved into this directory means that the files above were replaced.
+    pub watched_directory: Option<Arc<Path>>,
 }
 
 /// One SAN check.
@@ -163,6 +191,13 @@ pub enum DataSource {
     Inline(Bytes),
     /// A file.
     File(Arc<Path>),
+    /// A file that has been read.
+    Loaded {
+        /// The file.
+        path: Arc<Path>,
+        /// What it held.
+        bytes: Bytes,
+    },
     /// An environment variable; the binary resolves it.
     Env(Arc<str>),
 }
@@ -173,6 +208,9 @@ impl fmt::Debug for DataSource {
             // Keys pass through here: never print contents.
             Self::Inline(bytes) => write!(f, "Inline({} bytes)", bytes.len()),
             Self::File(path) => write!(f, "File({})", path.display()),
+            Self::Loaded { path, bytes } => {
+                write!(f, "File({}, {} bytes)", path.display(), bytes.len())
+            }
             Self::Env(name) => write!(f, "Env({name})"),
         }
     }

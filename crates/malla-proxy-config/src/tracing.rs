@@ -12,6 +12,9 @@ use crate::pb::{Any, core, envoy_tracing as tag_pb, google, hcm, route, trace as
 
 /// Envoy cuts `http.url` there unless configured.
 const DEFAULT_MAX_PATH: usize = 256;
+/// Envoy's limit of a report.
+const ZIPKIN_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
+
 /// Spans kept while the collector does not take them (`max_cache_size`).
 const DEFAULT_CACHE: usize = 1024;
 
@@ -175,12 +178,8 @@ pub enum Collector {
 /// `envoy.config.trace.v3.ZipkinConfig`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Zipkin {
-    /// Cluster of the collector.
-    pub cluster: Arc<str>,
-    /// Path of the collector.
-    pub path: http::uri::PathAndQuery,
-    /// `Host` of requests to it.
-    pub host: http::HeaderValue,
+    /// The collector.
+    pub service: HttpService,
     /// Trace ids have 128 bits.
     pub wide_ids: bool,
     /// Client and server share a span.
@@ -318,7 +317,13 @@ impl CustomTag {
             Type::Literal(literal) => {
                 (Format(vec![Segment::Literal(literal.value)]), String::new())
             }
-            Type::Environment(from) => (one(Operator::Environment(from.name)), from.default_value),
+            Type::Environment(from) => {
+                let (name, unset) = (from.name, None);
+                (
+                    one(Operator::Environment { name, unset }),
+                    from.default_value,
+                )
+            }
             Type::RequestHeader(from) => {
                 let field = Field::parse(&from.name)
                     .map_err(|reason| cx.invalid("request_header.name", reason))?;
@@ -339,7 +344,7 @@ impl CustomTag {
             Segment::Literal(_) => true,
             Segment::Command { operator, .. } => matches!(
                 operator,
-                Operator::Environment(_)
+                Operator::Environment { .. }
                     | Operator::Request(..)
                     | Operator::RequestWithoutQuery(..)
                     | Operator::QueryParam(_)
@@ -399,6 +404,26 @@ impl Tracer {
     }
 }
 
+impl Collector {
+    /// `ways` names the fields of which one is to be set.
+    pub(crate) fn parse(
+        grpc: Option<core::GrpcService>,
+        http: Option<core::HttpService>,
+        ways: &str,
+        cx: &mut Cx,
+    ) -> Result<Self, Invalid> {
+        match (grpc, http) {
+            (Some(grpc), None) => cx.field("grpc_service", |cx| {
+                GrpcService::parse(grpc, cx).map(Self::Grpc)
+            }),
+            (None, Some(http)) => cx.field("http_service", |cx| {
+                HttpService::parse(http, cx).map(Self::Http)
+            }),
+            _ => Err(cx.invalid("grpc_service", format!("exactly one of {ways} is required"))),
+        }
+    }
+}
+
 impl OpenTelemetry {
     fn parse(wire: pb::OpenTelemetryConfig, cx: &mut Cx) -> Result<Self, Invalid> {
         let pb::OpenTelemetryConfig {
@@ -415,20 +440,8 @@ impl OpenTelemetry {
         } = wire;
         refuse!(cx; exporter);
         let on = |wire: Option<google::BoolValue>| wire.is_none_or(|on| on.value);
-        let collector = match (grpc_service, http_service) {
-            (Some(grpc), None) => cx.field("grpc_service", |cx| {
-                GrpcService::parse(grpc, cx).map(Collector::Grpc)
-            })?,
-            (None, Some(http)) => cx.field("http_service", |cx| {
-                HttpService::parse(http, cx).map(Collector::Http)
-            })?,
-            _ => {
-                return Err(cx.invalid(
-                    "grpc_service",
-                    "exactly one of grpc_service and http_service is required",
-                ));
-            }
-        };
+        let ways = "grpc_service and http_service";
+        let collector = Collector::parse(grpc_service, http_service, ways, cx)?;
         let service_name = match (on(set_service_name_resource_attribute), service_name) {
             (false, _) => String::new(),
             (true, name) if name.is_empty() => "unknown_service:envoy".to_owned(),
@@ -509,8 +522,13 @@ impl Zipkin {
             collector_service,
             timestamp_trace_ids,
         } = wire;
-        refuse!(cx; collector_service, timestamp_trace_ids);
-        if collector_cluster.is_empty() {
+        refuse!(cx; timestamp_trace_ids);
+        // The newer spelling of where to, which has headers besides.
+        let service = match collector_service {
+            None => None,
+            Some(wire) => Some(cx.field("collector_service", |cx| HttpService::parse(wire, cx))?),
+        };
+        if service.is_none() && collector_cluster.is_empty() {
             return Err(cx.invalid("collector_cluster", "is required"));
         }
         match cx.enumeration("collector_endpoint_version", collector_endpoint_version)? {
@@ -522,20 +540,31 @@ impl Zipkin {
                 ));
             }
         }
-        let path = collector_endpoint.parse().ok();
-        let path = path.filter(|path: &http::uri::PathAndQuery| path.as_str().starts_with('/'));
-        let host = if collector_hostname.is_empty() {
-            &collector_cluster
-        } else {
-            &collector_hostname
+        let service = match service {
+            Some(service) => service,
+            None => {
+                let path = collector_endpoint.parse().ok();
+                let path =
+                    path.filter(|path: &http::uri::PathAndQuery| path.as_str().starts_with('/'));
+                let host = if collector_hostname.is_empty() {
+                    &collector_cluster
+                } else {
+                    &collector_hostname
+                };
+                HttpService {
+                    path: cx.required("collector_endpoint", path)?,
+                    authority: http::HeaderValue::from_str(host)
+                        .map_err(|_| cx.invalid("collector_hostname", "is not a host"))?,
+                    cluster: collector_cluster.into(),
+                    timeout: ZIPKIN_TIMEOUT,
+                    headers: Vec::new(),
+                }
+            }
         };
         let option: TraceContextOption =
             cx.enumeration("trace_context_option", trace_context_option)?;
         Ok(Self {
-            path: cx.required("collector_endpoint", path)?,
-            host: http::HeaderValue::from_str(host)
-                .map_err(|_| cx.invalid("collector_hostname", "is not a host"))?,
-            cluster: collector_cluster.into(),
+            service,
             wide_ids: trace_id_128bit,
             shared: shared_span_context.is_none_or(|on| on.value),
             split: split_spans_for_request,

@@ -5,24 +5,30 @@
 mod clusters;
 mod config_dump;
 mod listeners;
+mod mask;
+mod process;
 mod server;
 mod stats;
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
+use bytes::Bytes;
 use http::{Method, StatusCode};
 use malla_proxy_config::bootstrap::Node;
+use malla_proxy_config::stats_matcher::StatsMatcher;
 use malla_runtime::drain::DrainWatch;
 use malla_runtime::log::LogHandle;
 use malla_runtime::ready::Readiness;
-use malla_xds_proto::bootstrap as pb;
+use malla_xds_proto::core;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::inventory::Inventory;
 use crate::listener::manager::Manager;
+use crate::sources::SourcesHandle;
 use crate::worker::Shared;
 
 pub use self::server::AdminServer;
@@ -33,13 +39,22 @@ pub struct Admin {
     pub manager: Arc<Mutex<Manager>>,
     pub inventory: Inventory,
     pub readiness: Readiness,
-    pub bootstrap: pb::Bootstrap,
+    /// The bootstrap, encoded: as messages it would take several times what the proxy runs on.
+    pub bootstrap: Bytes,
+    /// The bootstrap's node as it was written.
+    pub introduction: core::Node,
     pub node: Node,
+    /// Which statistics are shown.
+    pub stats_matcher: StatsMatcher,
     pub concurrency: usize,
     pub quit: CancellationToken,
     pub drain: DrainWatch,
     pub log: Option<LogHandle>,
     pub started: SystemTime,
+    /// Where the configuration comes from, and the runtime.
+    pub sources: SourcesHandle,
+    /// What counters were at the last `/reset_counters`.
+    pub baseline: Arc<Mutex<BTreeMap<String, u64>>>,
     /// `/healthcheck/fail` was called.
     pub failed: Arc<AtomicBool>,
 }
@@ -66,14 +81,18 @@ const JSON: &str = "application/json";
 /// Method, path and text of `/help`, which is also what there is.
 const COMMANDS: &[(&str, &str)] = &[
     ("/certs", "print certs on machine"),
-    ("/clusters", "upstream cluster status"),
+    (
+        "/clusters",
+        "upstream cluster status (filter=, format=json)",
+    ),
     (
         "/config_dump",
         "dump current Envoy configs (resource=, mask=, name_regex=, include_eds)",
     ),
+    ("/contention", "tell how busy each worker is"),
     (
         "/drain_listeners",
-        "drain listeners (POST; graceful, inboundonly)",
+        "drain listeners (POST; graceful, inboundonly, skip_exit)",
     ),
     (
         "/healthcheck/fail",
@@ -84,26 +103,43 @@ const COMMANDS: &[(&str, &str)] = &[
         "cause the server to pass health checks (POST)",
     ),
     ("/help", "print out list of admin commands"),
+    (
+        "/hot_restart_version",
+        "print the hot restart compatibility version",
+    ),
+    (
+        "/init_dump",
+        "dump what the first configuration still waits for",
+    ),
     ("/listeners", "print listener info"),
     (
         "/logging",
         "query/change logging levels (POST; level=, paths=)",
     ),
+    ("/memory", "print current allocation/heap usage"),
     ("/quitquitquit", "exit the server (POST)"),
     (
         "/ready",
         "print server state, return 200 if LIVE, otherwise return 503",
     ),
+    ("/reset_counters", "reset all counters to zero (POST)"),
+    ("/runtime", "print runtime values"),
+    (
+        "/runtime_modify",
+        "add or modify runtime values; an empty value takes an override back (POST; key1=value1&key2=value2)",
+    ),
     ("/server_info", "print server version/status information"),
     (
         "/stats",
-        "print server stats (usedonly, filter=, format=text|json|prometheus)",
+        "print server stats (usedonly, filter=, invert_filter, type=, format=text|json|prometheus)",
     ),
     (
         "/stats/prometheus",
         "print server stats in prometheus format",
     ),
 ];
+
+const RUNTIME_USAGE: &str = "usage: /runtime_modify?key1=value1&key2=value2&keyN=valueN\n       or send the parameters as form values\nuse an empty value to remove a previously added override";
 
 /// A request's path and query.
 #[derive(Debug, Clone)]
@@ -114,19 +150,16 @@ pub struct Query {
 
 impl Query {
     pub fn parse(uri: &http::Uri) -> Self {
-        let parameters = uri
-            .query()
-            .unwrap_or_default()
-            .split('&')
-            .filter(|part| !part.is_empty());
-        let parameters = parameters.map(|part| {
-            let (name, value) = part.split_once('=').unwrap_or((part, ""));
-            (decode(name), decode(value))
-        });
         Self {
             path: uri.path().to_owned(),
-            parameters: parameters.collect(),
+            parameters: parameters(uri.query().unwrap_or_default()),
         }
+    }
+
+    /// Adds the parameters of a form that came as the request's body.
+    pub fn with_form(mut self, form: &str) -> Self {
+        self.parameters.extend(parameters(form));
+        self
     }
 
     /// The value of a parameter; empty if it has none.
@@ -146,6 +179,15 @@ impl Query {
             .first()
             .map(|(name, value)| (name.as_str(), value.as_str()))
     }
+}
+
+fn parameters(text: &str) -> Vec<(String, String)> {
+    let parts = text.split('&').filter(|part| !part.is_empty());
+    let pairs = parts.map(|part| {
+        let (name, value) = part.split_once('=').unwrap_or((part, ""));
+        (decode(name), decode(value))
+    });
+    pairs.collect()
 }
 
 fn decode(text: &str) -> String {
@@ -174,7 +216,7 @@ impl Admin {
             "/server_info" => json(&self.server_info()),
             "/config_dump" => match config_dump::dump(self, query) {
                 Ok(dump) => json(&dump),
-                Err(reason) => text(StatusCode::BAD_REQUEST, reason),
+                Err((status, reason)) => text(status, reason),
             },
             "/clusters" if query.get("format") == Some("json") => json(&clusters::as_json(self)),
             "/clusters" => ok(clusters::as_text(self)),
@@ -192,15 +234,39 @@ impl Admin {
             }
             "/healthcheck/fail" if post => self.set_failed(true),
             "/healthcheck/ok" if post => self.set_failed(false),
+            "/memory" => process::memory(),
+            "/contention" => process::workers(self),
+            "/hot_restart_version" => ok("disabled".to_owned()),
+            "/init_dump" => json(&self.sources.waiting()),
+            "/runtime" => json(&self.sources.runtime()),
+            "/runtime_modify" if post => self.modify_runtime(query),
+            "/reset_counters" if post => {
+                stats::reset(self);
+                ok("OK\n".to_owned())
+            }
+            "/cpuprofiler" | "/heapprofiler" | "/allocprofiler" => text(
+                StatusCode::NOT_IMPLEMENTED,
+                "this build has no profiler; use perf(1) on the process\n".to_owned(),
+            ),
             "/logging" | "/drain_listeners" | "/quitquitquit" | "/healthcheck/fail"
-            | "/healthcheck/ok" => text(
+            | "/healthcheck/ok" | "/runtime_modify" | "/reset_counters" => text(
                 StatusCode::METHOD_NOT_ALLOWED,
-                "Method Not Allowed".to_owned(),
+                format!("Method {method} not allowed, POST required."),
             ),
             _ => text(
                 StatusCode::NOT_FOUND,
                 format!("invalid path. admin commands are:\n{}", help()),
             ),
+        }
+    }
+
+    fn modify_runtime(&self, query: &Query) -> Answer {
+        if query.parameters.is_empty() {
+            return text(StatusCode::BAD_REQUEST, RUNTIME_USAGE.to_owned());
+        }
+        match self.sources.modify_runtime(&query.parameters) {
+            Ok(()) => ok("OK\n".to_owned()),
+            Err(reason) => text(StatusCode::SERVICE_UNAVAILABLE, reason.to_owned()),
         }
     }
 
@@ -227,8 +293,7 @@ impl Admin {
 
     fn server_info(&self) -> Value {
         let uptime = self.started.elapsed().unwrap_or_default().as_secs();
-        let mut node =
-            malla_xds_proto::json::print(&self.bootstrap.node.clone().unwrap_or_default());
+        let mut node = malla_xds_proto::json::print(&self.introduction);
         if let Some(fields) = node.as_object_mut() {
             fields.insert("user_agent_name".into(), "malla".into());
         }
@@ -249,11 +314,12 @@ impl Admin {
     }
 
     /// Without `graceful` accepting stops at once; with it connections are asked to end first, and accepting goes on so
-    /// that clients which have not heard yet are served.
+    /// that clients which have not heard yet are served. With `skip_exit` it goes on for good.
     fn drain_listeners(&self, query: &Query) -> Answer {
         let inbound_only = query.has("inboundonly");
+        let goes_on = query.has("graceful") || query.has("skip_exit");
         let mut manager = self.manager.lock().unwrap_or_else(PoisonError::into_inner);
-        manager.drain_all(inbound_only, query.has("graceful"));
+        manager.drain_all(inbound_only, goes_on);
         ok("OK\n".to_owned())
     }
 

@@ -2,10 +2,10 @@
 //!
 //! [`Proxy::bind`] starts the workers and applies the first configuration, so that errors surface before anything is
 //! served; [`BoundProxy::run`] serves until told to stop, then drains: stop accepting, let finish, cut off.
+mod file;
 mod source;
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -16,22 +16,27 @@ use malla_runtime::log::LogHandle;
 use malla_runtime::ready::{Gate, Readiness};
 use malla_runtime::signal::ShutdownSignals;
 use malla_runtime::socket::SocketError;
+use malla_runtime::task::AbortOnDrop;
 use malla_xds_proto::bootstrap as pb;
+use prost::Message as _;
 use rustls::crypto::CryptoProvider;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{Admin, AdminServer};
 use crate::apply::{Applier, ApplyError, Gates};
+use crate::connection::End;
 use crate::inventory::Inventory;
 use crate::listener::active::Table;
 use crate::listener::manager::Manager;
 use crate::live::Live;
+use crate::overload;
 use crate::telemetry::stats::Registry;
 use crate::tls::{Env, TlsSetup};
 use crate::upstream::cluster::Clusters;
 use crate::worker::{self, Connections, MakeHandlers, Shared};
 
+pub use self::file::BootstrapFile;
 pub use self::source::{Ads, ConfigSource};
 
 /// How a proxy behaves, beside what its configuration says.
@@ -43,6 +48,8 @@ pub struct Options {
     pub drain_time: Duration,
     /// How long requests may go on after the proxy was told to stop.
     pub grace: Duration,
+    /// How often log lines are written (Envoy's `--file-flush-interval-msec`); also whenever 64 KiB wait.
+    pub log_flush: Duration,
     /// Overrides where the admin endpoint listens.
     pub admin: Option<SocketAddr>,
     /// No more downstream connections than this at once.
@@ -69,6 +76,7 @@ impl Options {
             concurrency: std::thread::available_parallelism().map_or(1, usize::from),
             drain_time: Duration::from_secs(600),
             grace: Duration::from_secs(5),
+            log_flush: Duration::from_secs(1),
             admin: None,
             max_connections: None,
             provider,
@@ -87,6 +95,8 @@ pub enum StartError {
         #[source]
         source: std::io::Error,
     },
+    #[error("at least one of --config-path or --config-yaml is needed")]
+    NoConfig,
     #[error("{path}: {reason}")]
     Parse { path: String, reason: String },
     #[error(transparent)]
@@ -118,6 +128,7 @@ pub struct BoundProxy {
     grace: Duration,
     source: source::Running,
     live: Live,
+    _overload: Option<AbortOnDrop<()>>,
 }
 
 impl Proxy {
@@ -127,18 +138,20 @@ impl Proxy {
     /// When a resource, a port or a thread cannot be had; nothing is left running then.
     pub async fn bind(source: ConfigSource, options: Options) -> Result<BoundProxy, StartError> {
         let drain = Drain::new();
-        let setup = TlsSetup {
-            provider: Arc::clone(&options.provider),
-            env: Arc::clone(&options.env),
-        };
+        let setup = TlsSetup::new(&options.provider, Arc::clone(&options.env));
+        let live = Live::default();
         let shared = Shared {
-            live: Live::default(),
-            clusters: Clusters::new(Handle::current(), setup.clone()),
+            clusters: Clusters::new(Handle::current(), setup.clone(), live.clone())
+                .at(source.home()),
+            live,
             stats: Registry::default(),
             table: Arc::new(ArcSwap::from_pointee(Table::default())),
             connections: Arc::new(Connections::limited(options.max_connections)),
             series: Arc::default(),
             own: Arc::new(source.own()),
+            runtimes: Arc::default(),
+            failing: Arc::default(),
+            pressure: Arc::default(),
         };
         let readiness = Readiness::new();
         let gates = Gates {
@@ -147,7 +160,8 @@ impl Proxy {
         };
         let live_gate = readiness.gate("workers");
         let make: MakeHandlers =
-            crate::handlers::standard(&options.env, source.node()).map_err(StartError::Worker)?;
+            crate::handlers::standard(&options.env, source.node(), options.log_flush)
+                .map_err(StartError::Worker)?;
         let mut workers = Vec::new();
         let mut commands = Vec::new();
         for index in 0..options.concurrency.max(1) {
@@ -159,7 +173,7 @@ impl Proxy {
         }
         let manager = Arc::new(Mutex::new(Manager::new(
             commands,
-            setup,
+            setup.clone(),
             drain.watch(),
             options.drain_time,
             Arc::clone(&shared.table),
@@ -170,12 +184,15 @@ impl Proxy {
             Arc::clone(&manager),
             shared.clusters.clone(),
             inventory.clone(),
+            setup.clone(),
             gates,
             source.has_identity(),
         );
         let quit = CancellationToken::new();
-        let bootstrap = source.bootstrap().clone();
-        let (checked, source) = source.start(applier)?;
+        let bootstrap = source.bootstrap().encode_to_vec().into();
+        let introduction = source.bootstrap().node.clone().unwrap_or_default();
+        let (checked, source) = source.start(applier, shared.clusters.clone(), setup)?;
+        let overload = limit(&checked, &shared);
         let admin = match admin_address(&options, &checked)? {
             None => None,
             Some(address) => {
@@ -185,13 +202,17 @@ impl Proxy {
                     inventory,
                     readiness: readiness.clone(),
                     bootstrap,
+                    introduction,
                     node: checked.node,
+                    stats_matcher: checked.stats,
                     concurrency: options.concurrency.max(1),
                     quit: quit.clone(),
                     drain: drain.watch(),
                     log: options.log,
                     started: std::time::SystemTime::now(),
-                    failed: Default::default(),
+                    sources: source.handle(),
+                    baseline: Default::default(),
+                    failed: Arc::clone(&shared.failing),
                 };
                 Some(AdminServer::bind(address, state).map_err(StartError::Admin)?)
             }
@@ -199,6 +220,7 @@ impl Proxy {
         live_gate.open();
         // A file was read by descriptors of all of Envoy's messages, which nothing needs any more.
         malla_xds_proto::json::release();
+        malla_runtime::memory::forget_code();
         Ok(BoundProxy {
             drain,
             manager,
@@ -210,8 +232,19 @@ impl Proxy {
             grace: options.grace,
             source,
             live: shared.live,
+            _overload: overload,
         })
     }
+}
+
+/// Keeps the process to what the bootstrap lets it have, for as long as the result is kept.
+fn limit(bootstrap: &Bootstrap, shared: &Shared) -> Option<AbortOnDrop<()>> {
+    if let Some(maximum) = bootstrap.max_connections {
+        shared.connections.limit(maximum);
+    }
+    let config = bootstrap.overload.clone()?;
+    let pressure = Arc::clone(&shared.pressure);
+    Some(overload::manage(config, pressure, shared.stats.clone()))
 }
 
 fn admin_address(
@@ -242,7 +275,7 @@ impl ProxyHandle {
     pub fn addr(&self, listener: &str) -> Option<SocketAddr> {
         let manager = self.manager.upgrade()?;
         let manager = manager.lock().unwrap_or_else(PoisonError::into_inner);
-        manager.bound(listener).first().copied()
+        manager.bound(listener).first().and_then(End::socket)
     }
 
     /// Whether the first configuration is in place.
@@ -315,49 +348,21 @@ impl BoundProxy {
     }
 }
 
-/// Reads an Envoy bootstrap file.
-///
-/// # Errors
-/// When it cannot be read, or is no Envoy YAML; the error names the field.
-pub fn read_file(path: &Path) -> Result<pb::Bootstrap, StartError> {
-    let name = path.display().to_string();
-    let text = std::fs::read_to_string(path).map_err(|source| StartError::Read {
-        path: name.clone(),
-        source,
-    })?;
-    malla_xds_proto::json::from_yaml(&text).map_err(|error| StartError::Parse {
-        path: name,
-        reason: error.to_string(),
-    })
-}
-
-/// Checks an Envoy bootstrap file without serving it (`--mode validate`). Returns the warnings.
+/// Checks a bootstrap without serving it (`--mode validate`). Returns the warnings.
 ///
 /// # Errors
 /// The first thing in it that this proxy cannot run.
-pub fn validate_file(path: &Path, options: &Options) -> Result<Vec<String>, StartError> {
-    let checked = Bootstrap::from_proto(read_file(path)?).map_err(ApplyError::Invalid)?;
+pub fn validate(bootstrap: pb::Bootstrap, options: &Options) -> Result<Vec<String>, StartError> {
+    let checked = Bootstrap::from_proto(bootstrap).map_err(ApplyError::Invalid)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(StartError::Runtime)?;
-    let setup = TlsSetup {
-        provider: Arc::clone(&options.provider),
-        env: Arc::clone(&options.env),
-    };
+    let setup = TlsSetup::new(&options.provider, Arc::clone(&options.env));
     runtime.block_on(async {
         source::check(&checked.value, setup)?;
         Ok(checked.warnings.iter().map(ToString::to_string).collect())
     })
-}
-
-/// Runs the proxy on an Envoy bootstrap file until SIGTERM or SIGINT (`malla proxy -c FILE`).
-///
-/// # Errors
-/// As for [`Proxy::bind`].
-pub fn run_file(path: &Path, options: Options) -> Result<Stopped, StartError> {
-    let bootstrap = read_file(path)?;
-    run(ConfigSource::Static(Box::new(bootstrap)), options)
 }
 
 /// Runs the proxy until SIGTERM or SIGINT, on a runtime of its own for the control side.

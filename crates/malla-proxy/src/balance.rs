@@ -6,11 +6,13 @@
 //! the same host as Envoy's ring-hash and Maglev balancers, and the same shares in priorities, localities and panic.
 mod bounded;
 mod edf;
+mod ewma;
 mod group;
 mod maglev;
 mod priority;
 mod ring_hash;
 mod rng;
+mod zone;
 
 use malla_proxy_config::cluster::BalancePolicy;
 
@@ -19,8 +21,10 @@ use self::group::Group;
 use self::maglev::MaglevTable;
 use self::ring_hash::Ring;
 
+pub use self::ewma::Latency;
 pub use self::priority::{Availability, LevelHealth, PriorityLoad};
 pub use self::rng::Rng64;
+pub use self::zone::{Amounts, NoPlan, Proxies, ZonePlan, ZoneStep};
 
 /// What applies to the whole cluster, whatever the algorithm (`Cluster.common_lb_config`, `ClusterLoadAssignment.policy`).
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -77,6 +81,10 @@ pub struct Balancer {
     load: PriorityLoad,
     levels: Vec<Level>,
     fail_on_panic: bool,
+    /// What zones had to do with the last pick.
+    step: Option<ZoneStep>,
+    /// Why there is no plan for zones, where one was wanted.
+    pub no_plan: Option<NoPlan>,
 }
 
 #[derive(Debug)]
@@ -105,6 +113,8 @@ struct Groups {
 enum Source {
     Flat(Group),
     Localities(edf::Edf, Vec<Group>),
+    /// All of them, and by zone.
+    Zones(Box<(ZonePlan, Group, Vec<Group>)>),
 }
 
 impl Balancer {
@@ -163,10 +173,53 @@ impl Balancer {
             load,
             levels,
             fail_on_panic: tuning.fail_on_panic,
+            step: None,
+            no_plan: None,
         }
     }
 
-    /// Chooses a member. `active` tells how many requests a member is serving now; `refuse` says that a member should be
+    /// Shares the first level between zones; `zones` has the zone of each member, as the plan numbers them.
+    #[must_use]
+    pub fn between_zones(
+        mut self,
+        policy: &BalancePolicy,
+        members: &[Member],
+        zones: &[usize],
+        count: usize,
+        plan: &ZonePlan,
+    ) -> Self {
+        if let Some(Level {
+            chooser: Chooser::Groups(groups),
+            ..
+        }) = self.levels.first_mut()
+        {
+            let zoned = |availability| {
+                let hosts = |zone: Option<usize>| {
+                    let all = members.iter().zip(zones).enumerate();
+                    let fit = all.filter(move |(_, (member, at))| {
+                        let here = zone.is_none_or(|zone| zone == **at);
+                        member.priority == 0 && member.availability == availability && here
+                    });
+                    Group::new(
+                        policy,
+                        fit.map(|(index, (member, _))| (index as u32, member.weight)),
+                    )
+                };
+                let zones = (0..count).map(|zone| hosts(Some(zone))).collect();
+                Source::Zones(Box::new((plan.clone(), hosts(None), zones)))
+            };
+            groups.healthy = zoned(Availability::Healthy);
+            groups.degraded = zoned(Availability::Degraded);
+        }
+        self
+    }
+
+    /// What zones had to do with the last pick.
+    pub fn last_step(&mut self) -> Option<ZoneStep> {
+        self.step.take()
+    }
+
+    /// Chooses a member. `active` tells how many requests a member is serving now, or for peak EWMA its cost; `refuse` says that a member should be
     /// passed over if another can be had (`retry_host_predicate`): after `request.reselections` refusals the last choice stands.
     pub fn pick(
         &mut self,
@@ -185,7 +238,7 @@ impl Balancer {
             if level.panic && self.fail_on_panic {
                 return None;
             }
-            last = level.choose(hash, attempt, degraded, rng, active);
+            last = level.choose(hash, attempt, degraded, rng, active, &mut self.step);
             match last {
                 Some(index) if refuse(index) => {}
                 settled => return settled,
@@ -215,6 +268,7 @@ impl Level {
         degraded: bool,
         rng: &mut Rng64,
         active: &dyn Fn(usize) -> u64,
+        step: &mut Option<ZoneStep>,
     ) -> Option<usize> {
         match &mut self.chooser {
             Chooser::Ring(ring, bound) => within(ring.choose(hash, attempt)?, bound, hash, active),
@@ -233,6 +287,16 @@ impl Level {
                     Source::Localities(order, groups) => {
                         let locality = order.next(|_, weight| weight)?;
                         groups.get_mut(locality)?.choose(policy, rng, active)
+                    }
+                    Source::Zones(zones) => {
+                        let (plan, all, groups) = &mut **zones;
+                        match plan.choose(rng) {
+                            None => all.choose(policy, rng, active),
+                            Some((zone, taken)) => {
+                                *step = Some(taken);
+                                groups.get_mut(zone)?.choose(policy, rng, active)
+                            }
+                        }
                     }
                 }
             }
@@ -294,6 +358,7 @@ impl Scope<'_> {
             BalancePolicy::RoundRobin
             | BalancePolicy::LeastRequest { .. }
             | BalancePolicy::Random
+            | BalancePolicy::PeakEwma { .. }
             | BalancePolicy::ClusterProvided => Chooser::Groups(Box::new(Groups {
                 policy: policy.clone(),
                 all: self.group(policy, |_| true),

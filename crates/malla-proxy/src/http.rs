@@ -1,35 +1,41 @@
 //! Requests: from a decoded head to a finished answer and its record.
 //!
 //! Reading order: [`serve`] (a request's life as named phases), [`normalise`] and [`forwarded`] (what comes in),
-//! [`authorise`] (who may go on), [`peers`] (who calls and who answers, as headers tell it),
-//! [`rewrite`] (what goes on), [`send`] (tries, mirrors), [`timeouts`], [`answer`] and [`response`] (what goes back and when it is over), [`metrics`] (what is counted of it),
+//! [`crate::filter`] (who may go on), [`client_body`] and [`adaptor`] (bodies that filters read or change), [`peers`] (who calls and who answers, as headers tell it),
+//! [`rewrite`] (what goes on), [`send`] (tries, mirrors), [`timeouts`], [`answer`], [`local_reply`] and [`response`] (what goes back and when it is over), [`metrics`] (what is counted of it),
 //! [`trace`] (spans), [`error`] (whose fault, which answer), [`upgrade`] (tunnels), [`connection`] (codecs and
-//! their limits), [`preface`] (which codec), [`ending`] (what ends without a peer's help).
+//! their limits), [`preface`] (which codec), [`guard`] (what its HTTP/1 half may see), [`ending`] (what ends without a peer's help).
 
-mod answer;
-mod authorise;
+pub(crate) mod adaptor;
+pub(crate) mod answer;
 pub mod body;
+pub(crate) mod client_body;
 pub mod connection;
 mod ending;
-mod error;
-mod exchange;
+pub(crate) mod error;
+pub(crate) mod exchange;
 mod forwarded;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod guard;
 mod hash;
+mod local_reply;
 pub(crate) mod metrics;
 mod mirror;
 mod normalise;
 mod path;
 mod peers;
 mod preface;
-mod response;
+mod redirect;
+pub(crate) mod response;
 mod retry;
-mod rewrite;
+pub(crate) mod rewrite;
 pub(crate) mod selected;
-mod send;
-mod serve;
+pub(crate) mod send;
+pub(crate) mod serve;
 pub mod state;
 mod timeouts;
 pub(crate) mod trace;
 mod upgrade;
+
+pub(crate) use self::hash::source_ip;

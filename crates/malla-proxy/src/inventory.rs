@@ -70,6 +70,19 @@ impl Inventory {
         entry.is_static = is_static;
     }
 
+    /// The version in use.
+    pub fn accepted(&self, type_url: &str, name: &str) -> Option<Version> {
+        let resources = self.lock();
+        resources.get(type_url)?.get(name)?.accepted.clone()
+    }
+
+    /// Whether a resource is of the bootstrap.
+    pub fn is_static(&self, type_url: &str, name: &str) -> bool {
+        let resources = self.lock();
+        let entry = resources.get(type_url).and_then(|known| known.get(name));
+        entry.is_some_and(|entry| entry.is_static)
+    }
+
     /// Notes a version that could not be used.
     pub fn refuse(
         &self,

@@ -4,5 +4,6 @@ mod metrics;
 mod pump;
 pub mod serve;
 mod splice;
+mod tunnel;
 
-pub use self::pump::{Buffer, End, Limits, Totals, pump};
+pub use self::pump::{Buffer, End, Limits, Side, Totals, pump};

@@ -8,8 +8,12 @@
 //! without a lock.
 pub mod accept;
 pub mod connect;
+pub mod details;
 pub mod material;
 pub mod peer;
+mod preference;
+mod secret;
+mod tickets;
 mod verify;
 
 use std::fmt;
@@ -17,6 +21,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwapOption;
 use malla_proxy_config::Snapshot;
+use malla_proxy_config::config_source::Reference;
 use malla_proxy_config::tls::CommonTls;
 use rustls::crypto::CryptoProvider;
 
@@ -28,8 +33,17 @@ pub type Env = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
 /// What every TLS configuration of a proxy is built with.
 #[derive(Clone)]
 pub struct TlsSetup {
-    pub provider: Arc<CryptoProvider>,
-    pub env: Env,
+    provider: Arc<CryptoProvider>,
+    env: Env,
+}
+
+impl TlsSetup {
+    pub fn new(provider: &CryptoProvider, env: Env) -> Self {
+        Self {
+            provider: Arc::new(preference::by_cost(provider.clone())),
+            env,
+        }
+    }
 }
 
 impl fmt::Debug for TlsSetup {
@@ -69,10 +83,11 @@ impl<C: Clone> Cached<C> {
     pub fn get(
         &self,
         common: &CommonTls,
+        tickets: Option<&Reference>,
         snapshot: &Snapshot,
         build: impl FnOnce(&Secrets) -> Result<C, TlsSetupError>,
     ) -> Result<C, TlsSetupError> {
-        let secrets = Secrets::load(common, snapshot)?;
+        let secrets = Secrets::load(common, tickets, snapshot)?;
         let fresh = |built: &Built<C>| (built.secrets == secrets).then(|| built.config.clone());
         if let Some(config) = self.current.load().as_deref().and_then(fresh) {
             return Ok(config);

@@ -1,14 +1,27 @@
 //! The byte streams of connections: TCP or Unix sockets, plain or under TLS, in either direction.
 //!
 //! Invariant: the enum is the only type that `http` and `tcp` see, so nothing above is generic over transports.
+pub mod ahead;
+pub(crate) mod frames;
+pub(crate) mod gather;
+
+use std::ffi::OsString;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsStream;
+
+use ahead::Ahead;
+
+use crate::telemetry::odometer::Odometer;
 
 /// A connected socket.
 #[derive(Debug)]
@@ -22,7 +35,9 @@ pub enum Socket {
 pub enum Io {
     Plain(Socket),
     /// Boxed: the TLS state is large, and plain connections should not pay for it.
-    Tls(Box<TlsStream<Socket>>),
+    Tls(Box<TlsStream<Ahead<Socket>>>),
+    /// Whose bytes a log wants to know.
+    Counted(Box<Io>, Arc<Odometer>),
 }
 
 impl Socket {
@@ -41,6 +56,52 @@ impl Socket {
             Self::Unix(_) => None,
         }
     }
+
+    /// Waits until it may be ready for `interest`.
+    ///
+    /// # Errors
+    /// The system's.
+    pub async fn ready(&self, interest: Interest) -> io::Result<Ready> {
+        match self {
+            Self::Tcp(stream) => stream.ready(interest).await,
+            Self::Unix(stream) => stream.ready(interest).await,
+        }
+    }
+
+    /// Does `work` on it; when that would block, [`Self::ready`] waits for the next change.
+    ///
+    /// # Errors
+    /// Those of `work`.
+    pub fn try_io<R>(
+        &self,
+        interest: Interest,
+        work: impl FnOnce() -> io::Result<R>,
+    ) -> io::Result<R> {
+        match self {
+            Self::Tcp(stream) => stream.try_io(interest, work),
+            Self::Unix(stream) => stream.try_io(interest, work),
+        }
+    }
+}
+
+impl AsRawFd for Socket {
+    fn as_raw_fd(&self) -> RawFd {
+        match self {
+            Self::Tcp(stream) => stream.as_raw_fd(),
+            Self::Unix(stream) => stream.as_raw_fd(),
+        }
+    }
+}
+
+/// A Unix socket's name as the system has it: abstract ones, written with `@`, begin with a zero.
+pub fn unix_name(path: &Path) -> PathBuf {
+    match path.as_os_str().as_bytes().split_first() {
+        Some((b'@', name)) => {
+            let name = std::iter::once(0).chain(name.iter().copied()).collect();
+            OsString::from_vec(name).into()
+        }
+        _ => path.to_owned(),
+    }
 }
 
 impl Io {
@@ -48,7 +109,8 @@ impl Io {
     pub fn socket(&self) -> &Socket {
         match self {
             Self::Plain(socket) => socket,
-            Self::Tls(stream) => stream.get_ref().0,
+            Self::Tls(stream) => stream.get_ref().0.get_ref(),
+            Self::Counted(io, _) => io.socket(),
         }
     }
 }
@@ -86,7 +148,11 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        delegate!(self, stream => Pin::new(stream).poll_write_vectored(cx, slices))
+        // send(2) costs less than writev(2), which looks for a file position first.
+        match slices {
+            [slice] => self.poll_write(cx, slice),
+            _ => delegate!(self, stream => Pin::new(stream).poll_write_vectored(cx, slices)),
+        }
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -111,6 +177,12 @@ impl AsyncRead for Io {
         match self.get_mut() {
             Self::Plain(socket) => Pin::new(socket).poll_read(cx, buffer),
             Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Counted(io, odometer) => {
+                let before = buffer.filled().len();
+                let result = Pin::new(&mut **io).poll_read(cx, buffer);
+                odometer.came((buffer.filled().len() - before) as u64);
+                result
+            }
         }
     }
 }
@@ -124,6 +196,13 @@ impl AsyncWrite for Io {
         match self.get_mut() {
             Self::Plain(socket) => Pin::new(socket).poll_write(cx, bytes),
             Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Counted(io, odometer) => {
+                let result = Pin::new(&mut **io).poll_write(cx, bytes);
+                if let Poll::Ready(Ok(count)) = &result {
+                    odometer.went(*count as u64);
+                }
+                result
+            }
         }
     }
 
@@ -135,6 +214,13 @@ impl AsyncWrite for Io {
         match self.get_mut() {
             Self::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, slices),
             Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Self::Counted(io, odometer) => {
+                let result = Pin::new(&mut **io).poll_write_vectored(cx, slices);
+                if let Poll::Ready(Ok(count)) = &result {
+                    odometer.went(*count as u64);
+                }
+                result
+            }
         }
     }
 
@@ -142,6 +228,7 @@ impl AsyncWrite for Io {
         match self {
             Self::Plain(socket) => socket.is_write_vectored(),
             Self::Tls(stream) => stream.is_write_vectored(),
+            Self::Counted(io, _) => io.is_write_vectored(),
         }
     }
 
@@ -149,6 +236,7 @@ impl AsyncWrite for Io {
         match self.get_mut() {
             Self::Plain(socket) => Pin::new(socket).poll_flush(cx),
             Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Counted(io, _) => Pin::new(&mut **io).poll_flush(cx),
         }
     }
 
@@ -156,6 +244,7 @@ impl AsyncWrite for Io {
         match self.get_mut() {
             Self::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Counted(io, _) => Pin::new(&mut **io).poll_shutdown(cx),
         }
     }
 }

@@ -23,11 +23,13 @@ pub mod cluster;
 pub mod connect;
 mod counted;
 pub mod dns;
+pub mod health;
 pub mod host;
 pub mod outlier;
 mod pool;
 pub mod worker;
 
+use std::cell::RefCell;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -39,12 +41,20 @@ use malla_proxy_config::Snapshot;
 use malla_proxy_config::cluster::Cluster;
 use malla_proxy_config::endpoints::Endpoint;
 use malla_proxy_config::metadata::Metadata;
+use malla_proxy_config::route::retry::AvoidHosts;
+use rustls::sign::CertifiedKey;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use crate::connection::Connection;
+use crate::connection::{Connection, PeerCertificate};
 use crate::http::body::RequestBody;
+use crate::telemetry::codes::Zones;
+use crate::telemetry::odometer::Trip;
 use crate::telemetry::stats::ClusterStats;
+
+/// Fields that hyper's HTTP/1 codec takes where it is not told. Told of any number, even this one, it clears a table of so
+/// many for each head.
+pub(crate) const CODEC_HEADERS: usize = 100;
 
 /// All clusters, as one worker sees them; cheap to clone.
 pub trait Upstreams: Clone + 'static {
@@ -67,6 +77,9 @@ pub trait ClusterHandle: Clone + 'static {
 
     /// This worker's counters of the cluster.
     fn stats(&self) -> &Arc<ClusterStats>;
+
+    /// How many hosts it has that are healthy, and how many in all.
+    fn membership(&self) -> (usize, usize);
 
     /// Admits one more retry, or refuses by the `max_retries` breaker or the retry budget.
     fn admit_retry(&self, high_priority: bool) -> Option<Self::RetryGuard>;
@@ -99,8 +112,8 @@ pub struct Choice<'a> {
     pub hash: Option<u64>,
     /// Hosts tried before by this request; with `host_selection_attempts` > 1 they are avoided.
     pub tried: &'a [Arc<Endpoint>],
-    /// Avoid `tried` (the route has `previous_hosts`).
-    pub avoid_tried: bool,
+    /// Hosts to avoid, for tries after the first.
+    pub avoid: Option<&'a AvoidHosts>,
     /// Prefer priorities not tried yet; `Some(n)` updates after every `n` tries (`previous_priorities`).
     pub avoid_priorities: Option<u32>,
     /// How often a host may be drawn again to avoid `tried`; at least 1.
@@ -113,6 +126,30 @@ pub struct Choice<'a> {
     pub auto_host: bool,
     /// The request's scheme is `https` (`:scheme` of HTTP/2; HTTP/1 does not carry it).
     pub https: bool,
+    /// A log asks for the bytes on the wire.
+    pub metered: bool,
+    /// Where the attempt's facts are shown while it is under way, for callers that cannot look.
+    pub seen: Option<&'a RefCell<Attempt>>,
+}
+
+impl<'a> Choice<'a> {
+    /// Any host, for a request that nothing is known of but its connection.
+    pub fn any(connection: &'a Connection) -> Self {
+        Self {
+            connection,
+            hash: None,
+            tried: &[],
+            avoid: None,
+            avoid_priorities: None,
+            host_selection_attempts: 1,
+            metadata_match: None,
+            high_priority: false,
+            auto_host: false,
+            https: false,
+            metered: false,
+            seen: None,
+        }
+    }
 }
 
 /// Facts about one try, filled by the implementation while it goes.
@@ -138,8 +175,16 @@ pub struct Attempt {
     pub reused: bool,
     /// TLS facts of the upstream connection.
     pub tls: Option<Rc<UpstreamTlsInfo>>,
+    /// When the connection came about, which may be long before the request.
+    pub opened: Option<Opened>,
+    /// What it moved, where a log asks.
+    pub trip: Option<Box<Trip>>,
     /// Number of the upstream connection (`%UPSTREAM_CONNECTION_ID%`).
     pub connection_id: Option<u64>,
+    /// The endpoint's metadata calls it a canary.
+    pub canary: bool,
+    /// Where the proxy is and where the endpoint is, if both have a zone.
+    pub zones: Option<Zones>,
 }
 
 /// A finished upstream handshake.
@@ -147,6 +192,8 @@ pub struct Attempt {
 pub struct UpstreamTlsInfo {
     /// URI SANs of the server's certificate.
     pub peer_uri_sans: SmallVec<[Arc<str>; 1]>,
+    /// The server's certificate.
+    pub peer: Option<Arc<PeerCertificate>>,
     /// First URI SAN of our own certificate.
     pub local_uri_san: Option<Arc<str>>,
     /// Negotiated ALPN protocol.
@@ -155,6 +202,23 @@ pub struct UpstreamTlsInfo {
     pub version: &'static str,
     /// Suite name as OpenSSL writes it.
     pub cipher: &'static str,
+    /// Name of the group the keys were agreed in, as BoringSSL writes it.
+    pub group: &'static str,
+    /// Our own certificate, for what logs tell of it.
+    pub own: Option<Arc<CertifiedKey>>,
+    /// SNI, as it was sent.
+    pub server_name: Option<Arc<str>>,
+}
+
+/// When a connection to an endpoint came about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Opened {
+    /// It was asked for.
+    pub begun: Instant,
+    /// The socket was connected.
+    pub connected: Instant,
+    /// The TLS handshake was over, where there was one.
+    pub secured: Option<Instant>,
 }
 
 /// Why no response head came.
@@ -166,9 +230,12 @@ pub enum SendError {
     /// A circuit breaker is open: flag `UO`.
     #[error("circuit breaker open")]
     Overflow,
-    /// The load assignment says to drop this request: flag `DO`.
+    /// The load assignment says to drop this request: flag `DO`, or `UDO` where it drops all.
     #[error("dropped by the load assignment's overload policy")]
-    DropOverload,
+    DropOverload {
+        /// All requests are dropped.
+        all: bool,
+    },
     /// No connection: refused, unreachable, handshake failed. Flag `UF`. `reason` is Envoy's wording, such as
     /// `delayed connect error: Connection refused` or `TLS_error:…`, without any `transport failure reason:` prefix.
     #[error("connect failed: {reason}")]

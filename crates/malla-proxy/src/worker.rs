@@ -3,34 +3,37 @@
 //! Invariant: what a [`Worker`] holds is either its own (plain cells) or immutable and shared; nothing on the path of a
 //! request takes a lock.
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use malla_proxy_config::http_manager::HttpManager;
 use malla_proxy_config::listener::Listener;
 use malla_runtime::drain::{Drain, DrainWatch};
-use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
-use crate::connection::Connection;
-use crate::listener::accept::accept_loop;
+use crate::connection::{Connection, End};
+use crate::listener::accept::{accept_loop, take};
 use crate::listener::active::{Active, Table};
+use crate::listener::listening::Listener as Socket;
 use crate::listener::manager::Command;
 use crate::live::Live;
+use crate::overload::Pressure;
 use crate::peers::Own;
+use crate::policy::network::Verdict;
 use crate::tcp;
 use crate::tcp::serve::TcpRecord;
 use crate::telemetry::access_log::Environment;
 use crate::telemetry::istio::{MeshMetrics, SeriesRegistry};
+use crate::telemetry::odometer::Odometer;
 use crate::telemetry::stats::WorkerStats;
 use crate::transport::Io;
 use crate::upstream::cluster::Clusters;
@@ -51,22 +54,41 @@ pub struct Shared {
     pub series: Arc<SeriesRegistry>,
     /// The workload this proxy is beside.
     pub own: Arc<Own>,
+    /// The workers' runtimes, for telling how busy they are.
+    pub runtimes: Arc<Mutex<BTreeMap<usize, Handle>>>,
+    /// `/healthcheck/fail` was called.
+    pub failing: Arc<AtomicBool>,
+    /// What is done without while a resource is short.
+    pub pressure: Arc<Pressure>,
+}
+
+impl Shared {
+    /// The workers' runtimes by their index.
+    pub fn runtimes(&self) -> BTreeMap<usize, Handle> {
+        let runtimes = self.runtimes.lock().unwrap_or_else(PoisonError::into_inner);
+        runtimes.clone()
+    }
 }
 
 /// Downstream connections over all workers.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Connections {
     active: AtomicU64,
     /// No more than so many at once.
-    pub maximum: Option<u64>,
+    maximum: AtomicU64,
 }
 
 impl Connections {
     pub fn limited(maximum: Option<u64>) -> Self {
         Self {
             active: AtomicU64::new(0),
-            maximum,
+            maximum: AtomicU64::new(maximum.unwrap_or(u64::MAX)),
         }
+    }
+
+    /// Lowers the limit to this.
+    pub fn limit(&self, maximum: u64) {
+        self.maximum.fetch_min(maximum, Ordering::Relaxed);
     }
 
     pub fn active(&self) -> u64 {
@@ -96,8 +118,12 @@ pub trait Handlers: 'static {
         drain: DrainWatch,
     ) -> LocalFuture<'a, ()>;
 
-    /// Runs the chain's network filters; false closes the connection.
-    fn authorise<'a>(&'a self, connection: &'a Connection) -> LocalFuture<'a, bool>;
+    /// Runs the chain's network filters.
+    fn admit<'a>(
+        &'a self,
+        worker: &'a Worker,
+        connection: &'a Connection,
+    ) -> LocalFuture<'a, Verdict>;
 
     /// Writes the record of a finished TCP connection.
     fn log_tcp(&self, worker: &Worker, record: &TcpRecord<'_>);
@@ -106,12 +132,15 @@ pub trait Handlers: 'static {
     fn environment(&self) -> &Environment;
 
     /// Writes the record of a connection that no chain took.
-    fn unmatched(
+    fn unmatched(&self, worker: &Worker, listener: &Listener, local: End, remote: End);
+
+    /// Writes the listener's record of a connection that has ended, or whose handshake has failed.
+    fn ended(
         &self,
         worker: &Worker,
-        listener: &Listener,
-        local: SocketAddr,
-        remote: SocketAddr,
+        connection: &Rc<Connection>,
+        bytes: &Odometer,
+        failure: Option<&str>,
     );
 }
 
@@ -176,6 +205,11 @@ impl Worker {
         }
     }
 
+    /// Which of the workers this is, from 0.
+    pub fn index(&self) -> usize {
+        self.inner.index
+    }
+
     pub fn live(&self) -> &Live {
         &self.inner.shared.live
     }
@@ -214,10 +248,13 @@ impl Worker {
         let connections = &self.inner.shared.connections;
         let before = connections.active.fetch_add(1, Ordering::Relaxed);
         let slot = ConnectionSlot(Arc::clone(connections));
-        connections
-            .maximum
-            .is_none_or(|maximum| before < maximum)
-            .then_some(slot)
+        let maximum = connections.maximum.load(Ordering::Relaxed);
+        (before < maximum).then_some(slot)
+    }
+
+    /// What is done without while a resource is short.
+    pub fn pressure(&self) -> &Arc<Pressure> {
+        &self.inner.shared.pressure
     }
 
     /// Unique in this process.
@@ -229,7 +266,7 @@ impl Worker {
 
     /// Obeys the listener manager until it is gone or the worker is killed.
     async fn obey(self, mut commands: mpsc::UnboundedReceiver<Command>) {
-        let mut sockets: HashMap<SocketAddr, Accepting> = HashMap::new();
+        let mut sockets: HashMap<End, Accepting> = HashMap::new();
         while let Some(command) = commands.recv().await {
             match command {
                 Command::Serve {
@@ -246,7 +283,7 @@ impl Worker {
                     listener,
                     socket: Some(socket),
                 } => {
-                    let socket = match TcpListener::from_std(socket) {
+                    let socket = match Socket::new(socket, &address) {
                         Ok(socket) => socket,
                         Err(error) => {
                             tracing::error!(%address, %error, "a worker cannot use its listening socket");
@@ -262,6 +299,7 @@ impl Worker {
                     self.tasks().spawn_local(Span::none(), accept);
                     sockets.insert(address, accepting);
                 }
+                Command::Take(accepted) => take(&self, *accepted),
                 Command::Stop { address } => {
                     if let Some(accepting) = sockets.remove(&address) {
                         accepting.stop.cancel();
@@ -304,6 +342,10 @@ pub fn start(
             Ok(runtime) => runtime,
             Err(error) => return tracing::error!(%error, "a worker cannot start"),
         };
+        let runtimes = Arc::clone(&shared.runtimes);
+        let mut runtimes = runtimes.lock().unwrap_or_else(PoisonError::into_inner);
+        runtimes.insert(index, runtime.handle().clone());
+        drop(runtimes);
         let local = LocalSet::new();
         local.block_on(&runtime, async move {
             let handlers = make(&shared, &shared.stats.worker(index));

@@ -4,11 +4,21 @@
     unreachable_pub,
     reason = "a test may panic, its helpers too"
 )]
+#[path = "differential/ports.rs"]
+mod ports;
 #[path = "proxy/support.rs"]
 mod support;
 
+#[path = "proxy/admin.rs"]
+mod admin;
 #[path = "proxy/deadlines.rs"]
 mod deadlines;
+#[path = "proxy/documented.rs"]
+mod documented;
+#[path = "proxy/draining.rs"]
+mod draining;
+#[path = "proxy/extensions.rs"]
+mod extensions;
 #[path = "proxy/followed.rs"]
 mod followed;
 #[path = "proxy/hashing.rs"]
@@ -21,5 +31,19 @@ mod mesh_metrics;
 mod mutual_tls;
 #[path = "proxy/original_dst.rs"]
 mod original_dst;
+#[path = "proxy/planes.rs"]
+mod planes;
+#[path = "proxy/runtime_files.rs"]
+mod runtime_files;
+#[path = "proxy/scale.rs"]
+mod scale;
+#[path = "proxy/slow.rs"]
+mod slow;
+#[path = "proxy/sources.rs"]
+mod sources;
 #[path = "proxy/tcp.rs"]
 mod tcp;
+#[path = "proxy/tickets.rs"]
+mod tickets;
+#[path = "proxy/tproxy.rs"]
+mod tproxy;

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use crate::iptables::{self, Family};
 use crate::nft;
-use crate::plan::Plan;
+use crate::plan::{Mode, Plan};
 
 /// What loads the rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +32,8 @@ pub enum Error {
         "{program} refused the rules: {message} (capturing traffic needs the capability NET_ADMIN in the pod's network namespace)"
     )]
     Refused { program: String, message: String },
+    #[error("interception mode TPROXY needs nft (install the package nftables)")]
+    Tproxy,
     #[error("{program} could not be run")]
     Spawn {
         program: String,
@@ -66,6 +68,19 @@ pub fn detect() -> Result<Tool, Error> {
 /// # Errors
 /// When the tool refuses them or cannot be run.
 pub fn apply(plan: &Plan, tool: Tool) -> Result<(), Error> {
+    if let Mode::Tproxy { mark, table } = plan.mode {
+        if tool != Tool::Nft {
+            return Err(Error::Tproxy);
+        }
+        for call in routes(mark, table) {
+            let call: Vec<&str> = call.iter().map(String::as_str).collect();
+            match run("ip", &call, "") {
+                // There already, from an earlier run.
+                Err(Error::Refused { message, .. }) if message.contains("File exists") => {}
+                other => other?,
+            }
+        }
+    }
     match tool {
         Tool::Nft => run("nft", &["-f", "-"], &nft::rules(plan)),
         Tool::Iptables => {
@@ -113,6 +128,19 @@ pub fn cleanup(tool: Tool) -> Result<(), Error> {
     }
 }
 
+/// Calls of `ip` that make every destination local for packets with the mark.
+fn routes(mark: u32, table: u32) -> Vec<Vec<String>> {
+    let families: &[&str] = if has_ipv6() { &["-4", "-6"] } else { &["-4"] };
+    let calls = families.iter().flat_map(|family| {
+        [
+            format!("{family} rule add fwmark {mark} lookup {table}"),
+            format!("{family} route add local default dev lo table {table}"),
+        ]
+    });
+    let words = |call: String| call.split(' ').map(str::to_owned).collect();
+    calls.map(words).collect()
+}
+
 fn has_ipv6() -> bool {
     std::path::Path::new("/proc/net/if_inet6").exists()
 }
@@ -121,7 +149,7 @@ fn describe(error: &Error) -> String {
     match error {
         Error::Spawn { program, source } => format!("{program}: {source}"),
         Error::Refused { program, message } => format!("{program}: {message}"),
-        Error::NoTool(message) => message.clone(),
+        Error::NoTool(_) | Error::Tproxy => error.to_string(),
     }
 }
 

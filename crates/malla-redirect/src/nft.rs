@@ -1,13 +1,15 @@
 //! The plan as an nftables rule set, one `inet` table for both address families.
 //!
-//! The chains and their order are Istio's. The text first creates and deletes the table, so that
+//! The chains and their order are Istio's. Where the mode is TPROXY, inbound packets are handed over before any routing, and
+//! two marks' worth of bookkeeping brings what the workload answers back to the proxy, which called it by its client's
+//! address. The text first creates and deletes the table, so that
 //! loading it replaces whatever an earlier run made, in one transaction.
 
 use std::fmt::{self, Write as _};
 
 use ipnet::IpNet;
 
-use crate::plan::{DNS_PORT, Plan, TUNNEL_PORT, Which};
+use crate::plan::{DNS_PORT, Mode, Plan, TUNNEL_PORT, Which};
 
 /// The table all rules are in; `cleanup` removes it and nothing else.
 pub const TABLE: &str = "istio-proxy-nat";
@@ -29,12 +31,15 @@ pub fn cleanup() -> String {
 
 fn write_table(out: &mut String, plan: &Plan) -> fmt::Result {
     writeln!(out, "table inet {TABLE} {{")?;
-    chain(
-        out,
-        "PREROUTING",
-        Some("type nat hook prerouting priority dstnat; policy accept;"),
-        |out| writeln!(out, "    meta l4proto tcp jump ISTIO_INBOUND"),
-    )?;
+    match plan.mode {
+        Mode::Redirect => chain(
+            out,
+            "PREROUTING",
+            Some("type nat hook prerouting priority dstnat; policy accept;"),
+            |out| writeln!(out, "    meta l4proto tcp jump ISTIO_INBOUND"),
+        )?,
+        Mode::Tproxy { mark, .. } => handed_over(out, plan, mark)?,
+    }
     chain(
         out,
         "OUTPUT",
@@ -47,7 +52,10 @@ fn write_table(out: &mut String, plan: &Plan) -> fmt::Result {
             writeln!(out, "    meta l4proto tcp jump ISTIO_OUTPUT")
         },
     )?;
-    chain(out, "ISTIO_INBOUND", None, |out| inbound(out, plan))?;
+    if plan.mode == Mode::Redirect {
+        let target = "jump ISTIO_IN_REDIRECT";
+        chain(out, "ISTIO_INBOUND", None, |out| inbound(out, plan, target))?;
+    }
     chain(out, "ISTIO_IN_REDIRECT", None, |out| {
         writeln!(
             out,
@@ -91,22 +99,66 @@ fn chain(
     writeln!(out, "  }}")
 }
 
-fn inbound(out: &mut String, plan: &Plan) -> fmt::Result {
+/// The chains of TPROXY.
+fn handed_over(out: &mut String, plan: &Plan, mark: u32) -> fmt::Result {
+    let port = plan.inbound_capture_port;
+    chain(out, "ISTIO_TPROXY", None, |out| {
+        writeln!(out, "    ip daddr 127.0.0.0/8 return")?;
+        writeln!(out, "    ip6 daddr ::1 return")?;
+        for family in ["ip", "ip6"] {
+            writeln!(
+                out,
+                "    meta nfproto {} meta l4proto tcp tproxy {family} to :{port} meta mark set {mark} accept",
+                if family == "ip" { "ipv4" } else { "ipv6" }
+            )?;
+        }
+        Ok(())
+    })?;
+    chain(out, "ISTIO_INBOUND", None, |out| {
+        // What goes on within the pod; its routes are chosen below.
+        writeln!(out, "    iifname lo return")?;
+        // Packets of connections that the proxy has, on either side of it.
+        writeln!(out, "    socket transparent 1 meta mark set {mark} accept")?;
+        inbound(out, plan, "jump ISTIO_TPROXY")
+    })?;
+    chain(
+        out,
+        "PREROUTING",
+        Some("type filter hook prerouting priority mangle; policy accept;"),
+        |out| writeln!(out, "    meta l4proto tcp jump ISTIO_INBOUND"),
+    )?;
+    chain(
+        out,
+        "ISTIO_ROUTE",
+        Some("type route hook output priority mangle; policy accept;"),
+        |out| {
+            // The proxy marks its connections to the workload; what belongs to one goes the way it came.
+            writeln!(out, "    meta mark {mark} ct mark set {mark}")?;
+            writeln!(out, "    ct mark {mark} meta mark set {mark}")
+        },
+    )
+}
+
+fn inbound(out: &mut String, plan: &Plan, target: &str) -> fmt::Result {
     writeln!(out, "    tcp dport {TUNNEL_PORT} return")?;
     match &plan.inbound {
         Which::AllBut(ports) => {
             for port in ports {
                 writeln!(out, "    tcp dport {port} return")?;
             }
-            writeln!(out, "    jump ISTIO_IN_REDIRECT")
+            writeln!(out, "    {target}")
         }
         Which::Only(ports) => ports
             .iter()
-            .try_for_each(|port| writeln!(out, "    tcp dport {port} jump ISTIO_IN_REDIRECT")),
+            .try_for_each(|port| writeln!(out, "    tcp dport {port} {target}")),
     }
 }
 
 fn output(out: &mut String, plan: &Plan) -> fmt::Result {
+    if let Mode::Tproxy { mark, .. } = plan.mode {
+        // The proxy's connections to the workload.
+        writeln!(out, "    meta mark {mark} return")?;
+    }
     for port in &plan.exclude_outbound_ports {
         writeln!(out, "    tcp dport {port} return")?;
     }
@@ -216,6 +268,49 @@ mod tests {
               }
             }
         "#]],
+        );
+    }
+
+    #[test]
+    fn connections_are_handed_over_as_they_are() {
+        let settings = Settings {
+            mode: "TPROXY".into(),
+            exclude_inbound_ports: "15020".into(),
+            ..Settings::default()
+        };
+        let text = rules(&Plan::try_from(&settings).unwrap());
+        let (inbound, rest) = text.split_once("  chain OUTPUT {").unwrap();
+        expect![[r#"
+            table inet istio-proxy-nat
+            delete table inet istio-proxy-nat
+            table inet istio-proxy-nat {
+              chain ISTIO_TPROXY {
+                ip daddr 127.0.0.0/8 return
+                ip6 daddr ::1 return
+                meta nfproto ipv4 meta l4proto tcp tproxy ip to :15006 meta mark set 1337 accept
+                meta nfproto ipv6 meta l4proto tcp tproxy ip6 to :15006 meta mark set 1337 accept
+              }
+              chain ISTIO_INBOUND {
+                iifname lo return
+                socket transparent 1 meta mark set 1337 accept
+                tcp dport 15008 return
+                tcp dport 15020 return
+                jump ISTIO_TPROXY
+              }
+              chain PREROUTING {
+                type filter hook prerouting priority mangle; policy accept;
+                meta l4proto tcp jump ISTIO_INBOUND
+              }
+              chain ISTIO_ROUTE {
+                type route hook output priority mangle; policy accept;
+                meta mark 1337 ct mark set 1337
+                ct mark 1337 meta mark set 1337
+              }
+        "#]]
+        .assert_eq(inbound);
+        assert!(
+            rest.contains("chain ISTIO_OUTPUT {\n    meta mark 1337 return\n"),
+            "{rest}"
         );
     }
 

@@ -24,8 +24,12 @@ pub struct Settings {
     pub proxy_uid: String,
     /// Groups likewise (`-g`).
     pub proxy_gid: String,
-    /// `REDIRECT` (`-m`).
+    /// `REDIRECT` or `TPROXY` (`-m`).
     pub mode: String,
+    /// Marks what belongs to the proxy where the mode is `TPROXY` (`-t`).
+    pub tproxy_mark: u32,
+    /// The routing table that brings it there (`-r`).
+    pub tproxy_route_table: u32,
     /// `*`, or a comma-separated list of ports (`-b`); empty captures nothing.
     pub inbound_ports: String,
     /// Exceptions from `*` (`-d`).
@@ -50,6 +54,8 @@ impl Default for Settings {
             proxy_uid: "1337".to_owned(),
             proxy_gid: "1337".to_owned(),
             mode: "REDIRECT".to_owned(),
+            tproxy_mark: 1337,
+            tproxy_route_table: 133,
             inbound_ports: "*".to_owned(),
             exclude_inbound_ports: String::new(),
             outbound_ranges: "*".to_owned(),
@@ -78,9 +84,24 @@ pub enum Which<T> {
     Only(Vec<T>),
 }
 
+/// How inbound connections get to the proxy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Their destination is rewritten.
+    Redirect,
+    /// They are handed over as they are, and the workload sees its clients' addresses.
+    Tproxy {
+        /// Marks packets that belong to the proxy.
+        mark: u32,
+        /// The routing table that makes every destination local for them.
+        table: u32,
+    },
+}
+
 /// What to capture, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
+    pub mode: Mode,
     pub proxy_port: u16,
     pub inbound_capture_port: u16,
     pub uids: Vec<u32>,
@@ -97,13 +118,27 @@ impl TryFrom<&Settings> for Plan {
     type Error = BadSetting;
 
     fn try_from(raw: &Settings) -> Result<Self, BadSetting> {
-        if raw.mode != "REDIRECT" {
-            return Err(BadSetting {
-                setting: "interception mode",
-                value: raw.mode.clone(),
-                expected: "REDIRECT (TPROXY is not supported yet; NONE needs no init step)",
-            });
-        }
+        let mode = match raw.mode.as_str() {
+            "REDIRECT" => Mode::Redirect,
+            "TPROXY" if raw.tproxy_mark == 0 => {
+                return Err(BadSetting {
+                    setting: "tproxy mark",
+                    value: "0".to_owned(),
+                    expected: "a mark that packets do not have by themselves",
+                });
+            }
+            "TPROXY" => Mode::Tproxy {
+                mark: raw.tproxy_mark,
+                table: raw.tproxy_route_table,
+            },
+            _ => {
+                return Err(BadSetting {
+                    setting: "interception mode",
+                    value: raw.mode.clone(),
+                    expected: "REDIRECT or TPROXY (NONE needs no init step)",
+                });
+            }
+        };
         let excluded = ports("exclude inbound ports", &raw.exclude_inbound_ports)?;
         let inbound = if raw.inbound_ports.trim() == "*" {
             Which::AllBut(excluded)
@@ -119,6 +154,7 @@ impl TryFrom<&Settings> for Plan {
             Which::Only(ranges("outbound ranges", &raw.outbound_ranges)?)
         };
         Ok(Self {
+            mode,
             proxy_port: raw.proxy_port,
             inbound_capture_port: raw.inbound_capture_port,
             uids: ids("proxy uid", &raw.proxy_uid)?,
@@ -212,8 +248,8 @@ mod tests {
             "proxy uid: \"proxy\" is not a numeric user or group id",
         );
         check(
-            |s| s.mode = "TPROXY".into(),
-            "interception mode: \"TPROXY\" is not REDIRECT (TPROXY is not supported yet; NONE needs no init step)",
+            |s| s.mode = "NONE".into(),
+            "interception mode: \"NONE\" is not REDIRECT or TPROXY (NONE needs no init step)",
         );
     }
 }

@@ -62,6 +62,17 @@ fn nft_takes_the_rules_twice_and_lets_go_of_them() {
 }
 
 #[test]
+fn nft_takes_transparent_rules() {
+    let plan = Plan::try_from(&Settings {
+        mode: "TPROXY".into(),
+        ..Settings::default()
+    });
+    let loaded = in_namespace("nft -f -; nft list ruleset", &nft::rules(&plan.unwrap()));
+    assert_eq!(loaded.matches("tproxy ip to :15006").count(), 1, "{loaded}");
+    assert_eq!(loaded.matches("redirect to :15001").count(), 1, "{loaded}");
+}
+
+#[test]
 fn iptables_takes_the_rules_and_lets_go_of_them() {
     for (family, tool) in [(Family::V4, "iptables"), (Family::V6, "ip6tables")] {
         let undo: Vec<String> = iptables::cleanup()

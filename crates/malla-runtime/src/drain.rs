@@ -7,9 +7,11 @@
 //! Invariant: after [`Drain::stop`] returns, no task spawned through its watches is left.
 
 use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{Instrument, Span};
@@ -156,35 +158,67 @@ impl DrainWatch {
 
     /// Starts `future` as work of this drain: it is waited for, and dropped when killed.
     pub fn spawn(&self, span: Span, future: impl Future<Output = ()> + Send + 'static) {
-        let kill = self.kill.clone();
-        let bounded = async move {
-            tokio::select! {
-                biased; // Killed work must not be polled once more.
-                () = kill.cancelled() => {}
-                () = future => {}
-            }
-        };
-        self.work.spawn(bounded.instrument(span));
+        let work: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(future);
+        self.work
+            .spawn(Mortal::new(&self.kill, work).instrument(span));
     }
 
     /// Like [`DrainWatch::spawn`] for futures that stay on this thread (inside a `LocalSet` or a
     /// local runtime).
     pub fn spawn_local(&self, span: Span, future: impl Future<Output = ()> + 'static) {
-        let kill = self.kill.clone();
-        let bounded = async move {
-            tokio::select! {
-                biased; // Killed work must not be polled once more.
-                () = kill.cancelled() => {}
-                () = future => {}
-            }
-        };
-        self.work.spawn_local(bounded.instrument(span));
+        let work: Pin<Box<dyn Future<Output = ()>>> = Box::pin(future);
+        self.work
+            .spawn_local(Mortal::new(&self.kill, work).instrument(span));
     }
 
     /// The number of tasks and guards under way.
     #[must_use]
     pub fn active(&self) -> usize {
         self.work.len()
+    }
+}
+
+/// Work that ends when it is killed, and is not polled once more then.
+///
+/// It is polled with every step of every connection. To be woken by a kill is asked for once for each waker, which for a
+/// task is once; afterwards a poll only looks whether it has come.
+struct Mortal<W> {
+    kill: CancellationToken,
+    killed: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// Who is woken.
+    wakes: Option<Waker>,
+    /// Boxed: starting a task moves it a dozen times, and each type of task has code of its own.
+    work: W,
+}
+
+impl<W> Mortal<W> {
+    fn new(kill: &CancellationToken, work: W) -> Self {
+        Self {
+            kill: kill.clone(),
+            killed: Box::pin(kill.clone().cancelled_owned()),
+            wakes: None,
+            work,
+        }
+    }
+
+    fn poll_killed(&mut self, cx: &mut Context<'_>) -> bool {
+        let asked = self.wakes.as_ref();
+        if asked.is_some_and(|waker| waker.will_wake(cx.waker())) {
+            return self.kill.is_cancelled();
+        }
+        self.wakes = Some(cx.waker().clone());
+        self.killed.as_mut().poll(cx).is_ready()
+    }
+}
+
+impl<W: Future<Output = ()> + Unpin> Future for Mortal<W> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if self.poll_killed(cx) {
+            return Poll::Ready(());
+        }
+        Pin::new(&mut self.work).poll(cx)
     }
 }
 

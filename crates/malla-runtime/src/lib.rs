@@ -10,7 +10,8 @@
 //! | [`log`] | the process's log: text or JSON, levels changeable at run time, repeats counted |
 //! | [`metrics`] | counters, gauges and histograms in per-worker shards, merged when scraped |
 //! | [`backoff`] | exponential back-off with jitter, repeatable under test |
-//! | [`socket`] | the socket options a transparent proxy needs; the one place with `unsafe` |
+//! | [`memory`] | gives back the memory that only starting needed |
+//! | [`socket`] | the socket options a transparent proxy needs; `unsafe` is here and in [`memory`] |
 //!
 //! Nothing here reads the environment, and apart from [`log::init`] nothing is process-wide: two
 //! meshes fit into one process.
@@ -19,6 +20,7 @@ pub mod admission;
 pub mod backoff;
 pub mod drain;
 pub mod log;
+pub mod memory;
 pub mod metrics;
 pub mod ready;
 pub mod signal;

@@ -1,13 +1,14 @@
-//! The socket options a transparent proxy needs. The only place with `unsafe`, in [`inherit`].
+//! The socket options a transparent proxy needs. The only place with `unsafe`, in [`inherit`] and [`measure`].
 //!
 //! Everything here is one system call with a name and an error that says which option failed and
 //! why that usually happens.
 
 pub mod inherit;
+pub mod measure;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use nix::sys::socket::setsockopt;
@@ -133,12 +134,7 @@ fn open(
         set_transparent(&socket, address.is_ipv6())?;
     }
     if options.freebind {
-        let result = if address.is_ipv6() {
-            socket.set_freebind_v6(true)
-        } else {
-            socket.set_freebind_v4(true)
-        };
-        option("IP_FREEBIND", "", result)?;
+        set_freebind(&socket, address.is_ipv6())?;
     }
     Ok(socket)
 }
@@ -157,6 +153,16 @@ pub fn set_transparent(socket: &impl AsFd, ipv6: bool) -> Result<(), SocketError
     option("IP_TRANSPARENT", NEEDS_NET_ADMIN, result)
 }
 
+fn set_freebind(socket: &impl AsFd, ipv6: bool) -> Result<(), SocketError> {
+    let reference = SockRef::from(socket);
+    let result = if ipv6 {
+        reference.set_freebind_v6(true)
+    } else {
+        reference.set_freebind_v4(true)
+    };
+    option("IP_FREEBIND", "", result)
+}
+
 /// `SO_MARK`: policy routing and nftables rules can tell our packets by it.
 ///
 /// # Errors
@@ -169,8 +175,9 @@ pub fn set_mark(socket: &impl AsFd, mark: u32) -> Result<(), SocketError> {
     )
 }
 
-/// The address a redirected connection was meant for (`SO_ORIGINAL_DST`), or `None` when it was
-/// not redirected, which includes a connection made to the listener itself.
+/// The address a redirected connection was meant for, or `None` when it was not redirected, which
+/// includes a connection made to the listener itself: `SO_ORIGINAL_DST` after a REDIRECT, the
+/// socket's own address on a transparent socket (TPROXY).
 ///
 /// # Errors
 /// When the kernel refuses for another reason than "no such entry".
@@ -191,7 +198,18 @@ pub fn original_destination(stream: &TcpStream) -> io::Result<Option<SocketAddr>
         }
         Err(error) => return Err(error),
     };
-    Ok(original.filter(|address| *address != local))
+    let original = original.filter(|address| *address != local);
+    Ok(original.or_else(|| is_transparent(&reference, local.is_ipv4()).then_some(local)))
+}
+
+fn is_transparent(socket: &SockRef<'_>, ipv4: bool) -> bool {
+    let flag = if ipv4 {
+        socket.ip_transparent_v4()
+    } else {
+        socket.ip_transparent_v6()
+    };
+    // A kernel that does not know the option has no such sockets.
+    flag.unwrap_or(false)
 }
 
 /// `::ffff:10.0.0.1` as `10.0.0.1`, so that both kinds of listener see the same address.
@@ -230,6 +248,8 @@ pub fn set_keepalive(socket: &impl AsFd, keepalive: Keepalive) -> Result<(), Soc
 pub struct ConnectOptions {
     /// Bind to this address first, so that the peer sees it; port 0 leaves the port to the kernel.
     pub source: Option<SocketAddr>,
+    /// The source need not be there yet (`IP_FREEBIND`).
+    pub freebind: bool,
     /// The source need not be ours (`IP_TRANSPARENT`).
     pub transparent: bool,
     pub mark: Option<u32>,
@@ -244,6 +264,18 @@ pub struct ConnectOptions {
 pub async fn connect(
     address: SocketAddr,
     options: ConnectOptions,
+) -> Result<TcpStream, SocketError> {
+    connect_with(address, options, |_| Ok(())).await
+}
+
+/// As [`connect`]; `tune` sets further options before the socket is bound.
+///
+/// # Errors
+/// Likewise, and when `tune` fails.
+pub async fn connect_with(
+    address: SocketAddr,
+    options: ConnectOptions,
+    tune: impl FnOnce(BorrowedFd<'_>) -> io::Result<()>,
 ) -> Result<TcpStream, SocketError> {
     let refuse = |source| SocketError::Connect { address, source };
     let socket = if address.is_ipv4() {
@@ -262,6 +294,10 @@ pub async fn connect(
     if let Some(keepalive) = options.keepalive {
         set_keepalive(&socket, keepalive)?;
     }
+    if options.freebind {
+        set_freebind(&socket, address.is_ipv6())?;
+    }
+    option("socket_options", "", tune(socket.as_fd()))?;
     if let Some(source) = options.source {
         if source.port() == 0 {
             // The port is chosen at connect, so that one source address is not limited to 28k

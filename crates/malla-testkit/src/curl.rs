@@ -47,6 +47,13 @@ impl Request {
         self
     }
 
+    /// A further option of curl, such as `--cacert`.
+    #[must_use]
+    pub fn option(mut self, name: &str, value: &str) -> Self {
+        self.arguments.extend([name.to_owned(), value.to_owned()]);
+        self
+    }
+
     /// # Errors
     /// curl's exit code and message, when no HTTP answer came.
     pub fn send(&self) -> Result<Answer, String> {

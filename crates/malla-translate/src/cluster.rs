@@ -17,6 +17,7 @@ use malla_xds_proto::{any, wkt};
 
 use crate::names::{BLACK_HOLE, PASSTHROUGH, stat_name};
 use crate::node::NodeKind;
+use crate::patch;
 use crate::resource::{Resource, sorted};
 use crate::view::View;
 
@@ -28,6 +29,7 @@ pub(crate) fn clusters(view: &View<'_>) -> Vec<Resource> {
     if view.node.kind == NodeKind::Sidecar {
         clusters.extend(inbound::clusters(view));
     }
+    let clusters = patch::clusters(view, clusters);
     sorted(
         clusters
             .iter()
@@ -44,7 +46,7 @@ fn black_hole(view: &View<'_>) -> Cluster {
 /// Leads to wherever the client was going.
 fn passthrough(view: &View<'_>) -> Cluster {
     let mut cluster = original_dst(view, PASSTHROUGH);
-    set_protocol(&mut cluster, &policy::downstream_protocol());
+    set_protocol(&mut cluster, &policy::passthrough_protocol());
     cluster
 }
 

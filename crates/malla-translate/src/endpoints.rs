@@ -13,7 +13,7 @@ use malla_xds_proto::core::address::Address as AddressKind;
 use malla_xds_proto::core::socket_address::PortSpecifier;
 use malla_xds_proto::core::{self, HealthStatus, Metadata, Pipe, SocketAddress};
 use malla_xds_proto::endpoint::lb_endpoint::HostIdentifier;
-use malla_xds_proto::endpoint::{self, ClusterLoadAssignment, LbEndpoint};
+use malla_xds_proto::endpoint::{self, ClusterLoadAssignment, LbEndpoint, LocalityLbEndpoints};
 use malla_xds_proto::wkt;
 
 use crate::authn::speaks_mtls;
@@ -35,7 +35,11 @@ pub(crate) fn assignment(view: &View<'_>, cluster: &str) -> Option<Resource> {
         None => hidden()?.0,
     };
     let port = service.port(port)?;
-    if service.resolution != Resolution::Static {
+    let resolved_by_proxy = matches!(
+        service.resolution,
+        Resolution::Dns | Resolution::DnsRoundRobin
+    );
+    if resolved_by_proxy || view.goes_where_meant(service) {
         return None;
     }
     let rule = view.rule(&host, service.namespace());
@@ -71,11 +75,12 @@ pub(crate) fn load_assignment(
     let endpoints = chosen
         .iter()
         .filter(|e| !only_healthy || e.health == Health::Healthy)
+        .filter(|e| !service.same_machine || e.node == view.node.machine)
         .map(|e| (e, lb_endpoint(view, service, e)))
         .collect();
     ClusterLoadAssignment {
         cluster_name: cluster.to_owned(),
-        endpoints: locality::group(view, endpoints, policy),
+        endpoints: locality::group(view, service, endpoints, policy),
         ..ClusterLoadAssignment::default()
     }
 }
@@ -163,6 +168,26 @@ fn address(of: &Address, port: u16) -> core::Address {
             })),
         },
     }
+}
+
+/// A place of one endpoint, of which nothing is known but its address.
+pub(crate) fn one_endpoint(address: core::Address) -> LocalityLbEndpoints {
+    let host = endpoint::Endpoint {
+        address: Some(address),
+        ..endpoint::Endpoint::default()
+    };
+    LocalityLbEndpoints {
+        lb_endpoints: vec![LbEndpoint {
+            host_identifier: Some(HostIdentifier::Endpoint(host)),
+            ..LbEndpoint::default()
+        }],
+        ..LocalityLbEndpoints::default()
+    }
+}
+
+/// A Unix domain socket.
+pub(crate) fn pipe(path: &str) -> core::Address {
+    address(&Address::Unix(path.into()), 0)
 }
 
 /// `address:port`, TCP.

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use malla_model::gateway::{Server, ServerTlsMode};
-use malla_model::{Gateway, Host, Protocol, VirtualService};
+use malla_model::{Gateway, Host, Protocol, Service, VirtualService};
 
 use crate::view::View;
 
@@ -152,6 +152,39 @@ pub(crate) fn merged<'a>(view: &View<'a>) -> BTreeMap<(String, u16), Port<'a>> {
         }
     }
     ports
+}
+
+/// Services behind a server that forwards TLS of the mesh unopened, by the names its hosts admit.
+pub(crate) fn auto_passthrough_of<'a>(view: &View<'a>, server: &Server) -> Vec<&'a Arc<Service>> {
+    let admits = |service: &Service| {
+        server.hosts.iter().any(|allowed| {
+            let namespace = allowed.namespace.as_deref();
+            allowed.host.covers(&service.hostname)
+                && namespace.is_none_or(|ns| ns == service.namespace())
+        })
+    };
+    view.services()
+        .iter()
+        .copied()
+        .filter(|service| !service.external && admits(service))
+        .collect()
+}
+
+/// As [`auto_passthrough_of`], of all servers of the node, by name.
+pub(crate) fn auto_passthrough<'a>(view: &View<'a>) -> Vec<&'a Arc<Service>> {
+    let mut services: Vec<&Arc<Service>> = view
+        .gateways()
+        .into_iter()
+        .flat_map(|gateway| &gateway.servers)
+        .filter(|server| {
+            let tls = server.tls.as_ref();
+            tls.is_some_and(|tls| tls.mode == ServerTlsMode::AutoPassthrough)
+        })
+        .flat_map(|server| auto_passthrough_of(view, server))
+        .collect();
+    services.sort_by(|a, b| a.hostname.cmp(&b.hostname));
+    services.dedup_by(|a, b| a.hostname == b.hostname);
+    services
 }
 
 fn bind_address(view: &View<'_>, server: &Server) -> String {

@@ -4,9 +4,9 @@
 //! Everything here is a pure function of the mesh and a [`NodeView`]: no IO, no clock, no global
 //! state, and the same input gives the same bytes, so a resource's version is a hash of its content.
 //!
-//! Reading order: [`node`] is who asks, `view` is what it may see, `rules` finds DestinationRules;
-//! `cluster`, `endpoints`, `route` and `listener` build the four kinds of resources, `dns` the names; `metrics` what is counted; `tls`, `authn`
-//! and `rbac` are security, `telemetry` and [`access_log`] what is told; [`references`] finds what is named but not there; [`simulate`] walks a
+//! Reading order: [`node`] is who asks, `view` is what it may see (`scope` by its Sidecar), `rules` finds DestinationRules;
+//! `cluster`, `endpoints`, `route` and `listener` build the four kinds of resources, `dns` the names; `metrics` what is counted; `tls`, `secret`, `authn`
+//! and `rbac` are security, `telemetry` and [`access_log`] what is told; `patch` applies EnvoyFilters; [`references`] finds what is named but not there; [`simulate`] walks a
 //! request through emitted resources.
 pub mod access_log;
 mod authn;
@@ -18,17 +18,21 @@ mod listener;
 mod metrics;
 pub mod names;
 pub mod node;
+mod patch;
 mod rbac;
 pub mod references;
 pub mod resource;
 mod route;
 mod rules;
+mod scope;
+mod secret;
 pub mod simulate;
 mod telemetry;
 mod tls;
 mod view;
 
 use malla_model::Mesh;
+use malla_model::secret::NoSecret;
 
 pub use node::{Interception, NodeKind, NodeView, Profile};
 pub use references::{Missing, Unresolved, unresolved};
@@ -81,6 +85,16 @@ impl View<'_> {
     #[must_use]
     pub fn route(&self, name: &str) -> Option<Resource> {
         route::configuration(self, name)
+    }
+
+    /// One secret (SDS): the certificate or the trust anchors that a Secret of the cluster holds.
+    /// `None` for names that are no Secret's.
+    ///
+    /// # Errors
+    /// Why the node is not given it.
+    #[must_use]
+    pub fn secret(&self, name: &str) -> Option<Result<Resource, NoSecret>> {
+        secret::secret(self, name)
     }
 
     /// What the DNS proxy of the node answers from (NDS), under the name `nametable`.

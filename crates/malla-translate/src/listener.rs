@@ -13,8 +13,9 @@ use malla_xds_proto::listener::{Filter, FilterChain, FilterChainMatch, Listener}
 use malla_xds_proto::pb::google::protobuf::Duration;
 use malla_xds_proto::wkt;
 
-use crate::endpoints::socket_address;
-use crate::node::{Interception, NodeKind};
+use crate::endpoints::{pipe, socket_address};
+use crate::node::NodeKind;
+use crate::patch;
 use crate::resource::{Resource, sorted};
 use crate::telemetry::logs;
 use crate::view::View;
@@ -22,19 +23,19 @@ use crate::view::View;
 pub(crate) use filter::{http as http_filter, network as network_filter};
 pub(crate) use hcm::Side;
 pub(crate) use plan::route_names as outbound_route_names;
+pub(crate) use tcp::unknown_cluster;
 
 /// Every listener of the node, by name.
 pub(crate) fn listeners(view: &View<'_>) -> Vec<Resource> {
     let listeners = match view.node.kind {
         NodeKind::Sidecar => {
             let mut listeners = outbound::listeners(view);
-            if view.node.interception != Interception::None {
-                listeners.push(inbound::listener(view));
-            }
+            listeners.extend(inbound::listeners(view));
             listeners
         }
         NodeKind::Router => gateway::listeners(view),
     };
+    let listeners = patch::listeners(view, listeners);
     sorted(
         listeners
             .iter()
@@ -59,9 +60,16 @@ fn base(
     };
     Listener {
         name,
-        address: Some(socket_address(address, port)),
+        address: Some(match address.strip_prefix("unix://") {
+            Some(path) => pipe(path),
+            None => socket_address(address, port),
+        }),
         traffic_direction: direction.into(),
-        access_log: logs::of(view, told, logs::Layer::Unrouted),
+        access_log: if view.mesh.settings.listener_log {
+            logs::of(view, told, logs::Layer::Unrouted)
+        } else {
+            Vec::new()
+        },
         ..Listener::default()
     }
 }
@@ -83,7 +91,7 @@ fn chain(name: &str, of: FilterChainMatch, filters: Vec<Filter>) -> FilterChain 
 }
 
 /// The address that stands for all of the node's.
-fn any_address(view: &View<'_>) -> &'static str {
+pub(crate) fn any_address(view: &View<'_>) -> &'static str {
     if view.node.ipv6_only() {
         "::"
     } else {

@@ -62,6 +62,10 @@ pub struct NodeView {
     pub dns_capture: bool,
     /// May not open ports below 1024 (`ISTIO_META_UNPRIVILEGED_POD`).
     pub unprivileged: bool,
+    /// Of Istio's it stands in for (`ISTIO_META_ISTIO_VERSION`); empty where it says none.
+    pub version: Arc<str>,
+    /// Texts of its metadata, which EnvoyFilters may look at.
+    pub metadata: BTreeMap<String, String>,
     /// Nobody vouches for its labels: it carries no gateway, not even one that selects everything.
     pub stranger: bool,
 }
@@ -95,6 +99,8 @@ impl NodeView {
             http10: false,
             dns_capture: false,
             unprivileged: false,
+            version: "".into(),
+            metadata: BTreeMap::new(),
             stranger: false,
         }
     }
@@ -169,6 +175,8 @@ impl NodeView {
             Some("NONE") => Interception::None,
             _ => Interception::Redirect,
         };
+        self.version = get_str(meta, "ISTIO_VERSION").unwrap_or_default().into();
+        self.metadata = texts(meta);
         self.http10 = flag(meta, "HTTP10");
         self.dns_capture = flag(meta, "DNS_CAPTURE");
         self.unprivileged = flag(meta, "UNPRIVILEGED_POD");
@@ -186,10 +194,13 @@ fn labels(meta: &Struct) -> Labels {
     else {
         return Labels::new();
     };
-    labels
-        .fields
-        .keys()
-        .filter_map(|key| Some((key.clone(), get_str(labels, key)?.to_owned())))
+    texts(labels)
+}
+
+/// The members that are texts.
+fn texts(object: &Struct) -> BTreeMap<String, String> {
+    let keys = object.fields.keys();
+    keys.filter_map(|key| Some((key.clone(), get_str(object, key)?.to_owned())))
         .collect()
 }
 

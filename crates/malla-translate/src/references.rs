@@ -1,15 +1,22 @@
 //! Names in rules that nothing answers to. Such rules stay in force (their requests get 503 NC) and
 //! heal by themselves; this is what status and the analyzer say meanwhile.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
-use malla_model::id::ObjectRef;
+use malla_model::gateway::ServerTlsMode;
+use malla_model::id::{ObjectRef, selects};
 use malla_model::route::{Destination, HttpAction, MESH_GATEWAY, WeightedDestination};
-use malla_model::{Host, Mesh, VirtualService};
+use malla_model::secret::NoSecret;
+use malla_model::{Gateway, Host, Mesh, VirtualService};
 
+use crate::names::ANCHORS_SUFFIX;
 use crate::node::{NodeKind, NodeView};
 use crate::rules;
+use crate::secret;
+use crate::tls::own_secret;
+use crate::view::View;
 
 /// What is not there.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -29,6 +36,13 @@ pub enum Missing {
     Gateway(Arc<str>),
     /// `namespace/name`.
     Delegate(String),
+    /// What TLS of a gateway's pods in that namespace needs.
+    Secret(NoSecret),
+    /// A Secret, as it was written, of another namespace than that of a gateway's pods.
+    SecretElsewhere {
+        name: Arc<str>,
+        pods: Arc<str>,
+    },
 }
 
 impl fmt::Display for Missing {
@@ -54,6 +68,11 @@ impl fmt::Display for Missing {
             }
             Self::Gateway(name) => write!(f, "there is no Gateway {name}"),
             Self::Delegate(name) => write!(f, "there is no VirtualService {name} to delegate to"),
+            Self::Secret(why) => write!(f, "{why}"),
+            Self::SecretElsewhere { name, pods } => write!(
+                f,
+                "Secret {name:?} is of another namespace than the gateway's pods, which may only read those of {pods}"
+            ),
         }
     }
 }
@@ -102,7 +121,89 @@ pub fn unresolved(mesh: &Mesh) -> Vec<Unresolved> {
             });
         }
     }
+    for gateway in &mesh.gateways {
+        secrets(mesh, gateway, &mut found);
+    }
     found
+}
+
+/// Secrets that the servers of a gateway name, for each namespace that has pods of it. As long as the
+/// Secrets there have not been read, nothing is said of them.
+fn secrets(mesh: &Mesh, gateway: &Gateway, found: &mut Vec<Unresolved>) {
+    if gateway.selector.is_empty() {
+        return; // Which pods are gateways at all is only known of those that connect.
+    }
+    let pods = mesh.workloads.iter();
+    let pods: BTreeSet<_> = pods
+        .filter(|pod| selects(&gateway.selector, &pod.meta.labels))
+        .map(|pod| (&pod.identity.namespace, &pod.identity.service_account))
+        .collect();
+    for (namespace, account) in pods {
+        let nowhere = std::net::Ipv4Addr::UNSPECIFIED.into();
+        let node = NodeView {
+            service_account: Arc::clone(account),
+            ..NodeView::new(NodeKind::Router, "", namespace, nowhere)
+        };
+        for (field, name, suffix) in named_secrets(gateway) {
+            let missing = match own_secret(namespace, &name) {
+                None => Missing::SecretElsewhere {
+                    name,
+                    pods: Arc::clone(namespace),
+                },
+                Some(own) => {
+                    match secret::secret(&View::new(mesh, &node), &format!("{own}{suffix}")) {
+                        Some(Err(why)) if !matches!(why, NoSecret::Unread(_)) => {
+                            Missing::Secret(why)
+                        }
+                        _ => continue,
+                    }
+                }
+            };
+            let unresolved = Unresolved {
+                object: gateway.meta.object.clone(),
+                field,
+                missing,
+            };
+            if !found.contains(&unresolved) {
+                found.push(unresolved);
+            }
+        }
+    }
+}
+
+/// Each Secret that a gateway's servers name: where, its name, and what to look it up with.
+fn named_secrets(gateway: &Gateway) -> Vec<(String, Arc<str>, &'static str)> {
+    let mut named = Vec::new();
+    for (at, server) in gateway.servers.iter().enumerate() {
+        let Some(tls) = &server.tls else { continue };
+        let mutual = matches!(
+            tls.mode,
+            ServerTlsMode::Mutual | ServerTlsMode::OptionalMutual
+        );
+        if tls.mode != ServerTlsMode::Simple && !mutual {
+            continue;
+        }
+        let tls_at = format!("spec.servers[{at}].tls");
+        let several = tls.credential_names.len() > 1;
+        for (nth, name) in tls.credential_names.iter().enumerate() {
+            let field = if several {
+                format!("{tls_at}.credentialNames[{nth}]")
+            } else {
+                format!("{tls_at}.credentialName")
+            };
+            named.push((field, Arc::clone(name), ""));
+        }
+        let own = tls.ca_credential_name.as_ref();
+        let anchors = match (own, tls.credential_names.first()) {
+            (Some(own), _) => Some((format!("{tls_at}.caCertCredentialName"), own)),
+            (None, Some(first)) => Some((format!("{tls_at}.credentialName"), first)),
+            (None, None) => None,
+        };
+        if mutual && let Some((field, name)) = anchors {
+            named.push((field, Arc::clone(name), ANCHORS_SUFFIX));
+        }
+    }
+    named
 }
 
 /// References are judged as a client in the rule's own namespace sees them.

@@ -23,6 +23,7 @@ pub(crate) use virtual_service::in_scope;
 
 use crate::metrics;
 use crate::node::NodeKind;
+use crate::patch;
 use crate::resource::Resource;
 use crate::view::View;
 
@@ -51,7 +52,9 @@ pub(crate) fn configuration(view: &View<'_>, name: &str) -> Option<Resource> {
         NodeKind::Sidecar => sidecar::virtual_hosts(view, name)?,
         NodeKind::Router => gateway::virtual_hosts(view, name)?,
     };
-    Some(Resource::new(name, &with_hosts(view, name, hosts)))
+    let mut routes = with_hosts(view, name, hosts);
+    patch::routes(view, patch::outbound(view.node), &mut routes);
+    Some(Resource::new(name, &routes))
 }
 
 fn with_hosts(view: &View<'_>, name: &str, virtual_hosts: Vec<VirtualHost>) -> RouteConfiguration {

@@ -27,7 +27,7 @@ use malla_xds_proto::tls::{
     TlsCertificate, TlsParameters, UpstreamTlsContext,
 };
 
-pub(crate) use gateway::gateway_server;
+pub(crate) use gateway::{gateway_server, own_secret};
 pub(crate) use mesh::{
     MESH_ALPNS, MESH_HTTP_ALPNS, MESH_TCP_ALPNS, PEER_EXCHANGE, Served, Within, identity_names,
     mesh_client, mesh_server, trust_domains,
@@ -77,11 +77,16 @@ fn combined(
     })
 }
 
-/// A secret the control plane delivers.
+/// A secret the control plane delivers. It may not exist, which must not keep everything else on the
+/// listener from working: so the proxy does not wait for it for ever.
 fn delivered(name: &str) -> SdsSecretConfig {
+    let source = ConfigSource {
+        initial_fetch_timeout: None,
+        ..ads()
+    };
     SdsSecretConfig {
         name: name.into(),
-        sds_config: Some(ads()),
+        sds_config: Some(source),
     }
 }
 

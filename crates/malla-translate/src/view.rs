@@ -1,39 +1,32 @@
 //! The mesh as one proxy sees it: what is exported to it, in the order in which rules win.
 
 use std::cell::OnceCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use malla_model::id::selects;
-use malla_model::route::MESH_GATEWAY;
-use malla_model::service::{ServicePort, Visibility};
+use malla_model::service::{Resolution, ServicePort};
+use malla_model::sidecar::Ingress;
 use malla_model::telemetry::effective::Levels;
 use malla_model::workload::{Address, Locality};
-use malla_model::{Gateway, Host, Mesh, Service, VirtualService};
+use malla_model::{Gateway, Host, Mesh, Protocol, Service, VirtualService};
 
 use crate::node::{NodeKind, NodeView};
+use crate::patch::Patches;
 use crate::rules::{self, Rule};
-
-/// Rules of one host, and rules of hosts that are patterns.
-#[derive(Debug, Default)]
-struct ByHost<'a> {
-    exact: HashMap<&'a Host, Vec<&'a Arc<VirtualService>>>,
-    /// Most specific first.
-    wild: Vec<(&'a Host, &'a Arc<VirtualService>)>,
-}
+use crate::scope::Scope;
 
 /// A mesh and a node; everything derived from the pair is derived at most once.
 #[derive(Debug)]
 pub struct View<'a> {
     pub(crate) mesh: &'a Mesh,
     pub(crate) node: &'a NodeView,
-    services: OnceCell<Vec<&'a Arc<Service>>>,
+    scope: OnceCell<Scope<'a>>,
     aliases: OnceCell<BTreeMap<&'a Host, Vec<&'a Arc<Service>>>>,
-    virtual_services: OnceCell<Vec<&'a Arc<VirtualService>>>,
-    on_mesh: OnceCell<ByHost<'a>>,
     rules: OnceCell<rules::Index<'a>>,
     own_services: OnceCell<Vec<OwnPort<'a>>>,
     telemetry: OnceCell<Levels<'a>>,
+    patches: OnceCell<Patches<'a>>,
 }
 
 impl<'a> View<'a> {
@@ -42,32 +35,44 @@ impl<'a> View<'a> {
         Self {
             mesh,
             node,
-            services: OnceCell::new(),
+            scope: OnceCell::new(),
             aliases: OnceCell::new(),
-            virtual_services: OnceCell::new(),
-            on_mesh: OnceCell::new(),
             rules: OnceCell::new(),
             own_services: OnceCell::new(),
             telemetry: OnceCell::new(),
+            patches: OnceCell::new(),
         }
     }
 
-    /// Services exported to the node, by name; of several with one name, the one that wins.
+    pub(crate) fn scope(&self) -> &Scope<'a> {
+        self.scope.get_or_init(|| Scope::new(self.mesh, self.node))
+    }
+
+    /// Ports that the node's Sidecar names; none: they are those of its services.
+    pub(crate) fn ingress(&self) -> &'a [Ingress] {
+        self.scope().sidecar.map_or(&[], |sidecar| &sidecar.ingress)
+    }
+
+    /// `name.namespace` of the node's Sidecar, which stands for a host where there is none.
+    pub(crate) fn sidecar_name(&self) -> Option<String> {
+        let meta = &self.scope().sidecar?.meta;
+        Some(format!("{}.{}", meta.name(), meta.namespace()))
+    }
+
+    /// Services the node knows, by name; of several with one name, the one that wins.
     /// Names of other services ([`Service::alias_of`]) are not among them.
     pub(crate) fn services(&self) -> &[&'a Arc<Service>] {
-        self.services.get_or_init(|| {
-            let mut hosts: Vec<&Host> = self.mesh.services.iter().map(|s| &s.hostname).collect();
-            hosts.dedup(); // The mesh keeps services sorted by name.
-            hosts
-                .into_iter()
-                .filter_map(|host| self.service(host))
-                .filter(|service| service.alias_of.is_none())
-                .collect()
-        })
+        &self.scope().services
     }
 
     pub(crate) fn service(&self, host: &Host) -> Option<&'a Arc<Service>> {
-        self.mesh.service(host, &self.node.namespace)
+        self.scope().service(self.mesh, host, &self.node.namespace)
+    }
+
+    /// The ports the node knows of a service that carry bytes: all but UDP.
+    pub(crate) fn ports<'s>(&self, service: &'s Service) -> impl Iterator<Item = &'s ServicePort> {
+        let ports = self.scope().ports(service);
+        ports.filter(|port| port.protocol != Protocol::Udp)
     }
 
     /// ExternalName services that stand for `host`.
@@ -88,58 +93,9 @@ impl<'a> View<'a> {
             .map_or(&[], Vec::as_slice)
     }
 
-    /// VirtualServices visible to the node: private ones first, then those exported to its
-    /// namespace by name, then public ones; oldest first within each.
+    /// VirtualServices the node knows, as they win.
     pub(crate) fn virtual_services(&self) -> &[&'a Arc<VirtualService>] {
-        self.virtual_services.get_or_init(|| {
-            let namespace = &self.node.namespace;
-            let mut visible: Vec<_> = self
-                .mesh
-                .virtual_services
-                .iter()
-                .filter(|vs| !vs.hosts.is_empty() && vs.visibility.allows(namespace))
-                .collect();
-            visible.sort_by_key(|vs| match &vs.visibility {
-                Visibility::Namespaces(names)
-                    if names.len() == 1 && vs.meta.namespace() == &**namespace =>
-                {
-                    0
-                }
-                Visibility::Namespaces(_) | Visibility::Nobody => 1,
-                Visibility::Public => 2,
-            });
-            visible
-        })
-    }
-
-    /// VirtualServices on the mesh gateway that have `host`: exact names, then the most specific wildcard.
-    pub(crate) fn on_mesh(&self, host: &Host) -> impl Iterator<Item = &'a Arc<VirtualService>> {
-        let index = self.on_mesh.get_or_init(|| self.index_mesh());
-        let exact = index.exact.get(host).into_iter().flatten().copied();
-        let wild = index
-            .wild
-            .iter()
-            .filter(move |(pattern, _)| pattern.covers(host));
-        exact.chain(wild.map(|(_, vs)| *vs))
-    }
-
-    fn index_mesh(&self) -> ByHost<'a> {
-        let mut index = ByHost::default();
-        for vs in self.virtual_services() {
-            if !vs.gateways.iter().any(|gateway| **gateway == *MESH_GATEWAY) {
-                continue;
-            }
-            for host in &vs.hosts {
-                if host.is_wildcard() {
-                    index.wild.push((host, vs));
-                } else {
-                    index.exact.entry(host).or_default().push(vs);
-                }
-            }
-        }
-        // Stable: the first of equals stays first.
-        index.wild.sort_by(|a, b| a.0.by_specificity(b.0));
-        index
+        &self.scope().virtual_services
     }
 
     /// What is in force for the node of all Telemetry objects.
@@ -147,6 +103,11 @@ impl<'a> View<'a> {
         let (namespace, labels) = (&self.node.namespace, &self.node.labels);
         self.telemetry
             .get_or_init(|| Levels::of(self.mesh, namespace, labels))
+    }
+
+    /// What EnvoyFilters change of what the node is sent.
+    pub(crate) fn patches(&self) -> &Patches<'a> {
+        self.patches.get_or_init(|| Patches::new(self))
     }
 
     /// Where the node runs: as it says itself, else as the platform says of its workload.
@@ -178,8 +139,18 @@ impl<'a> View<'a> {
         self.mesh
             .gateways
             .iter()
-            .filter(|gateway| selects(&gateway.selector, &self.node.labels))
+            .filter(|gateway| {
+                let here = gateway.pods_in.as_ref();
+                here.is_none_or(|namespace| *namespace == self.node.namespace)
+                    && selects(&gateway.selector, &self.node.labels)
+            })
             .collect()
+    }
+
+    /// Whether the node passes connections to `service` on to wherever they were meant for. A gateway
+    /// cannot: they were meant for itself.
+    pub(crate) fn goes_where_meant(&self, service: &Service) -> bool {
+        service.resolution == Resolution::Passthrough && self.node.kind == NodeKind::Sidecar
     }
 
     /// Services this node's workload serves, oldest first, with the number of each port they open on it.

@@ -7,7 +7,8 @@ mod support;
 
 use call::{call, outcome, trace};
 use malla_translate::simulate::Entry;
-use support::{INGRESS, router, world};
+use malla_translate::{NodeKind, NodeView, View, unresolved};
+use support::{INGRESS, dump, router, sidecar, world};
 
 const BASE: &str = "
 ---
@@ -214,4 +215,284 @@ spec:
             ("https://roots.example.com:8443/", closed),
         ],
     );
+}
+
+/// The entry of another network: TLS of the mesh goes to the service its name spells, unopened, so the cluster
+/// behind must not encrypt once more.
+#[test]
+fn auto_passthrough_does_not_encrypt_twice() {
+    let mesh = world(&format!(
+        "{INGRESS}
+---
+kind: Namespace
+metadata: {{name: base, labels: {{istio-injection: enabled}}}}
+---
+kind: Deployment
+metadata: {{name: web, namespace: base}}
+spec: {{template: {{metadata: {{labels: {{app: web, version: v1}}}}}}}}
+---
+kind: Service
+metadata: {{name: web, namespace: base}}
+spec: {{selector: {{app: web}}, ports: [{{name: http, port: 80}}]}}
+---
+kind: DestinationRule
+metadata: {{name: web, namespace: base}}
+spec:
+  host: web
+  trafficPolicy: {{tls: {{mode: ISTIO_MUTUAL}}, connectionPool: {{tcp: {{maxConnections: 7}}}}}}
+  subsets: [{{name: v1, labels: {{version: v1}}}}]
+---
+kind: Gateway
+metadata: {{name: between, namespace: base}}
+spec:
+  selector: {{istio: ingressgateway}}
+  servers: [{{port: {{number: 15443, name: tls, protocol: TLS}}, hosts: ['*.local'], tls: {{mode: AUTO_PASSTHROUGH}}}}]
+"
+    ));
+    let emitted = dump(&router(&mesh, "istio-ingressgateway-0.istio-system"));
+    for subset in ["", "v1"] {
+        let name = format!("outbound_.80_.{subset}_.web.base.svc.cluster.local");
+        let cluster = &emitted["clusters"][&name];
+        assert_eq!(cluster["type"], "EDS", "{cluster:#}");
+        assert!(
+            cluster["transport_socket"].is_null() && cluster["transport_socket_matches"].is_null()
+        );
+        assert_eq!(
+            cluster["circuit_breakers"]["thresholds"][0]["max_connections"],
+            7
+        );
+        let endpoints = &emitted["endpoints"][&name];
+        assert_eq!(
+            endpoints["endpoints"][0]["lb_endpoints"]
+                .as_array()
+                .unwrap()
+                .len(),
+            1
+        );
+        let listener = emitted["listeners"]["0.0.0.0_15443"].to_string();
+        assert!(
+            listener.contains(&format!("\"cluster\":\"{name}\"")),
+            "{listener}"
+        );
+    }
+}
+
+/// A gateway cannot go to where the client was going: that is the gateway.
+#[test]
+fn gateways_know_the_pods_of_headless_services() {
+    let mesh = world(&format!(
+        "{INGRESS}
+---
+kind: Deployment
+metadata: {{name: db, namespace: base}}
+spec: {{replicas: 2, template: {{metadata: {{labels: {{app: db}}}}}}}}
+---
+kind: Service
+metadata: {{name: db, namespace: base}}
+spec: {{clusterIP: None, selector: {{app: db}}, ports: [{{name: tcp, port: 3306}}]}}
+"
+    ));
+    let name = "outbound|3306||db.base.svc.cluster.local";
+    let gateway = dump(&router(&mesh, "istio-ingressgateway-0.istio-system"));
+    assert_eq!(gateway["clusters"][name]["type"], "EDS");
+    let endpoints = &gateway["endpoints"][name]["endpoints"][0]["lb_endpoints"];
+    assert_eq!(endpoints.as_array().unwrap().len(), 2);
+    let beside = dump(&sidecar(&mesh, "db-0.base"));
+    assert_eq!(beside["clusters"][name]["type"], "ORIGINAL_DST");
+}
+
+const TLS_GATEWAY: &str = "
+kind: Gateway
+metadata: {name: gw, namespace: base}
+spec:
+  selector: {istio: ingressgateway}
+  servers:
+  - port: {number: 443, name: https, protocol: HTTPS}
+    hosts: [a.example.com]
+    tls: {mode: MUTUAL, credentialName: pair, caCertCredentialName: roots}
+  - port: {number: 443, name: several, protocol: HTTPS}
+    hosts: [b.example.com]
+    tls: {mode: SIMPLE, credentialNames: [pair, later]}
+  - port: {number: 443, name: stolen, protocol: HTTPS}
+    hosts: [c.example.com]
+    tls: {mode: SIMPLE, credentialName: bank/cert}
+---";
+
+fn secret(name: &str, data: &str, readers: &str) -> String {
+    format!(
+        "
+kind: Secret
+metadata: {{name: {name}, namespace: istio-system}}
+stringData: {{{data}}}
+readers: {{{readers}}}
+---"
+    )
+}
+
+/// What the status of the Gateway says of its Secrets.
+fn said(yaml: &str) -> Vec<String> {
+    let mesh = world(&format!("{INGRESS}---{TLS_GATEWAY}{yaml}"));
+    unresolved(&mesh).iter().map(ToString::to_string).collect()
+}
+
+const STOLEN: &str = "Gateway base/gw: spec.servers[2].tls.credentialName: Secret \"bank/cert\" is of another namespace than the gateway's pods, which may only read those of istio-system";
+
+#[test]
+fn a_gateway_says_which_secrets_it_lacks() {
+    assert_eq!(said(""), [STOLEN], "of what was not read nothing is said");
+    let pair = secret("pair", "tls.crt: c, tls.key: k", "default: true");
+    assert_eq!(
+        said(&pair),
+        [
+            "Gateway base/gw: spec.servers[0].tls.caCertCredentialName: there is no Secret istio-system/roots",
+            "Gateway base/gw: spec.servers[1].tls.credentialNames[1]: there is no Secret istio-system/later",
+            STOLEN,
+        ]
+    );
+    let rest = [
+        secret("roots-cacert", "ca.crt: r", ""),
+        secret("later", "tls.crt: c", ""),
+    ];
+    assert_eq!(
+        said(&format!("{pair}{}", rest.concat())),
+        [
+            "Gateway base/gw: spec.servers[1].tls.credentialNames[1]: Secret istio-system/later: expected the keys tls.crt and tls.key (or cert and key) with a value each, found tls.crt",
+            STOLEN,
+        ]
+    );
+    let forbidden = said(&pair.replace("true", "false"));
+    assert!(
+        forbidden[0].contains("tls.credentialName: service account default of namespace istio-system may not list Secrets"),
+        "{forbidden:?}"
+    );
+}
+
+#[test]
+fn a_proxy_gets_secrets_of_its_own_namespace_as_its_account_may() {
+    let both = "tls.crt: c, tls.key: k, ca.crt: r";
+    let yaml = secret("pair", both, "default: true, other: false");
+    let mesh = world(&format!("{INGRESS}{BASE}{yaml}"));
+    let gets = |namespace: &str, account: &str, name: &str| {
+        let mut node = NodeView::new(NodeKind::Router, "x", namespace, [10, 0, 0, 1].into());
+        node.service_account = account.into();
+        let view = View::new(&mesh, &node);
+        match view.secret(name)? {
+            Ok(secret) => Some(secret.name.to_string()),
+            Err(why) => Some(why.to_string()),
+        }
+    };
+    let pair = "kubernetes://istio-system/pair";
+    let roots = "kubernetes://istio-system/pair-cacert";
+    assert_eq!(gets("istio-system", "default", pair).as_deref(), Some(pair));
+    assert_eq!(
+        gets("istio-system", "default", roots).as_deref(),
+        Some(roots)
+    );
+    let refused = gets("istio-system", "other", pair).unwrap();
+    assert!(refused.contains("may not list Secrets"), "{refused}");
+    // Trust anchors are no secret within the namespace.
+    assert_eq!(gets("istio-system", "other", roots).as_deref(), Some(roots));
+    for name in [pair, roots] {
+        let refused = gets("base", "default", name).unwrap();
+        assert!(refused.contains("may not list Secrets"), "{refused}");
+    }
+    assert_eq!(gets("istio-system", "default", "default"), None);
+}
+
+const EDGE: &str = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {name: istio}
+spec: {controllerName: istio.io/gateway-controller}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: edge, namespace: base}
+spec:
+  gatewayClassName: istio
+  listeners:
+  - {name: http, port: 80, protocol: HTTP}
+  - {name: own, port: 80, protocol: HTTP, hostname: own.example.com}
+  - {name: https, port: 443, protocol: HTTPS, hostname: s.example.com, tls: {certificateRefs: [{name: pair}]}}
+---
+kind: Deployment
+metadata: {name: edge-istio, namespace: base}
+spec: {template: {metadata: {labels: {gateway.networking.k8s.io/gateway-name: edge}}}}
+---
+kind: Deployment
+metadata: {name: edge-istio, namespace: other}
+spec: {template: {metadata: {labels: {gateway.networking.k8s.io/gateway-name: edge}}}}
+---
+kind: Secret
+metadata: {name: pair, namespace: base}
+stringData: {tls.crt: c, tls.key: k}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: r, namespace: base}
+spec:
+  parentRefs: [{name: edge}]
+  rules:
+  - {backendRefs: [{name: web, port: 80}]}
+  - {matches: [{path: {value: /api}}], backendRefs: [{name: api, port: 80, weight: 3}, {name: web, port: 80}]}
+  - {matches: [{path: {type: Exact, value: /api/gone}}], backendRefs: [{name: gone, port: 80}]}
+  - {matches: [{path: {value: /old}}], filters: [{type: RequestRedirect, requestRedirect: {scheme: https, statusCode: 301}}]}
+  - {matches: [{path: {value: /none}}], backendRefs: []}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: own, namespace: base}
+spec:
+  parentRefs: [{name: edge, sectionName: own}]
+  rules: [{backendRefs: [{name: api, port: 80}]}]
+---
+";
+
+#[test]
+fn an_http_route_acts_on_the_pods_of_its_gateway() {
+    let mesh = world(&format!("{INGRESS}{BASE}{EDGE}"));
+    let edge = router(&mesh, "edge-istio-0.base");
+    for (text, want) in [
+        ("http://any.example.com/", WEB.to_owned()),
+        ("http://any.example.com/apis", WEB.to_owned()),
+        ("http://any.example.com/api/1", format!("3 {API} + 1 {WEB}")),
+        (
+            "http://any.example.com/api/gone",
+            "outbound|80||invalid-backend.malla.invalid (missing)".to_owned(),
+        ),
+        (
+            "http://any.example.com/old/1",
+            "redirect to https".to_owned(),
+        ),
+        ("http://any.example.com/none", "answer 500".to_owned()),
+        ("http://own.example.com/", API.to_owned()),
+        ("https://s.example.com/", WEB.to_owned()),
+        (
+            "https://any.example.com/",
+            "closed: no filter chain matches".to_owned(),
+        ),
+    ] {
+        let trace = trace(&edge, Entry::Open, &call(&mesh, text));
+        assert_eq!(outcome(&trace), want, "{text}\n{trace:#?}");
+    }
+    // Neither other gateways nor pods of another namespace carry it.
+    for other in ["istio-ingressgateway-0.istio-system", "edge-istio-0.other"] {
+        assert!(router(&mesh, other).listeners.is_empty(), "{other}");
+    }
+}
+
+#[test]
+fn a_granted_secret_is_for_the_gateway_it_was_granted_to() {
+    let mesh = world(&format!("{INGRESS}{BASE}{EDGE}"));
+    let gets = |namespace: &str, label: &str| {
+        let mut node = NodeView::new(NodeKind::Router, "x", namespace, [10, 0, 0, 1].into());
+        let name = "gateway.networking.k8s.io/gateway-name";
+        node.labels.insert(name.to_owned(), label.to_owned());
+        View::new(&mesh, &node)
+            .secret("kubernetes-gateway://base/pair")
+            .is_some_and(|secret| secret.is_ok())
+    };
+    assert!(gets("base", "edge"));
+    assert!(!gets("base", "other"));
+    assert!(!gets("other", "edge"));
 }

@@ -46,15 +46,20 @@ fn reversed(mesh: &Mesh) -> Mesh {
         virtual_services: mesh.virtual_services.clone(),
         destination_rules: mesh.destination_rules.clone(),
         gateways: mesh.gateways.clone(),
+        sidecars: mesh.sidecars.clone(),
+        envoy_filters: mesh.envoy_filters.clone(),
         peer_authentications: mesh.peer_authentications.clone(),
         authorization_policies: mesh.authorization_policies.clone(),
         telemetries: mesh.telemetries.clone(),
+        secrets: mesh.secrets.clone(),
     };
     parts.services.reverse();
     parts.workloads.reverse();
     parts.virtual_services.reverse();
     parts.destination_rules.reverse();
     parts.gateways.reverse();
+    parts.sidecars.reverse();
+    parts.envoy_filters.reverse();
     parts.authorization_policies.reverse();
     parts.telemetries.reverse();
     Mesh::new(parts)

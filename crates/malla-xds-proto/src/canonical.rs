@@ -101,14 +101,15 @@ fn key<'a>(bytes: &'a [u8], entry: &Record) -> &'a [u8] {
 }
 
 /// One field of an encoded message.
-struct Record {
-    number: u64,
-    whole: Range<usize>,
+pub(crate) struct Record {
+    pub(crate) number: u64,
+    pub(crate) whole: Range<usize>,
     /// Without tag and length.
-    payload: Range<usize>,
+    pub(crate) payload: Range<usize>,
 }
 
-fn next_record(bytes: &[u8], start: usize) -> Option<Record> {
+/// The field that starts there.
+pub(crate) fn next_record(bytes: &[u8], start: usize) -> Option<Record> {
     let mut at = start;
     let tag = varint(bytes, &mut at)?;
     let length = match tag & 7 {

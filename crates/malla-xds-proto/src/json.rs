@@ -1,20 +1,22 @@
 //! Envoy's JSON and YAML, both ways, by the descriptors the build put beside this crate.
 //!
-//! The descriptors (about a megabyte, several once parsed) are loaded at the first use, so a proxy
-//! that is configured over xDS and never asked for a dump does not pay for them.
+//! Reading looks up the few types that a document uses (`schema`). Printing parses all descriptors (about a megabyte, several
+//! once parsed) at the first use, so a proxy that is never asked for a dump does not pay for them.
 //!
 //! Reading is strict: an unknown field or type is an error that names its path. Printing never
 //! fails: an `Any` of an unknown type is shown as its bytes.
 
+mod encode;
 mod print;
 mod read;
+mod schema;
 
 use std::sync::{Mutex, PoisonError};
 
 use prost_reflect::DescriptorPool;
 
-pub use print::{print, print_any, print_bytes};
-pub use read::{JsonError, any_from_value, from_value, from_yaml};
+pub use print::{print, print_any, print_bytes, print_encoded};
+pub use read::{JsonError, Unique, any_from_value, from_value, from_yaml};
 
 static DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 

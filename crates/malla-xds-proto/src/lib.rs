@@ -2,8 +2,8 @@
 //! the few of Istio's that it lacks, with names short enough to read.
 //!
 //! Reading order: [`type_url`] names resources, [`any`] packs messages, [`wkt`] builds the little
-//! wrapper types, [`typed_struct`], [`nds`], [`ca`] and [`istio_filters`] are hand-written messages, and [`json`]
-//! reads and prints all of it as Envoy's JSON and YAML.
+//! wrapper types, [`typed_struct`], [`nds`], [`ca`], [`istio_filters`] and [`malla`] are hand-written messages, [`json`]
+//! reads and prints all of it as Envoy's JSON and YAML, and [`merge`] merges messages of any type.
 //!
 //! Invariant: what [`any::pack`] and [`any::encode`] return depends on the message alone. (Plain
 //! prost writes map entries in the order of a randomly seeded hash table; `canonical` sorts them.)
@@ -13,6 +13,8 @@ pub mod ca;
 mod canonical;
 pub mod istio_filters;
 pub mod json;
+pub mod malla;
+pub mod merge;
 pub mod nds;
 pub mod type_url;
 pub mod typed_struct;
@@ -38,6 +40,7 @@ pub use pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp_proxy;
 pub use pb::envoy::extensions::transport_sockets::tls::v3 as tls;
 pub use pb::envoy::extensions::upstreams::http::v3 as upstream_http;
 pub use pb::envoy::service::discovery::v3 as discovery;
+pub use pb::envoy::service::status::v3 as client_status;
 pub use pb::envoy::r#type::matcher::v3 as matcher;
 pub use pb::envoy::r#type::v3 as envoy_type;
 pub use pb::google::protobuf::Any;

@@ -27,8 +27,12 @@ pub const NAME_TABLE: &str = "type.googleapis.com/istio.networking.nds.v1.NameTa
 pub const PROXY_CONFIG: &str = "type.googleapis.com/istio.mesh.v1alpha1.ProxyConfig";
 /// Health of a virtual machine's workload, from its agent to the control plane (Istio).
 pub const HEALTH_INFORMATION: &str = "type.googleapis.com/istio.v1.HealthInformation";
-/// Connection state for `istioctl proxy-status`, asked for over xDS (Istio: `syncz`).
+/// A debug page of the control plane, asked for over xDS by its name (Istio).
 pub const DEBUG: &str = "istio.io/debug";
+/// State of every connected proxy, for `istioctl proxy-status` (Istio).
+pub const DEBUG_SYNCZ: &str = "istio.io/debug/syncz";
+/// What one proxy is offered, for `istioctl proxy-status POD` (Istio).
+pub const DEBUG_CONFIG_DUMP: &str = "istio.io/debug/config_dump";
 
 /// The message's full name: the text after the last `/`.
 #[must_use]

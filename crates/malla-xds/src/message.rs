@@ -1,5 +1,6 @@
 //! The messages of a stream, in either variant.
 
+use malla_xds_proto::core::ControlPlane;
 use malla_xds_proto::discovery::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
 };
@@ -55,7 +56,38 @@ impl ClientMessage {
     }
 }
 
+impl ClientMessage {
+    /// Names that are asked for, or subscribed to.
+    #[must_use]
+    pub fn names(&self) -> &[String] {
+        match self {
+            Self::Delta(request) => &request.resource_names_subscribe,
+            Self::Sotw(request) => &request.resource_names,
+        }
+    }
+
+    /// Nonce of the response this is an answer to; empty when it is none.
+    #[must_use]
+    pub fn response_nonce(&self) -> &str {
+        match self {
+            Self::Delta(request) => &request.response_nonce,
+            Self::Sotw(request) => &request.response_nonce,
+        }
+    }
+}
+
 impl ServerMessage {
+    /// Says which server this comes from.
+    pub fn sign(&mut self, identifier: &str) {
+        let control_plane = Some(ControlPlane {
+            identifier: identifier.to_owned(),
+        });
+        match self {
+            Self::Delta(response) => response.control_plane = control_plane,
+            Self::Sotw(response) => response.control_plane = control_plane,
+        }
+    }
+
     #[must_use]
     pub fn type_url(&self) -> &str {
         match self {

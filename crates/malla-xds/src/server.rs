@@ -6,6 +6,7 @@
 
 mod delta;
 pub mod facts;
+mod questions;
 mod shell;
 mod sotw;
 pub mod source;
@@ -14,5 +15,5 @@ mod subscription;
 
 pub use facts::{ConnectionFacts, StreamFacts, TypeFacts};
 pub use shell::{AdsServer, ServerOptions};
-pub use source::{Hello, NodeHandle, ResourceSource};
+pub use source::{Answer, Hello, NodeHandle, ResourceSource};
 pub use stream::Event;

@@ -4,8 +4,10 @@
 //! then requests can be sent all the same (a gRPC server may send nothing, not even headers, before
 //! it has an answer).
 
+pub mod dialed;
 pub mod grpc;
 pub mod memory;
+mod single;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;

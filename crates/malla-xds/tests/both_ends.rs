@@ -15,16 +15,18 @@ use malla_runtime::task::AbortOnDrop;
 use malla_xds::client::{
     AdsClient, ClientConfig, Interest, Rejection, ResourceHandler, Update, Verdict,
 };
-use malla_xds::message::ClientMessage;
-use malla_xds::server::{AdsServer, Event, Hello, NodeHandle, ResourceSource, ServerOptions};
+use malla_xds::message::{ClientMessage, ServerMessage};
+use malla_xds::server::{
+    AdsServer, Answer, Event, Hello, NodeHandle, ResourceSource, ServerOptions,
+};
 use malla_xds::transport::Transport;
 use malla_xds::transport::grpc::{GrpcTransport, UnixConnector, service};
 use malla_xds::transport::memory::MemoryTransport;
 use malla_xds::{NodeResources, ResourceMap, ResourceSet, TypeUrl, Variant};
 use malla_xds_proto::core::Node;
-use malla_xds_proto::discovery::DeltaDiscoveryRequest;
+use malla_xds_proto::discovery::{DeltaDiscoveryRequest, DiscoveryRequest};
 use malla_xds_proto::endpoint::ClusterLoadAssignment;
-use malla_xds_proto::type_url::{CLUSTER, ENDPOINTS};
+use malla_xds_proto::type_url::{CLUSTER, DEBUG, ENDPOINTS};
 use malla_xds_proto::{any, cluster::Cluster};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
@@ -81,6 +83,19 @@ impl NodeHandle for Handle {
 
     fn event(&self, event: &Event) {
         self.events.send_modify(|events| events.push(event.clone()));
+    }
+
+    fn answer(&self, type_url: &str, names: &[String]) -> Option<Result<Vec<Answer>, Status>> {
+        let about = names.join(",");
+        (type_url == DEBUG).then(|| {
+            Ok(vec![Answer {
+                name: about.clone(),
+                body: any::pack(&Cluster {
+                    name: about,
+                    ..Cluster::default()
+                }),
+            }])
+        })
     }
 }
 
@@ -141,7 +156,13 @@ impl World {
             events: events.clone(),
         };
         Self {
-            server: AdsServer::new(source, ServerOptions::new(drain)),
+            server: AdsServer::new(
+                source,
+                ServerOptions {
+                    identifier: "the only server".into(),
+                    ..ServerOptions::new(drain)
+                },
+            ),
             set,
             publish,
             events,
@@ -394,4 +415,80 @@ async fn a_request_of_more_than_four_mebibytes_is_refused() {
     let answer = tokio::time::timeout(PATIENCE, link.responses.next()).await;
     let error = answer.unwrap().unwrap().unwrap_err();
     assert!(error.to_string().contains("too large"), "{error}");
+}
+
+/// A question and then a subscription on one stream; gives the names the answers hold.
+async fn asks_and_subscribes(variant: Variant) -> Vec<String> {
+    let mut world = World::new(DrainWatch::never());
+    world.put("cart");
+    world.publish.send_replace(Arc::new(world.set.clone()));
+    let transport = MemoryTransport::new(world.server.clone(), Extensions::new());
+    let mut link = transport.open(variant).await.unwrap();
+    let node = Some(Node {
+        id: "friend".into(),
+        ..Node::default()
+    });
+    let request = |type_url: &str, nonce: &str, names: &[&str]| {
+        let names = names.iter().map(ToString::to_string).collect();
+        match variant {
+            Variant::Delta => ClientMessage::Delta(Box::new(DeltaDiscoveryRequest {
+                node: node.clone(),
+                type_url: type_url.into(),
+                response_nonce: nonce.into(),
+                resource_names_subscribe: names,
+                ..DeltaDiscoveryRequest::default()
+            })),
+            Variant::Sotw => ClientMessage::Sotw(Box::new(DiscoveryRequest {
+                node: node.clone(),
+                type_url: type_url.into(),
+                response_nonce: nonce.into(),
+                resource_names: names,
+                ..DiscoveryRequest::default()
+            })),
+        }
+    };
+    let mut told = Vec::new();
+    for (type_url, names) in [
+        (DEBUG, &["a page"][..]),
+        (DEBUG, &["another"]),
+        (CLUSTER, &[]),
+    ] {
+        // istioctl makes a nonce up where there is none.
+        let nonce = match type_url {
+            DEBUG => "2026-01-01 00:00:00",
+            _ => "",
+        };
+        link.requests.send(request(type_url, nonce, names)).unwrap();
+        let answer = tokio::time::timeout(PATIENCE, link.responses.next()).await;
+        let message = answer.unwrap().unwrap().unwrap();
+        assert_eq!(message.type_url(), type_url);
+        let (bodies, server) = match &message {
+            ServerMessage::Delta(r) => {
+                let bodies = r.resources.iter().filter_map(|r| r.resource.clone());
+                (bodies.collect::<Vec<_>>(), r.control_plane.clone())
+            }
+            ServerMessage::Sotw(r) => {
+                assert!(!r.version_info.is_empty());
+                (r.resources.clone(), r.control_plane.clone())
+            }
+        };
+        assert_eq!(server.unwrap().identifier, "the only server");
+        let clusters = bodies
+            .iter()
+            .map(|body| any::unpack::<Cluster>(body).unwrap().name);
+        told.extend(clusters);
+        // An acknowledgement is no question: the next answer is the next question's.
+        link.requests
+            .send(request(type_url, message.nonce(), names))
+            .unwrap();
+    }
+    told
+}
+
+#[tokio::test]
+async fn questions_are_answered_once_and_beside_subscriptions() {
+    for variant in [Variant::Delta, Variant::Sotw] {
+        let told = asks_and_subscribes(variant).await;
+        assert_eq!(told, ["a page", "another", "cart"], "{variant:?}");
+    }
 }

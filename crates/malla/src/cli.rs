@@ -2,7 +2,10 @@
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
-use crate::cmd::{analyze, console, control, demo, init, local, proxy};
+use crate::cmd::{
+    analyze, console, control, demo, init, local, manifest, proxy, proxy_config, proxy_status,
+    validate,
+};
 
 /// A service mesh in one binary: Istio's API, Envoy's xDS, its own data plane.
 #[derive(Debug, Parser)]
@@ -25,8 +28,15 @@ pub(crate) enum Command {
     Control(control::ControlArgs),
     Console(console::ConsoleArgs),
     Proxy(proxy::ProxyArgs),
+    #[command(alias = "istio-iptables")]
     Init(init::InitArgs),
     Analyze(analyze::AnalyzeArgs),
+    Manifest(manifest::ManifestArgs),
+    Validate(validate::ValidateArgs),
+    #[command(alias = "ps")]
+    ProxyStatus(proxy_status::ProxyStatusArgs),
+    #[command(alias = "pc")]
+    ProxyConfig(proxy_config::ProxyConfigArgs),
     /// Print a completion script for a shell.
     Completion {
         shell: clap_complete::Shell,

@@ -1,9 +1,11 @@
 //! The `malla` binary: reads the command line and the environment, wires the crates, nothing else.
 
+mod allocator;
 mod cli;
 mod cmd;
 mod demo;
 mod output;
+mod table;
 
 use std::process::ExitCode;
 
@@ -11,9 +13,6 @@ use clap::Parser as _;
 
 use crate::cli::{Cli, Command};
 use crate::output::Output;
-
-#[global_allocator]
-static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     let mut out = Output::new();
@@ -25,6 +24,10 @@ fn main() -> ExitCode {
         Command::Proxy(args) => cmd::proxy::run(args, &mut out),
         Command::Init(args) => cmd::init::run(args, &mut out).map(|()| ExitCode::SUCCESS),
         Command::Analyze(args) => cmd::analyze::run(args, &mut out),
+        Command::Manifest(args) => cmd::manifest::run(args, &mut out),
+        Command::Validate(args) => cmd::validate::run(&args, &mut out),
+        Command::ProxyStatus(args) => cmd::proxy_status::run(&args, &mut out),
+        Command::ProxyConfig(args) => cmd::proxy_config::run(&args, &mut out),
         Command::Completion { shell } => {
             out.text(&cli::completion(shell));
             Ok(ExitCode::SUCCESS)

@@ -139,6 +139,10 @@ fn after_kill_9_nothing_runs_and_the_next_start_tidies_up() {
             left => Err(format!("{left:?}")),
         }
     });
+    // A process shows no environment any more a moment before the kernel closes its files.
+    eventually("nobody has the cluster's folder locked", SOON, || {
+        fs::File::open(stale.join("lock")).unwrap().try_lock()
+    });
     assert_eq!(interfaces(), before);
     let second = Running::start(&[], &temporary);
     assert!(!stale.exists());

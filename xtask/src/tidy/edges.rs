@@ -15,7 +15,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("malla-runtime", &[]),
     ("malla-redirect", &[]),
     ("malla-shop", &[]),
-    ("malla-api", &["malla-model"]),
+    ("malla-api", &["malla-model", "malla-xds-proto"]),
     ("malla-translate", &["malla-model", "malla-xds-proto"]),
     (
         "malla-proxy-config",

@@ -7,7 +7,7 @@ use malla_model::traffic::{DestinationRule, Subset};
 use malla_model::{Host, MeshSettings};
 use serde_json::Value;
 
-use super::meta::{meta, object_ref, selector, visibility};
+use super::meta::{meta, object_ref, selector, visibility_or};
 use super::{Context, Lowered, Refused, decode, traffic_policy};
 use crate::istio::DestinationRuleSpec;
 use crate::kind::Kind;
@@ -58,7 +58,11 @@ pub fn lower(
             &mut cx,
         ),
         subsets,
-        visibility: visibility(written.export_to.iter().map(String::as_str), cx.namespace),
+        visibility: visibility_or(
+            written.export_to.iter().map(String::as_str),
+            &settings.export.destination_rules,
+            cx.namespace,
+        ),
         workload_selector: selector(labels),
     };
     Ok(cx.finish(Kind::DestinationRule, spec, value))

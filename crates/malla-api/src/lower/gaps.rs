@@ -16,8 +16,6 @@ type Gap = (&'static str, &'static str);
 
 const NEVER: &str = "Istio has never implemented it either";
 const NOT_YET: &str = "Malla does not act on it yet";
-const NO_SECRETS: &str =
-    "Malla does not deliver Secrets to proxies yet; name files (serverCertificate, privateKey)";
 
 const VIRTUAL_SERVICE: &[Gap] = &[
     ("http[].fault.delay.exponentialDelay", NEVER),
@@ -32,7 +30,6 @@ const TRAFFIC_POLICY: &[Gap] = &[
     ("connectionPool.http.http2KeepAlive", NOT_YET),
     ("outlierDetection.outlierDetectionHttpErrorCodes", NOT_YET),
     ("tls.caCrl", NOT_YET),
-    ("tls.credentialName", NO_SECRETS),
     ("tunnel", NOT_YET),
     ("proxyProtocol", NOT_YET),
     ("retryBudget.budgetInterval", NOT_YET),
@@ -49,9 +46,6 @@ const GATEWAY: &[Gap] = &[
     ("servers[].defaultEndpoint", NEVER),
     ("servers[].port.targetPort", NEVER),
     ("servers[].tls.caCrl", NOT_YET),
-    ("servers[].tls.credentialName", NO_SECRETS),
-    ("servers[].tls.credentialNames", NO_SECRETS),
-    ("servers[].tls.caCertCredentialName", NO_SECRETS),
     ("servers[].tls.tlsCertificates", NOT_YET),
     ("servers[].tls.verifyCertificateSpki", NOT_YET),
     ("servers[].tls.verifyCertificateHash", NOT_YET),
@@ -72,13 +66,13 @@ pub fn find(kind: Kind, spec: &Value) -> Vec<NotHonoured> {
             }
         }
         Kind::ServiceEntry
+        | Kind::WorkloadEntry
+        | Kind::Sidecar
+        | Kind::EnvoyFilter
         | Kind::PeerAuthentication
         | Kind::AuthorizationPolicy
         | Kind::Telemetry => {}
-        Kind::WorkloadEntry
-        | Kind::WorkloadGroup
-        | Kind::Sidecar
-        | Kind::EnvoyFilter
+        Kind::WorkloadGroup
         | Kind::ProxyConfig
         | Kind::RequestAuthentication
         | Kind::WasmPlugin => found.push(NotHonoured {
@@ -95,42 +89,20 @@ pub fn of_service(service: &core::Service) -> Vec<NotHonoured> {
     let Some(spec) = &service.spec else {
         return Vec::new();
     };
-    let annotations = service.metadata.annotations.as_ref();
-    let annotated = annotations.is_some_and(|a| a.contains_key(TRAFFIC_DISTRIBUTION));
     let sctp = spec
         .ports
         .iter()
         .flatten()
         .any(|port| port.protocol.as_deref() == Some("SCTP"));
-    let local = spec.internal_traffic_policy.as_deref() == Some("Local");
-    [
-        (
-            local,
-            "spec.internalTrafficPolicy",
-            "sidecars call endpoints on every node",
-        ),
-        (
-            spec.traffic_distribution.is_some(),
-            "spec.trafficDistribution",
-            NOT_YET,
-        ),
-        (
-            annotated,
-            "metadata.annotations.networking.istio.io/traffic-distribution",
-            NOT_YET,
-        ),
-        (sctp, "spec.ports", "the mesh does not carry SCTP"),
-    ]
-    .into_iter()
-    .filter(|(set, ..)| *set)
-    .map(|(_, path, why)| NotHonoured {
-        path: path.to_owned(),
-        why: Cow::Borrowed(why),
-    })
-    .collect()
+    [(sctp, "spec.ports", "the mesh does not carry SCTP")]
+        .into_iter()
+        .filter(|(set, ..)| *set)
+        .map(|(_, path, why)| NotHonoured {
+            path: path.to_owned(),
+            why: Cow::Borrowed(why),
+        })
+        .collect()
 }
-
-const TRAFFIC_DISTRIBUTION: &str = "networking.istio.io/traffic-distribution";
 
 fn table(spec: &Value, place: &str, gaps: &[Gap], found: &mut Vec<NotHonoured>) {
     for (field, why) in gaps {

@@ -21,6 +21,7 @@ pub fn lower(metadata: &ObjectMeta, spec: &Value) -> Result<Lowered<Gateway>, Re
     let value = Gateway {
         meta: meta(Kind::Gateway.name(), metadata),
         selector: written.selector.clone(),
+        pods_in: None,
         servers: collect(&written.servers, "spec.servers", &mut cx, server),
     };
     Ok(cx.finish(Kind::Gateway, spec, value))
@@ -85,7 +86,7 @@ pub(crate) fn server_host(text: &str, own_namespace: &str) -> ServerHost {
     }
 }
 
-fn tls(written: &raw::ServerTlsSettings) -> ServerTls {
+pub(super) fn tls(written: &raw::ServerTlsSettings) -> ServerTls {
     let version = |protocol: Option<raw::TlsProtocol>| match protocol {
         None | Some(raw::TlsProtocol::Auto) => None,
         Some(raw::TlsProtocol::V1_0) => Some(TlsVersion::V1_0),
@@ -108,6 +109,7 @@ fn tls(written: &raw::ServerTlsSettings) -> ServerTls {
             Some(raw::ServerTlsMode::OptionalMutual) => ServerTlsMode::OptionalMutual,
         },
         credential_names,
+        granted: Vec::new(),
         ca_credential_name: text(&written.ca_cert_credential_name),
         server_certificate: text(&written.server_certificate),
         private_key: text(&written.private_key),

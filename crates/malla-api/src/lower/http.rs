@@ -52,6 +52,7 @@ pub(super) fn route(
             .as_ref()
             .map(|cors| self::cors(cors, path, cx)),
         headers: header_ops(written.headers.as_ref()),
+        missing_backend: None,
     })
 }
 
@@ -260,7 +261,7 @@ fn rewrite(written: &action::HttpRewrite, path: &str, cx: &mut Context<'_>) -> R
     }
 }
 
-fn retries(written: &action::HttpRetry) -> Retries {
+pub(super) fn retries(written: &action::HttpRetry) -> Retries {
     let conditions = written.retry_on.as_deref().unwrap_or_default();
     Retries {
         attempts: u32::try_from(written.attempts).unwrap_or(0),

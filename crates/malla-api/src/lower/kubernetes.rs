@@ -1,9 +1,10 @@
-//! Kubernetes' own objects: Services with their EndpointSlices, Pods and Nodes.
+//! Kubernetes' own objects: Services with their EndpointSlices, Pods and Nodes, Secrets.
 //!
 //! Invariant: a Pod is a workload whether it is ready or not; an endpoint's health says whether
 //! clients should use it. Host names follow Istio: `<name>.<namespace>.svc.<domain>`.
 
 pub mod endpoints;
+pub mod secret;
 pub mod service;
 pub mod workload;
 

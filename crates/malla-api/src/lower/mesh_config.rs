@@ -3,13 +3,18 @@
 //! A broken document changes nothing: the caller keeps the settings it has. A field with a value
 //! that cannot be read keeps its default and is reported, like every field that is not acted on.
 
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use malla_model::mesh::OutboundPolicy;
+use malla_model::settings::{OutboundPolicy, PathNormalization};
 use malla_model::{MeshSettings, TrustDomain};
 
-use super::{Lowered, NotHonoured, providers};
+use super::{Lowered, NotHonoured, http, providers, traffic_policy};
 use crate::duration;
+use crate::istio::http_action::HttpRetry;
+use crate::istio::traffic_policy::{LocalityLbSetting, TcpKeepalive};
 
 /// Why a document is no MeshConfig.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -104,14 +109,62 @@ fn set(settings: &mut MeshSettings, name: &str, value: &Value) -> Result<(), &'s
             Some("REGISTRY_ONLY") => settings.outbound = OutboundPolicy::RegistryOnly,
             Some(_) => return Err(UNKNOWN_MODE),
         },
+        "inboundTrafficPolicy" => match value.get("mode").and_then(Value::as_str) {
+            None => {}
+            Some("PASSTHROUGH") => settings.inbound_loopback = false,
+            Some("LOCALHOST") => settings.inbound_loopback = true,
+            Some(_) => return Err(UNKNOWN_MODE),
+        },
         "localityLbSetting" => {
-            if let Some(enabled) = value.get("enabled").filter(|enabled| !enabled.is_null()) {
-                settings.locality_balancing = enabled.as_bool().ok_or(NOT_BOOL)?;
-            }
+            settings.locality = traffic_policy::locality(&part::<LocalityLbSetting>(value)?);
         }
+        "tcpKeepalive" => {
+            settings.tcp_keepalive = Some(traffic_policy::keepalive(&part::<TcpKeepalive>(value)?));
+        }
+        "h2UpgradePolicy" => {
+            settings.h2_upgrade = match text()? {
+                "UPGRADE" => true,
+                "DO_NOT_UPGRADE" => false,
+                _ => return Err(UNKNOWN_MODE),
+            };
+        }
+        "dnsRefreshRate" => settings.dns_refresh = time()?,
+        "disableEnvoyListenerLog" => settings.listener_log = !flag()?,
+        "pathNormalization" => {
+            let mode = value.get("normalization").and_then(Value::as_str);
+            settings.path_normalization = match mode {
+                None | Some("DEFAULT" | "BASE") => PathNormalization::Base,
+                Some("NONE") => PathNormalization::None,
+                Some("MERGE_SLASHES") => PathNormalization::MergeSlashes,
+                Some("DECODE_AND_MERGE_SLASHES") => PathNormalization::DecodeAndMergeSlashes,
+                Some(_) => return Err(UNKNOWN_MODE),
+            };
+        }
+        "defaultHttpRetryPolicy" => {
+            settings.retries = Some(http::retries(&part::<HttpRetry>(value)?));
+        }
+        "defaultInboundHttpRetryPolicy" => {
+            settings.inbound_retries = Some(http::retries(&part::<HttpRetry>(value)?));
+        }
+        "defaultServiceExportTo" => settings.export.services = names(value)?,
+        "defaultVirtualServiceExportTo" => settings.export.virtual_services = names(value)?,
+        "defaultDestinationRuleExportTo" => settings.export.destination_rules = names(value)?,
         _ => return Err(NOT_YET),
     }
     Ok(())
+}
+
+const MALFORMED: &str = "is malformed, so the default stays";
+
+/// A part that has the form it has elsewhere in the API.
+fn part<T: DeserializeOwned>(value: &Value) -> Result<T, &'static str> {
+    T::deserialize(value).map_err(|_| MALFORMED)
+}
+
+fn names(value: &Value) -> Result<Vec<Arc<str>>, &'static str> {
+    let list = value.as_array().ok_or(MALFORMED)?;
+    let names = list.iter().map(|name| name.as_str().map(Arc::from));
+    names.collect::<Option<_>>().ok_or(MALFORMED)
 }
 
 fn trust_domains(value: &Value) -> Result<Vec<TrustDomain>, &'static str> {
@@ -126,8 +179,9 @@ fn trust_domains(value: &Value) -> Result<Vec<TrustDomain>, &'static str> {
 /// Parts of fields of which only another part is read.
 fn unread_parts(fields: &serde_json::Map<String, Value>) -> Vec<NotHonoured> {
     [
-        ("localityLbSetting", "enabled"),
+        ("inboundTrafficPolicy", "mode"),
         ("outboundTrafficPolicy", "mode"),
+        ("pathNormalization", "normalization"),
     ]
     .into_iter()
     .filter_map(|(field, read)| Some((field, read, fields.get(field)?.as_object()?)))
@@ -175,13 +229,19 @@ mod tests {
             &[],
         );
         check(
-            "{h2UpgradePolicy: UPGRADE, connectTimeout: soon, localityLbSetting: {enabled: false, failover: []}}",
-            |s| s.locality_balancing = false,
-            &[
-                "connectTimeout",
-                "h2UpgradePolicy",
-                "localityLbSetting.failover",
-            ],
+            "{h2UpgradePolicy: UPGRADE, connectTimeout: soon, localityLbSetting: {enabled: false, failover: [{from: a, to: b}]}, \
+              ingressClass: x, defaultVirtualServiceExportTo: ['.'], defaultHttpRetryPolicy: {attempts: 5}}",
+            |s| {
+                s.h2_upgrade = true;
+                s.locality.enabled = Some(false);
+                s.locality.failover = vec![("a".into(), "b".into())];
+                s.export.virtual_services = vec![".".into()];
+                s.retries = Some(malla_model::route::Retries {
+                    attempts: 5,
+                    ..malla_model::route::Retries::default()
+                });
+            },
+            &["connectTimeout", "ingressClass"],
         );
     }
 

@@ -43,6 +43,23 @@ pub fn meta(kind: &'static str, metadata: &ObjectMeta) -> Meta {
     }
 }
 
+/// Reads `exportTo`, or where it says nothing the mesh's `defaults`; nothing at all is everybody.
+#[must_use]
+pub fn visibility_or<'a>(
+    export_to: impl IntoIterator<Item = &'a str>,
+    defaults: &[Arc<str>],
+    namespace: &str,
+) -> Visibility {
+    let mut own = export_to
+        .into_iter()
+        .filter(|name| !name.trim().is_empty())
+        .peekable();
+    match own.peek() {
+        Some(_) => visibility(own, namespace),
+        None => visibility(defaults.iter().map(|name| &**name), namespace),
+    }
+}
+
 /// Reads `exportTo`; nothing at all is everybody (Istio's default).
 #[must_use]
 pub fn visibility<'a>(export_to: impl IntoIterator<Item = &'a str>, namespace: &str) -> Visibility {

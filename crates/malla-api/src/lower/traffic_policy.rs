@@ -127,7 +127,7 @@ fn consistent_hash(written: &raw::ConsistentHashLb) -> Option<Balance> {
 const DEFAULT_RING_SIZE: u64 = 1024;
 const DEFAULT_MAGLEV_SIZE: u64 = 65_537;
 
-fn locality(written: &raw::LocalityLbSetting) -> LocalityBalancing {
+pub(super) fn locality(written: &raw::LocalityLbSetting) -> LocalityBalancing {
     let name = |value: &Option<String>| text(value).unwrap_or_default();
     LocalityBalancing {
         enabled: written.enabled,
@@ -180,16 +180,20 @@ fn positive(number: Option<i32>) -> Option<u32> {
         .filter(|n| *n > 0)
 }
 
-fn connection_pool(written: &raw::ConnectionPoolSettings) -> ConnectionPool {
+pub(super) fn keepalive(written: &raw::TcpKeepalive) -> Keepalive {
+    Keepalive {
+        probes: written.probes.filter(|n| *n > 0),
+        time: written.time.map(|d| d.0),
+        interval: written.interval.map(|d| d.0),
+    }
+}
+
+pub(super) fn connection_pool(written: &raw::ConnectionPoolSettings) -> ConnectionPool {
     let mut pool = ConnectionPool::default();
     if let Some(tcp) = &written.tcp {
         pool.max_connections = positive(tcp.max_connections);
         pool.connect_timeout = tcp.connect_timeout.map(|d| d.0);
-        pool.tcp_keepalive = tcp.tcp_keepalive.as_ref().map(|keepalive| Keepalive {
-            probes: keepalive.probes.filter(|n| *n > 0),
-            time: keepalive.time.map(|d| d.0),
-            interval: keepalive.interval.map(|d| d.0),
-        });
+        pool.tcp_keepalive = tcp.tcp_keepalive.as_ref().map(keepalive);
         pool.max_connection_duration = tcp.max_connection_duration.map(|d| d.0);
         pool.tcp_idle_timeout = tcp.idle_timeout.map(|d| d.0);
     }

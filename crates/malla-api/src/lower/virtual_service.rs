@@ -12,7 +12,7 @@ use malla_model::route::{
 use malla_model::{Host, MeshSettings};
 use serde_json::Value;
 
-use super::meta::{ip_block, meta, port, text, visibility};
+use super::meta::{ip_block, meta, port, text, visibility_or};
 use super::{Context, Lowered, Refused, decode, http};
 use crate::istio::virtual_service as raw;
 use crate::kind::Kind;
@@ -43,7 +43,11 @@ pub fn lower(
         http: collect(&written.http, "spec.http", &mut cx, http::route),
         tls: collect(&written.tls, "spec.tls", &mut cx, tls_route),
         tcp: collect(&written.tcp, "spec.tcp", &mut cx, tcp_route),
-        visibility: visibility(written.export_to.iter().map(String::as_str), cx.namespace),
+        visibility: visibility_or(
+            written.export_to.iter().map(String::as_str),
+            &settings.export.virtual_services,
+            cx.namespace,
+        ),
     };
     Ok(cx.finish(Kind::VirtualService, spec, value))
 }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::node::{Additional, Node, join};
+use super::node::{Additional, JsonType, Node, join};
 
 /// Drops unknown fields in place and returns their paths in document order.
 pub(super) fn prune(node: &Node, object: &mut Value) -> Vec<String> {
@@ -38,7 +38,8 @@ fn walk(node: &Node, value: &mut Value, path: &str, unknown: &mut Vec<String>) {
     }
 }
 
-/// Removes `null` fields of built-in kinds: Go decodes them as absent. Map entries become the empty string or stay away.
+/// Removes `null` fields of built-in kinds: Go decodes them as absent, and those of maps of texts as empty ones (its own
+/// clients send so what is not there of a Secret's data).
 pub(super) fn drop_nulls(node: &Node, value: &mut Value) {
     match value {
         Value::Object(map) => {
@@ -47,9 +48,12 @@ pub(super) fn drop_nulls(node: &Node, value: &mut Value) {
                     return true;
                 };
                 drop_nulls(schema, child);
-                !child.is_null()
-                    || matches!(&node.additional, Additional::Schema(_))
-                        && !node.properties.contains_key(field)
+                let is_entry = matches!(&node.additional, Additional::Schema(_))
+                    && !node.properties.contains_key(field);
+                if is_entry && child.is_null() && schema.kind == Some(JsonType::String) {
+                    *child = Value::String(String::new());
+                }
+                is_entry || !child.is_null()
             });
         }
         Value::Array(items) => {

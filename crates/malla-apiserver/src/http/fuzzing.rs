@@ -121,3 +121,7 @@ pub fn websocket(bytes: &[u8]) {
     // Reading from memory never waits.
     socket::take_all(bytes).now_or_never();
 }
+
+pub fn spdy(bytes: &[u8]) {
+    super::spdy::read_all(bytes);
+}

@@ -1,4 +1,5 @@
-//! Streams over WebSocket: `v5.channel.k8s.io` and `v4.channel.k8s.io` (k8s.io/apimachinery remotecommand).
+//! Streams over WebSocket: `v5.channel.k8s.io` and `v4.channel.k8s.io` (k8s.io/apimachinery remotecommand), and the two
+//! ways in which `kubectl port-forward` speaks SPDY.
 //!
 //! Each binary message starts with its channel: 0 stdin, 1 stdout, 2 stderr, 3 the final Status, 4 terminal size; in v5
 //! a message on 255 closes the channel it names. Port forwarding has two channels per port: data and error.
@@ -6,19 +7,20 @@
 use std::sync::Arc;
 
 use futures_util::stream::SplitSink;
-use futures_util::{SinkExt, Stream, StreamExt};
+use futures_util::{SinkExt, Stream, StreamExt, TryStreamExt};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, mpsc};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
+use tokio_util::io::ReaderStream;
 
 use super::Exchange;
 use super::respond::{self, Body};
@@ -26,6 +28,7 @@ use crate::error::ApiError;
 use crate::outside::{ExecOptions, ExecSession, Exit, NodeRuntime, TerminalSize};
 
 mod forward;
+mod tunnel;
 
 const STDIN: u8 = 0;
 const STDOUT: u8 = 1;
@@ -54,6 +57,31 @@ pub(super) enum Work {
     Forward(Vec<u16>),
 }
 
+/// How the bytes of an upgraded connection are to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Protocol {
+    /// Numbered channels in WebSocket messages.
+    Channels,
+    /// SPDY in WebSocket messages.
+    Tunnel,
+    /// SPDY.
+    Spdy,
+}
+
+/// WebSocket protocols by preference.
+const SERVED: [(&str, Protocol); 2] = [
+    ("v5.channel.k8s.io", Protocol::Channels),
+    ("v4.channel.k8s.io", Protocol::Channels),
+];
+const SERVED_FORWARDING: [(&str, Protocol); 3] = [
+    ("SPDY/3.1+portforward.k8s.io", Protocol::Tunnel),
+    SERVED[0],
+    SERVED[1],
+];
+/// What streams within SPDY are called.
+const STREAM_PROTOCOL: &str = "x-stream-protocol-version";
+const FORWARDING: &str = "portforward.k8s.io";
+
 /// Answers `101` and serves the stream in a task of the listener.
 pub(super) fn upgrade(
     exchange: &Exchange,
@@ -62,58 +90,77 @@ pub(super) fn upgrade(
     pod: Arc<Value>,
     work: Work,
 ) -> Result<Response<Body>, ApiError> {
-    let (key, protocol) = handshake(request.headers(), &work)?;
+    let (answered, protocol) = handshake(request.headers(), &work)?;
     let upgraded = hyper::upgrade::on(&mut request);
     let stopping = exchange.stopping.clone();
     exchange.sessions.spawn(async move {
         tokio::select! {
             () = stopping.cancelled() => {}
-            () = run(upgraded, node, pod, work) => {}
+            () = run(upgraded, node, pod, work, protocol) => {}
         }
     });
     let mut answer = Response::new(respond::full(""));
     *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    let headers = answer.headers_mut();
-    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-    headers.insert(
-        header::SEC_WEBSOCKET_PROTOCOL,
-        HeaderValue::from_static(protocol),
-    );
-    if let Ok(accept) = HeaderValue::from_str(&derive_accept_key(key.as_bytes())) {
-        headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
-    }
+    *answer.headers_mut() = answered;
+    let connection = HeaderValue::from_static("Upgrade");
+    answer.headers_mut().insert(header::CONNECTION, connection);
     Ok(answer)
 }
 
-/// Checks the upgrade; returns the client's key and the protocol chosen.
-fn handshake(headers: &HeaderMap, work: &Work) -> Result<(String, &'static str), ApiError> {
-    let values = |name| {
-        let values = headers.get_all(name).iter();
-        let texts = values.filter_map(|value| value.to_str().ok());
-        texts.flat_map(|text| text.split(',')).map(str::trim)
+/// Values of a header, at its commas.
+fn values(headers: &HeaderMap, name: impl header::AsHeaderName) -> Vec<&str> {
+    let values = headers.get_all(name).iter();
+    let texts = values.filter_map(|value| value.to_str().ok());
+    texts
+        .flat_map(|text| text.split(','))
+        .map(str::trim)
+        .collect()
+}
+
+/// Checks the upgrade; returns the answer's headers and the protocol chosen.
+fn handshake(headers: &HeaderMap, work: &Work) -> Result<(HeaderMap, Protocol), ApiError> {
+    let upgrades = values(headers, header::UPGRADE);
+    let asks = |protocol: &str| {
+        upgrades
+            .iter()
+            .any(|word| word.eq_ignore_ascii_case(protocol))
     };
-    let upgrades: Vec<&str> = values(header::UPGRADE).collect();
     if upgrades
         .iter()
         .any(|word| word.to_ascii_lowercase().starts_with("spdy"))
     {
-        return Err(ApiError::bad_request(match work {
-            Work::Forward(_) => {
-                "SPDY is not served, so kubectl port-forward does not work: use a Service of type NodePort, or a client that forwards ports over WebSocket channels, as kube-rs does"
-            }
-            Work::Exec(_) | Work::Attach(_) => {
-                "SPDY is not served: streams are WebSocket only (kubectl 1.31 and later use it; older ones need KUBECTL_REMOTE_COMMAND_WEBSOCKETS=true)"
-            }
-        }));
+        return match work {
+            Work::Forward(_) if asks("SPDY/3.1") => by_spdy(headers),
+            Work::Forward(_) => Err(ApiError::bad_request(format!(
+                "{upgrades:?} is not served: use SPDY/3.1 or WebSocket"
+            ))),
+            Work::Exec(_) | Work::Attach(_) => Err(ApiError::bad_request(
+                "commands are not served over SPDY: their streams are WebSocket only (kubectl 1.31 and later use it; older ones need KUBECTL_REMOTE_COMMAND_WEBSOCKETS=true)",
+            )),
+        };
     }
-    if !upgrades
-        .iter()
-        .any(|word| word.eq_ignore_ascii_case("websocket"))
-    {
+    if !asks("websocket") {
         return Err(ApiError::bad_request("Upgrade request required"));
     }
-    let key = values(header::SEC_WEBSOCKET_KEY).next().unwrap_or("");
+    by_websocket(headers, work)
+}
+
+fn by_spdy(headers: &HeaderMap) -> Result<(HeaderMap, Protocol), ApiError> {
+    let offered = values(headers, STREAM_PROTOCOL);
+    if !offered.contains(&FORWARDING) {
+        return Err(ApiError::bad_request(format!(
+            "none of the stream protocols {offered:?} is served: use {FORWARDING}"
+        )));
+    }
+    let mut answer = HeaderMap::new();
+    answer.insert(header::UPGRADE, HeaderValue::from_static("SPDY/3.1"));
+    answer.insert(STREAM_PROTOCOL, HeaderValue::from_static(FORWARDING));
+    Ok((answer, Protocol::Spdy))
+}
+
+fn by_websocket(headers: &HeaderMap, work: &Work) -> Result<(HeaderMap, Protocol), ApiError> {
+    let keys = values(headers, header::SEC_WEBSOCKET_KEY);
+    let key = keys.first().copied().unwrap_or_default();
     if key.is_empty()
         || headers
             .get(header::SEC_WEBSOCKET_VERSION)
@@ -123,25 +170,48 @@ fn handshake(headers: &HeaderMap, work: &Work) -> Result<(String, &'static str),
             "not a WebSocket version 13 handshake",
         ));
     }
-    let offered: Vec<&str> = values(header::SEC_WEBSOCKET_PROTOCOL).collect();
-    let served = ["v5.channel.k8s.io", "v4.channel.k8s.io"];
-    let chosen = served
-        .into_iter()
-        .find(|protocol| offered.contains(protocol));
-    let chosen = chosen.ok_or_else(|| {
+    let offered = values(headers, header::SEC_WEBSOCKET_PROTOCOL);
+    let served = match work {
+        Work::Forward(_) => &SERVED_FORWARDING[..],
+        Work::Exec(_) | Work::Attach(_) => &SERVED[..],
+    };
+    let chosen = served.iter().find(|(name, _)| offered.contains(name));
+    let &(name, protocol) = chosen.ok_or_else(|| {
+        let names: Vec<&str> = served.iter().map(|(name, _)| *name).collect();
         ApiError::bad_request(format!(
-            "none of the WebSocket protocols {offered:?} is served: use one of {served:?}"
+            "none of the WebSocket protocols {offered:?} is served: use one of {names:?}"
         ))
     })?;
-    Ok((key.to_owned(), chosen))
+    let mut answer = HeaderMap::new();
+    answer.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    answer.insert(
+        header::SEC_WEBSOCKET_PROTOCOL,
+        HeaderValue::from_static(name),
+    );
+    if let Ok(accept) = HeaderValue::from_str(&derive_accept_key(key.as_bytes())) {
+        answer.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    }
+    Ok((answer, protocol))
 }
 
-async fn run(upgraded: OnUpgrade, node: Arc<dyn NodeRuntime>, pod: Arc<Value>, work: Work) {
+async fn run(
+    upgraded: OnUpgrade,
+    node: Arc<dyn NodeRuntime>,
+    pod: Arc<Value>,
+    work: Work,
+    protocol: Protocol,
+) {
     let Ok(upgraded) = upgraded.await else {
         return;
     };
     let stream = TokioIo::new(upgraded);
+    if protocol == Protocol::Spdy {
+        return spdy(stream, node, pod).await;
+    }
     let socket = WebSocketStream::from_raw_socket(stream, Role::Server, Some(limits())).await;
+    if protocol == Protocol::Tunnel {
+        return spdy_within(socket, node, pod).await;
+    }
     let (sink, source) = socket.split();
     let sink = Mutex::new(sink);
     let session = match work {
@@ -156,6 +226,55 @@ async fn run(upgraded: OnUpgrade, node: Arc<dyn NodeRuntime>, pod: Arc<Value>, w
         Ok(session) => drive(&sink, source, session).await,
         Err(error) => send(&sink, STATUS, error.to_status().to_string().as_bytes()).await,
     }
+    close(&sink).await;
+}
+
+/// Forwards ports over SPDY on the connection itself.
+async fn spdy(stream: TokioIo<Upgraded>, node: Arc<dyn NodeRuntime>, pod: Arc<Value>) {
+    let (reader, mut writer) = tokio::io::split(stream);
+    let (output, mut frames) = mpsc::channel(tunnel::FRAMES);
+    let input = ReaderStream::with_capacity(reader, CHUNK);
+    let session = tunnel::run(input, output, node, pod);
+    let send = async {
+        while let Some(frame) = frames.recv().await {
+            if writer.write_all(&frame).await.is_err() || writer.flush().await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::join!(session, send);
+    let _ = writer.shutdown().await;
+}
+
+/// Forwards ports over SPDY in a WebSocket's messages, cut anyhow.
+async fn spdy_within(socket: Socket, node: Arc<dyn NodeRuntime>, pod: Arc<Value>) {
+    let (sink, source) = socket.split();
+    let sink = Mutex::new(sink);
+    let (output, mut frames) = mpsc::channel(tunnel::FRAMES);
+    let open = source.try_take_while(|message| std::future::ready(Ok(!message.is_close())));
+    let input = open
+        .map_err(std::io::Error::other)
+        .try_filter_map(|message| async {
+            Ok(match message {
+                Message::Binary(bytes) => Some(bytes),
+                _ => None,
+            })
+        });
+    let session = tunnel::run(input, output, node, pod);
+    let send = async {
+        while let Some(frame) = frames.recv().await {
+            if sink
+                .lock()
+                .await
+                .send(Message::Binary(frame))
+                .await
+                .is_err()
+            {
+                return;
+            }
+        }
+    };
+    tokio::join!(session, send);
     close(&sink).await;
 }
 

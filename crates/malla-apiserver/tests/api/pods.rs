@@ -14,11 +14,14 @@ use malla_apiserver::outside::{
 };
 use malla_apiserver::{ApiError, NodeRuntime};
 use serde_json::{Value, json};
-use tokio::process::Command;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::net::TcpStream;
+use tokio::process::{Child, ChildStdout, Command};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 use crate::cluster::Cluster;
-use crate::watcher::client;
+use crate::watcher::{PATIENCE, client};
 
 /// Asking for as many lines of a log meets a bug.
 const PANICS: u64 = 13;
@@ -233,8 +236,30 @@ async fn a_pod_without_a_node_says_so() {
     );
 }
 
+/// What a command prints; it dies when nobody holds this.
+type Printed = Lines<BufReader<ChildStdout>>;
+
+/// Starts `kubectl port-forward`, and gives the local port it prints.
+async fn forwarding(cluster: &Cluster, websockets: &str, port: u16) -> (Child, Printed, u16) {
+    let arguments = ["port-forward", "p", &format!(":{port}")];
+    let mut kubectl = Command::from(cluster.command(&arguments))
+        .env("KUBECTL_PORT_FORWARD_WEBSOCKETS", websockets)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(kubectl.stdout.take().unwrap()).lines();
+    let line = timeout(PATIENCE, lines.next_line()).await.unwrap();
+    // Forwarding from 127.0.0.1:40001 -> 7
+    let line = line.unwrap().expect("kubectl says where it listens");
+    let local = line.split(&[':', ' ']).find_map(|word| word.parse().ok());
+    (kubectl, lines, local.expect(&line))
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn kubectl_port_forward_is_refused_with_a_way_out() {
+async fn kubectl_forwards_ports_over_websocket_and_spdy() {
     let cluster = cluster().await;
     let running = malla_apiserver::Patch::Strategic(json!({"status": {"phase": "Running"}}));
     let client = cluster.client();
@@ -242,11 +267,40 @@ async fn kubectl_port_forward_is_refused_with_a_way_out() {
         .patch_status(&malla_apiserver::kinds::PODS, Some("default"), "p", running)
         .await
         .unwrap();
-    let refused = cluster.fails(&["port-forward", "p", ":7"]).await;
-    assert!(
-        refused.contains("kubectl port-forward does not work: use a Service of type NodePort"),
-        "{refused}"
-    );
+    for websockets in ["true", "false"] {
+        let (_kubectl, _printed, local) = forwarding(&cluster, websockets, 7).await;
+        let connections = (0..4_u8).map(|number| async move {
+            let mut stream = TcpStream::connect(("127.0.0.1", local)).await.unwrap();
+            let (mut reader, mut writer) = stream.split();
+            // More than all buffers on the way hold together.
+            let sent = vec![number; 3_000_000];
+            let mut read = Vec::new();
+            let write = async {
+                writer.write_all(&sent).await.unwrap();
+                writer.shutdown().await.unwrap();
+            };
+            let (_, all) = tokio::join!(write, reader.read_to_end(&mut read));
+            all.unwrap();
+            assert!(read == sent, "{} of {} bytes", read.len(), sent.len());
+        });
+        let all = futures_util::future::join_all(connections);
+        timeout(PATIENCE, all).await.unwrap();
+
+        let (mut kubectl, _printed, local) = forwarding(&cluster, websockets, 8).await;
+        let mut nobody = TcpStream::connect(("127.0.0.1", local)).await.unwrap();
+        let end = timeout(PATIENCE, nobody.read_to_end(&mut Vec::new())).await;
+        drop(end.expect("the connection ends"));
+        let mut errors = BufReader::new(kubectl.stderr.take().unwrap()).lines();
+        let told = async {
+            while let Some(line) = errors.next_line().await.unwrap() {
+                if line.contains("nothing listens on 8") {
+                    return true;
+                }
+            }
+            false
+        };
+        assert!(timeout(PATIENCE, told).await.unwrap());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use crate::cluster::Cluster;
 use crate::pods;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) async fn client(cluster: &Cluster) -> Client {
     client_of(&cluster.kubeconfig()).await

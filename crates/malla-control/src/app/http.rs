@@ -1,12 +1,15 @@
-//! `/ready`, `/version`, `/metrics` and what `/debug` shows. Nothing secret is served: no resource
-//! bodies, no tokens, no keys.
+//! `/ready`, `/version`, `/metrics`, and the pages of [`crate::debug`].
+//!
+//! Debug pages are for this pod's loopback (where `kubectl port-forward` and `istioctl` come in) and for
+//! who shows a service-account token for the audience `istio-ca`, as istiod's.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -14,13 +17,14 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use malla_runtime::admission::{Admission, Limits};
 use malla_runtime::drain::DrainWatch;
 use malla_runtime::ready::Readiness;
-use malla_translate::unresolved;
 use malla_xds::server::AdsServer;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tracing::info_span;
 
+use super::build::BuildInfo;
+use crate::debug::{self, Caller, NoPage};
 use crate::index::World;
 use crate::nodes::{Nodes, Source};
 
@@ -41,16 +45,19 @@ pub(super) struct Facts {
 pub(super) async fn serve(listener: TcpListener, facts: Arc<Facts>, drain: DrainWatch) {
     let admission = Admission::new(LIMITS);
     loop {
-        let (stream, _) = tokio::select! {
+        let (stream, peer) = tokio::select! {
             biased; // A stop asked for comes before new work.
             () = drain.draining() => return,
             accepted = admission.accept(&listener) => accepted,
         };
         let (facts, keeper) = (Arc::clone(&facts), stream.keeper());
         let service = service_fn(move |request| {
-            let answer = facts.answer(&request);
-            keeper.touch();
-            std::future::ready(Ok::<_, Infallible>(answer))
+            let (facts, keeper) = (Arc::clone(&facts), keeper.clone());
+            async move {
+                let answer = facts.answer(&request, peer).await;
+                keeper.touch();
+                Ok::<_, Infallible>(answer)
+            }
         });
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
@@ -61,81 +68,61 @@ pub(super) async fn serve(listener: TcpListener, facts: Arc<Facts>, drain: Drain
 }
 
 impl Facts {
-    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer(&self, request: &Request<Incoming>, peer: SocketAddr) -> Response<Full<Bytes>> {
         if request.method() != Method::GET && request.method() != Method::HEAD {
             return text(StatusCode::METHOD_NOT_ALLOWED, "expected GET\n".to_owned());
         }
-        match request.uri().path() {
-            "/ready" | "/healthz/ready" => {
+        // istioctl asks for `//version`.
+        let path = request.uri().path().trim_start_matches('/');
+        match path {
+            "ready" | "healthz/ready" => {
                 let answer = self.readiness.answer();
                 let status =
                     StatusCode::from_u16(answer.status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
                 text(status, answer.body)
             }
-            "/version" => data(&json!({"version": env!("CARGO_PKG_VERSION"), "product": "malla"})),
-            "/metrics" => text(StatusCode::OK, self.metrics()),
-            "/debug/syncz" => data(&self.syncz()),
-            "/debug/push_status" => data(&self.push_status()),
-            "/debug/registryz" => data(&self.registryz()),
-            "/debug" | "/debug/" | "/debug/list" => data(&json!([
-                "/debug/syncz",
-                "/debug/push_status",
-                "/debug/registryz"
-            ])),
-            _ => text(StatusCode::NOT_FOUND, "see /debug/list\n".to_owned()),
+            "version" => text(StatusCode::OK, BuildInfo::own().to_string()),
+            "metrics" => text(StatusCode::OK, self.metrics()),
+            "debug" | "debug/" => text(StatusCode::OK, debug::PAGES.join("\n") + "\n"),
+            path => match path.strip_prefix("debug/") {
+                Some(name) => self.debug(name, request, peer).await,
+                None => text(StatusCode::NOT_FOUND, "see /debug/list\n".to_owned()),
+            },
         }
     }
 
-    fn syncz(&self) -> Value {
-        let streams = self.ads.connections();
-        let of = |connection: u64| streams.iter().find(|facts| facts.id == connection);
-        let proxies = self.nodes.reports().into_iter().map(|report| {
-            let types: serde_json::Map<String, Value> = of(report.connection)
-                .into_iter()
-                .flat_map(|facts| &facts.stream.types)
-                .map(|(url, facts)| {
-                    let state = match (facts.rejected.is_empty(), facts.in_flight()) {
-                        (false, _) => "ERROR",
-                        (true, true) => "STALE",
-                        (true, false) => "SYNCED",
-                    };
-                    (url.to_string(), json!({"state": state, "held": facts.held, "pushes": facts.pushes, "rejects": facts.rejects}))
-                })
-                .collect();
-            json!({
-                "proxy": report.name, "node": report.id, "version": report.version, "identity": report.identity.to_string(),
-                "offered": report.offered, "settled": report.progress.settled,
-                "settled_after_ms": report.progress.after.as_millis(),
-                "refused": report.progress.refused.iter().map(|r| json!({"type": r.type_url, "names": r.names, "message": r.message})).collect::<Vec<_>>(),
-                "types": types,
-            })
-        });
-        Value::Array(proxies.collect())
-    }
-
-    fn push_status(&self) -> Value {
-        let world = self.world.borrow();
-        let Some(world) = world.as_ref() else {
-            return json!({});
+    async fn debug(
+        &self,
+        name: &str,
+        request: &Request<Incoming>,
+        peer: SocketAddr,
+    ) -> Response<Full<Bytes>> {
+        let name = match request.uri().query() {
+            Some(query) => format!("{name}?{query}"),
+            None => name.to_owned(),
         };
-        let missing: Vec<String> = unresolved(&world.mesh)
-            .iter()
-            .map(ToString::to_string)
-            .collect();
-        json!({"world": world.number, "unresolved": missing, "meshConfig": *world.mesh_config_notes})
-    }
-
-    fn registryz(&self) -> Value {
-        let world = self.world.borrow();
-        let services = world.iter().flat_map(|world| &world.mesh.services).map(|service| {
-            json!({
-                "hostname": service.hostname.as_str(),
-                "addresses": service.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
-                "ports": service.ports.iter().map(|p| json!({"name": *p.name, "port": p.port, "protocol": format!("{:?}", p.protocol)})).collect::<Vec<_>>(),
-                "endpoints": service.endpoints.len(),
-            })
-        });
-        Value::Array(services.collect())
+        let identity;
+        let caller = match peer.ip().to_canonical().is_loopback() {
+            true => Caller::Local,
+            false => match self.nodes.bearer(bearer(request.headers())).await {
+                Ok(proved) => {
+                    identity = proved;
+                    Caller::Proved(&identity)
+                }
+                Err(denied) => return text(StatusCode::UNAUTHORIZED, format!("{denied}\n")),
+            },
+        };
+        match debug::page(self.nodes.connected(), &name, caller) {
+            Ok(page) => data(&page),
+            Err(error) => {
+                let status = match error {
+                    NoPage::Unknown(_) | NoPage::NotConnected => StatusCode::NOT_FOUND,
+                    NoPage::Forbidden(_) => StatusCode::FORBIDDEN,
+                    NoPage::NoProxy(_) => StatusCode::BAD_REQUEST,
+                };
+                text(status, format!("{error}\n"))
+            }
+        }
     }
 
     /// istiod's names for what is counted the same way.
@@ -184,6 +171,11 @@ impl Facts {
         }
         lines.join("\n") + "\n"
     }
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let text = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    text.strip_prefix("Bearer ").map(str::trim)
 }
 
 fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {

@@ -61,6 +61,8 @@ pub(super) struct Parts {
     pub(super) reviewer: Arc<Reviewer>,
     pub(super) readiness: Readiness,
     pub(super) world: watch::Receiver<Option<World>>,
+    /// What every response is signed with.
+    pub(super) identifier: String,
 }
 
 pub(super) fn bind(config: &ControlConfig) -> Result<Bound, ControlError> {
@@ -98,7 +100,10 @@ pub(super) async fn serve(
     let webhook_tls = tls(ClientAuth::None, &[b"h2", b"http/1.1"])?;
     let ads = AdsServer::new(
         Source(Arc::clone(&parts.nodes)),
-        ServerOptions::new(drain.clone()),
+        ServerOptions {
+            identifier: parts.identifier,
+            ..ServerOptions::new(drain.clone())
+        },
     );
     let ca = IstioCertificateServiceServer::new(parts.ca);
     let routes = Server::builder()

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use malla_model::MeshSettings;
+use malla_model::{MeshSettings, Secrets};
 use malla_runtime::ready::Gate;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info};
 
 use crate::index::{Index, World};
@@ -24,8 +24,37 @@ const QUIET: Duration = Duration::from_millis(100);
 /// How long a burst may hold the world back.
 const LONGEST: Duration = Duration::from_secs(10);
 
+/// Where changes come from.
+pub(super) struct Input {
+    pub(super) updates: mpsc::Receiver<Update>,
+    pub(super) secrets: watch::Receiver<Arc<Secrets>>,
+}
+
+impl Input {
+    /// Takes the next change into the index; whether a new world is due. `None` when there will be
+    /// no more.
+    async fn next(&mut self, index: &mut Index) -> Option<bool> {
+        tokio::select! {
+            update = self.updates.recv() => Some(index.apply(update?)),
+            Ok(()) = self.secrets.changed() => {
+                index.set_secrets(Arc::clone(&self.secrets.borrow_and_update()));
+                Some(true)
+            }
+        }
+    }
+
+    /// As [`Input::next`]; `None` also when the time has come.
+    async fn next_until(&mut self, index: &mut Index, time: Instant) -> Option<bool> {
+        tokio::select! {
+            biased;
+            next = self.next(index) => next,
+            () = sleep_until(time) => None,
+        }
+    }
+}
+
 pub(super) async fn keep(
-    mut updates: mpsc::Receiver<Update>,
+    mut input: Input,
     defaults: MeshSettings,
     worlds: watch::Sender<Option<World>>,
     namespaces: Arc<ArcSwap<NamespaceLabels>>,
@@ -33,14 +62,16 @@ pub(super) async fn keep(
 ) {
     let mut index = Index::new(defaults);
     let mut published: Option<Instant> = None;
-    while let Some(update) = updates.recv().await {
-        let mut due = index.apply(update);
+    while let Some(mut due) = input.next(&mut index).await {
         let first = Instant::now();
         let busy = published.is_none_or(|at| first.duration_since(at) < QUIET);
         let rest = if busy { QUIET } else { AT_ONCE };
         let mut until = first + rest;
-        while let Ok(Some(update)) = timeout_at(until.min(first + LONGEST), updates.recv()).await {
-            due |= index.apply(update);
+        while let Some(more) = input
+            .next_until(&mut index, until.min(first + LONGEST))
+            .await
+        {
+            due |= more;
             // Lists that arrive while starting are complete when the last one is: no need to wait.
             if published.is_none() && index.is_complete() {
                 break;
@@ -76,8 +107,13 @@ mod tests {
         let readiness = Readiness::new();
         let gate = readiness.gate("lists");
         let namespaces = Arc::new(ArcSwap::default());
-        let keeping = tokio::spawn(keep(
+        let (secrets, read) = watch::channel(Arc::default());
+        let input = Input {
             updates,
+            secrets: read,
+        };
+        let keeping = tokio::spawn(keep(
+            input,
             MeshSettings::default(),
             worlds,
             Arc::clone(&namespaces),
@@ -99,6 +135,14 @@ mod tests {
             .unwrap();
         world.changed().await.unwrap();
         assert_eq!(namespaces.load()["base"]["a"], "b");
+
+        let known = Secrets {
+            namespaces: [("base".into(), Arc::default())].into(),
+        };
+        secrets.send_replace(Arc::new(known.clone()));
+        world.changed().await.unwrap();
+        let mesh = world.borrow().as_ref().map(|world| Arc::clone(&world.mesh));
+        assert_eq!(*mesh.unwrap().secrets, known);
         drop(send);
         keeping.await.unwrap();
     }

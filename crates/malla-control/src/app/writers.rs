@@ -14,8 +14,10 @@ use tracing::{debug, info_span, warn};
 use super::ControlConfig;
 use crate::index::World;
 use crate::lease;
+use crate::manifest::Installation;
 use crate::nodes::Nodes;
-use crate::write::{gateway_ports, roots, status};
+use crate::secrets::Asked;
+use crate::write::{gateway_api, gateway_ports, roots, status};
 
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -25,6 +27,7 @@ pub(super) fn start(
     roots_pem: &Arc<str>,
     worlds: &watch::Receiver<Option<World>>,
     nodes: &Arc<Nodes>,
+    asked: &Arc<Asked>,
     webhooks_trusted: Gate,
 ) -> Vec<AbortOnDrop<()>> {
     let (leads, leading) = watch::channel(false);
@@ -43,14 +46,41 @@ pub(super) fn start(
         leading.clone(),
     );
     let ports = open_ports(client.clone(), worlds.clone(), leading.clone());
+    let gateways =
+        gateway_api::Writer::new(client.clone(), installation(config), Arc::clone(asked));
+    let gateways = keep_gateways(gateways, worlds.clone(), leading.clone());
     let status = status::keep(client.clone(), worlds.clone(), Arc::clone(nodes), leading);
     vec![
         AbortOnDrop::spawn(info_span!("elect"), elect),
         AbortOnDrop::spawn(info_span!("trust_webhooks"), trust),
         AbortOnDrop::spawn(info_span!("publish_roots"), publish),
         AbortOnDrop::spawn(info_span!("open_ports"), ports),
+        AbortOnDrop::spawn(info_span!("gateway_api"), gateways),
         AbortOnDrop::spawn(info_span!("status"), status),
     ]
+}
+
+/// As far as gateways are concerned.
+fn installation(config: &ControlConfig) -> Installation {
+    Installation {
+        namespace: config.namespace.clone(),
+        image: config.image.clone(),
+        cluster_id: config.cluster_id.clone(),
+        mesh_config: String::new(),
+        control_args: Vec::new(),
+        proxy_args: config.proxy_args.clone(),
+    }
+}
+
+async fn keep_gateways(
+    mut writer: gateway_api::Writer,
+    mut worlds: watch::Receiver<Option<World>>,
+    mut leading: watch::Receiver<bool>,
+) {
+    while let Some(world) = next(&mut worlds, &mut leading).await {
+        let good = writer.write(&world).await;
+        pause(&mut worlds, !good).await;
+    }
 }
 
 /// Every replica does this: whichever answers first makes injection work.
@@ -110,6 +140,10 @@ async fn open_ports(
         let mut failed = false;
         for (key, service) in world.gateway_services.iter() {
             let gateways = world.mesh.gateways.iter().map(|gateway| &**gateway);
+            let gateways = gateways.filter(|gateway| {
+                let here = gateway.pods_in.as_deref();
+                here.is_none_or(|namespace| namespace == key.namespace)
+            });
             let Some(patch) = gateway_ports::patch(service, gateways) else {
                 continue;
             };

@@ -7,11 +7,13 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::DynamicObject;
+use malla_api::gateway_api::lower::Address;
 use malla_api::lower::kubernetes;
 use malla_model::{MeshSettings, Service, Workload};
 use serde::de::DeserializeOwned;
 use tracing::warn;
 
+use super::gateway_api::Addresses;
 use crate::manifest::MANAGED_PORTS;
 use crate::source::{Change, Watched};
 use crate::webhook::review::NamespaceLabels;
@@ -89,7 +91,7 @@ impl Cluster {
                 }
                 !changed.is_empty()
             }
-            Watched::MeshConfig | Watched::Istio(_) => false,
+            Watched::MeshConfig | Watched::Istio(_) | Watched::GatewayApi(_) => false,
         }
     }
 
@@ -206,6 +208,39 @@ impl Cluster {
 
     pub(super) fn namespaces(&self) -> Arc<NamespaceLabels> {
         Arc::clone(&self.namespaces)
+    }
+
+    /// Where Services are reached from outside: a load balancer's addresses, else their names within.
+    pub(super) fn addresses(&self) -> Addresses {
+        let services = self.services.iter();
+        services
+            .map(|(key, service)| {
+                let balancer = service
+                    .status
+                    .as_ref()
+                    .and_then(|s| s.load_balancer.as_ref());
+                let ingress = balancer
+                    .and_then(|b| b.ingress.as_ref())
+                    .into_iter()
+                    .flatten();
+                let mut addresses: Vec<Address> = ingress
+                    .filter_map(|at| {
+                        let ip = at
+                            .ip
+                            .as_ref()
+                            .and_then(|ip| ip.parse().ok())
+                            .map(Address::Ip);
+                        ip.or_else(|| at.hostname.clone().map(Address::Hostname))
+                    })
+                    .collect();
+                let kind = service.spec.as_ref().and_then(|spec| spec.type_.as_deref());
+                if addresses.is_empty() && kind != Some("LoadBalancer") {
+                    let name = format!("{}.{}.svc", key.name, key.namespace);
+                    addresses.push(Address::Hostname(name));
+                }
+                ((key.namespace.clone(), key.name.clone()), addresses)
+            })
+            .collect()
     }
 
     pub(super) fn gateway_services(&self) -> Vec<(Key, GatewayService)> {

@@ -4,10 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kube::api::DynamicObject;
-use malla_api::lower::service_entry;
 use malla_api::{Config, Kind, Lowered, Refused};
 use malla_model::MeshSettings;
-use malla_model::mesh::MeshParts;
 use serde_json::Value;
 
 use super::cluster::Key;
@@ -83,36 +81,10 @@ impl Configs {
         self.objects.values().cloned().collect()
     }
 
-    /// Adds what acts to the parts of a mesh, whose workloads are there already.
-    pub(super) fn add_to(&self, parts: &mut MeshParts) {
-        for object in self.objects.values() {
-            let Ok(lowered) = &object.outcome else {
-                continue;
-            };
-            match &lowered.value {
-                Config::VirtualService(value) => parts.virtual_services.push(Arc::clone(value)),
-                Config::DestinationRule(value) => parts.destination_rules.push(Arc::clone(value)),
-                Config::Gateway(value) => parts.gateways.push(Arc::clone(value)),
-                Config::PeerAuthentication(value) => {
-                    parts.peer_authentications.push(Arc::clone(value))
-                }
-                Config::AuthorizationPolicy(value) => {
-                    parts.authorization_policies.push(Arc::clone(value))
-                }
-                Config::Telemetry(value) => parts.telemetries.push(Arc::clone(value)),
-                Config::ServiceEntry(services) => {
-                    for service in services {
-                        let mut service = service.clone();
-                        if !service.selector.is_empty() {
-                            let workloads = parts.workloads.iter().map(|w| &**w);
-                            service.endpoints =
-                                Arc::new(service_entry::select(&service, workloads));
-                        }
-                        parts.services.push(Arc::new(service));
-                    }
-                }
-            }
-        }
+    /// What acts.
+    pub(super) fn acting(&self) -> impl Iterator<Item = &Config> {
+        let outcomes = self.objects.values().map(|object| &object.outcome);
+        outcomes.filter_map(|outcome| outcome.as_ref().ok().map(|lowered| &lowered.value))
     }
 }
 

@@ -35,8 +35,21 @@ pub struct PodOptions {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Capture {
     Redirect,
+    /// The application sees its clients' addresses.
+    Tproxy,
     /// The application is configured to use the proxy itself.
     None,
+}
+
+impl Capture {
+    /// As `interceptionMode` has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Redirect => "REDIRECT",
+            Self::Tproxy => "TPROXY",
+            Self::None => "NONE",
+        }
+    }
 }
 
 /// Passed on to `malla init` as its flags.
@@ -265,12 +278,9 @@ fn capture(annotations: &Annotations<'_>, config: &ProxyConfig) -> Result<Captur
         .unwrap_or("REDIRECT");
     match text {
         "REDIRECT" => Ok(Capture::Redirect),
+        "TPROXY" => Ok(Capture::Tproxy),
         "NONE" => Ok(Capture::None),
-        other => Err(bad(
-            MODE,
-            other,
-            "REDIRECT or NONE (TPROXY is not supported yet)",
-        )),
+        other => Err(bad(MODE, other, "REDIRECT, TPROXY or NONE")),
     }
 }
 

@@ -42,7 +42,7 @@ pub fn add_proxy(
     let mut init_names = Vec::new();
 
     let mut init = Vec::new();
-    if options.capture == Capture::Redirect {
+    if options.capture != Capture::None {
         init_names.push(INIT_CONTAINER);
         init.push(init_container(options));
     }
@@ -133,7 +133,7 @@ fn init_container(options: &PodOptions) -> Value {
         "-g",
         &uid,
         "-m",
-        "REDIRECT",
+        options.capture.name(),
         "-i",
         &r.outbound_ranges,
         "-x",
@@ -218,15 +218,7 @@ fn proxy_container(
         "ports": [{"containerPort": 15090, "protocol": "TCP", "name": "http-envoy-prom"}],
         "env": environment(pod, namespace, options, settings, probers),
         "resources": resources(options),
-        "securityContext": {
-            "allowPrivilegeEscalation": false,
-            "capabilities": {"drop": ["ALL"]},
-            "privileged": false,
-            "readOnlyRootFilesystem": true,
-            "runAsGroup": PROXY_UID,
-            "runAsNonRoot": true,
-            "runAsUser": PROXY_UID,
-        },
+        "securityContext": rights(options.capture),
         "startupProbe": {
             "httpGet": {"path": "/healthz/ready", "port": options.status_port},
             "initialDelaySeconds": 0, "periodSeconds": 1, "timeoutSeconds": 3, "failureThreshold": 600,
@@ -253,6 +245,25 @@ fn proxy_container(
     container
 }
 
+/// What the proxy may do. To call the application from its clients' addresses it needs NET_ADMIN, which only root keeps; its
+/// group tells the rules of `malla init` whose traffic it is.
+fn rights(capture: Capture) -> Value {
+    let transparent = capture == Capture::Tproxy;
+    let mut capabilities = json!({"drop": ["ALL"]});
+    if transparent {
+        capabilities["add"] = json!(["NET_ADMIN"]);
+    }
+    json!({
+        "allowPrivilegeEscalation": false,
+        "capabilities": capabilities,
+        "privileged": false,
+        "readOnlyRootFilesystem": true,
+        "runAsGroup": PROXY_UID,
+        "runAsNonRoot": !transparent,
+        "runAsUser": if transparent { 0 } else { PROXY_UID },
+    })
+}
+
 fn environment(
     pod: &Value,
     namespace: &str,
@@ -273,10 +284,7 @@ fn environment(
         .filter_map(|c| c["ports"].as_array())
         .flatten()
         .collect();
-    let mode = match options.capture {
-        Capture::Redirect => "REDIRECT",
-        Capture::None => "NONE",
-    };
+    let mode = options.capture.name();
     let (workload, owner) = owner(pod, namespace);
     let mut env = vec![
         plain("CA_ADDR", settings.discovery_address.clone()),
@@ -532,6 +540,29 @@ mod tests {
             pod["metadata"]["labels"]["security.istio.io/tlsMode"],
             "istio"
         );
+    }
+
+    #[test]
+    fn a_transparent_proxy_may_take_any_address() {
+        let mut asked = pod();
+        asked["metadata"]["annotations"] = json!({"sidecar.istio.io/interceptionMode": "TPROXY"});
+        let (pod, warnings) = injected(&asked);
+        assert_eq!(warnings, Vec::<String>::new());
+        let spec = &pod["spec"];
+        let args = spec["initContainers"][0]["args"].as_array().unwrap();
+        assert!(
+            args.windows(2).any(|pair| pair == ["-m", "TPROXY"]),
+            "{args:?}"
+        );
+        let proxy = &spec["containers"][1];
+        let rights = &proxy["securityContext"];
+        assert_eq!(
+            rights["capabilities"],
+            json!({"drop": ["ALL"], "add": ["NET_ADMIN"]})
+        );
+        assert_eq!(rights["runAsUser"], 0);
+        assert_eq!(rights["runAsGroup"], 1337);
+        assert_eq!(env(proxy, "ISTIO_META_INTERCEPTION_MODE"), "TPROXY");
     }
 
     #[test]

@@ -22,6 +22,12 @@ pub(super) fn objects(namespace: &str) -> Vec<Value> {
                 rule(&["admissionregistration.k8s.io"], &["mutatingwebhookconfigurations", "validatingwebhookconfigurations"], &["get", "list", "watch", "update", "patch"]),
                 rule(&["authentication.k8s.io"], &["tokenreviews"], &["create"]),
                 rule(&["authorization.k8s.io"], &["subjectaccessreviews"], &["create"]),
+                rule(&["gateway.networking.k8s.io"], &["*"], &["get", "list", "watch"]),
+                rule(&["gateway.networking.k8s.io"], &["*/status"], &["update", "patch"]),
+                rule(&["gateway.networking.k8s.io"], &["gatewayclasses"], &["create", "update", "patch"]),
+                // What Gateways run on.
+                rule(&["apps"], &["deployments"], &["get", "create", "update", "patch"]),
+                rule(&[""], &["services", "serviceaccounts"], &["get", "create", "update", "patch"]),
                 rule(&["apiextensions.k8s.io"], &["customresourcedefinitions"], &["get", "list", "watch"]),
             ],
         }),

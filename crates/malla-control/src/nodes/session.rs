@@ -2,20 +2,24 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use arc_swap::ArcSwap;
 use malla_model::SpiffeId;
-use malla_translate::NodeView;
-use malla_xds::server::{Event, Hello};
+use malla_model::id::Labels;
+use malla_translate::{NodeKind, NodeView};
+use malla_xds::server::{Event, Hello, StreamFacts};
 use malla_xds::{Name, NodeResources};
 use malla_xds_proto::core::Node;
 use malla_xds_proto::core::node::UserAgentVersionType;
+use malla_xds_proto::wkt::get_str;
 use tokio::sync::watch;
 use tracing::{debug, warn};
 
 use super::attest::attested;
 use super::set::NodeSet;
 use crate::index::World;
+use crate::secrets::Asked;
 
 /// How far a proxy is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -59,8 +63,18 @@ pub struct NodeReport {
     pub identity: SpiffeId,
     /// `pod.namespace`.
     pub name: String,
+    pub namespace: Arc<str>,
+    /// The pod's, as Kubernetes says.
+    pub labels: Labels,
+    pub kind: NodeKind,
     /// What it says it is, such as `malla-0.1.0`; empty if it does not say.
     pub version: String,
+    /// `ISTIO_VERSION` of its metadata, else its program's version.
+    pub istio_version: String,
+    pub cluster_id: String,
+    pub since: SystemTime,
+    /// What its stream was sent and has answered.
+    pub facts: Arc<StreamFacts>,
     pub offered: u64,
     pub progress: Progress,
 }
@@ -68,7 +82,9 @@ pub struct NodeReport {
 pub(super) struct Session {
     connection: u64,
     id: String,
-    version: String,
+    said: Said,
+    since: SystemTime,
+    facts: Arc<ArcSwap<StreamFacts>>,
     identity: SpiffeId,
     /// What the proxy says of itself. Never translated for: see [`attested`].
     claimed: NodeView,
@@ -106,7 +122,9 @@ impl Session {
         Self {
             connection: hello.connection,
             id: hello.node.id.clone(),
-            version: version(&hello.node),
+            said: Said::by(&hello.node),
+            since: hello.since,
+            facts: Arc::clone(&hello.facts),
             identity,
             claimed,
             state: Mutex::new(State {
@@ -132,12 +150,26 @@ impl Session {
         &self.id
     }
 
+    pub(super) fn identity(&self) -> &SpiffeId {
+        &self.identity
+    }
+
     pub(super) fn resources(&self) -> watch::Receiver<Arc<dyn NodeResources>> {
         self.resources.subscribe()
     }
 
+    /// What it is offered.
+    pub(super) fn set(&self) -> Arc<NodeSet> {
+        Arc::clone(&self.state().set)
+    }
+
     /// Translates the world for this proxy, unless an equal view has been translated already.
-    pub(super) fn offer(&self, world: &World, translated: &mut HashMap<NodeView, Arc<NodeSet>>) {
+    pub(super) fn offer(
+        &self,
+        world: &World,
+        translated: &mut HashMap<NodeView, Arc<NodeSet>>,
+        asked: &Arc<Asked>,
+    ) {
         let (view, before) = {
             let state = self.state();
             if state.offered >= world.number {
@@ -149,7 +181,7 @@ impl Session {
         let view = attested(world, &self.claimed, &self.identity).unwrap_or(view);
         let set = translated
             .entry(view.clone())
-            .or_insert_with(|| NodeSet::translate(world, &view, Some(&before)));
+            .or_insert_with(|| NodeSet::translate(world, &view, Some(&before), asked));
         let set = Arc::clone(set);
         {
             let mut state = self.state();
@@ -205,16 +237,49 @@ impl Session {
             id: self.id.clone(),
             identity: self.identity.clone(),
             name: format!("{}.{}", state.view.name, state.view.namespace),
-            version: self.version.clone(),
+            namespace: Arc::clone(&state.view.namespace),
+            labels: state.view.labels.clone(),
+            kind: state.view.kind,
+            version: self.said.version.clone(),
+            istio_version: self.said.istio_version.clone(),
+            cluster_id: self.said.cluster_id.clone(),
+            since: self.since,
+            facts: self.facts.load_full(),
             offered: state.offered,
             progress: state.progress.clone(),
         }
     }
 }
 
-/// Name and version of the program, as a node says it of itself (`envoy-1.40.0`).
-fn version(node: &Node) -> String {
-    let version = match &node.user_agent_version_type {
+/// What a proxy says of itself that is only shown.
+struct Said {
+    version: String,
+    istio_version: String,
+    cluster_id: String,
+}
+
+impl Said {
+    fn by(node: &Node) -> Self {
+        let number = version_number(node);
+        let meta = |key| {
+            let metadata = node.metadata.as_ref()?;
+            get_str(metadata, key).filter(|text| !text.is_empty())
+        };
+        Self {
+            istio_version: meta("ISTIO_VERSION").unwrap_or(&number).to_owned(),
+            cluster_id: meta("CLUSTER_ID").unwrap_or_default().to_owned(),
+            version: match (node.user_agent_name.as_str(), number.as_str()) {
+                ("", version) => version.to_owned(),
+                (name, "") => name.to_owned(),
+                (name, version) => format!("{name}-{version}"),
+            },
+        }
+    }
+}
+
+/// Version of the program, as a node says it of itself.
+fn version_number(node: &Node) -> String {
+    match &node.user_agent_version_type {
         Some(UserAgentVersionType::UserAgentVersion(version)) => version.clone(),
         Some(UserAgentVersionType::UserAgentBuildVersion(build)) => {
             let version = build.version.unwrap_or_default();
@@ -224,10 +289,5 @@ fn version(node: &Node) -> String {
             )
         }
         None => String::new(),
-    };
-    match (node.user_agent_name.as_str(), version.as_str()) {
-        ("", version) => version.to_owned(),
-        (name, "") => name.to_owned(),
-        (name, version) => format!("{name}-{version}"),
     }
 }

@@ -7,7 +7,8 @@ use kube::client::Body;
 use malla_api::Kind;
 use malla_model::{MeshSettings, TrustDomain};
 use malla_xds::Variant;
-use malla_xds_proto::{type_url, wkt};
+use malla_xds::server::Event;
+use malla_xds_proto::wkt;
 use serde_json::{Value, json};
 
 use super::*;
@@ -75,7 +76,7 @@ fn nodes(index: &mut Index) -> (watch::Sender<Option<World>>, Nodes) {
     });
     let client = kube::Client::new(nowhere, "default");
     let authenticator = Authenticator::new(client, TrustDomain::default());
-    (publish, Nodes::new(authenticator, worlds))
+    (publish, Nodes::new(authenticator, worlds, Arc::default()))
 }
 
 /// A router that says it is the ingress gateway, with the proof of another account.
@@ -95,6 +96,9 @@ fn hello(ip: &str, namespace: &str, account: &str) -> Hello {
         connection: 1,
         node,
         variant: Variant::Delta,
+        first_type: type_url::CLUSTER.to_owned(),
+        since: std::time::SystemTime::now(),
+        facts: Arc::default(),
         metadata: MetadataMap::new(),
         extensions,
     }
@@ -159,4 +163,165 @@ async fn a_client_that_was_not_admitted_is_not_served() {
     let refused = nodes.accept(hello, LONG).await.err();
     let code = refused.map(|status| status.code());
     assert_eq!(code, Some(tonic::Code::Unauthenticated));
+}
+
+/// An answer as `istioctl` would get it.
+fn ask(
+    handle: &dyn NodeHandle,
+    type_url: &str,
+    names: &[&str],
+) -> Result<Vec<Answer>, tonic::Code> {
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    let answer = handle.answer(type_url, &names).expect("it is a question");
+    answer.map_err(|status| status.code())
+}
+
+/// A page told over xDS.
+fn told(handle: &dyn NodeHandle, page: &str) -> Result<Value, tonic::Code> {
+    let answer = ask(handle, type_url::DEBUG, &[page])?;
+    let [answer] = &answer[..] else {
+        panic!("{answer:?}")
+    };
+    assert_eq!(answer.body.type_url, type_url::DEBUG);
+    Ok(serde_json::from_slice(&answer.body.value).unwrap())
+}
+
+async fn guest(nodes: &Nodes, namespace: &str) -> Box<dyn NodeHandle> {
+    let mut asks = hello("127.0.0.1", namespace, "default");
+    // istioctl says it is a sidecar of a pod that is nowhere.
+    asks.node.id = "sidecar~127.0.0.1~test-1.default~default.svc.cluster.local".to_owned();
+    asks.first_type = type_url::DEBUG_SYNCZ.to_owned();
+    nodes.accept(asks, LONG).await.unwrap()
+}
+
+#[tokio::test]
+async fn who_asks_about_proxies_is_answered_at_once_and_is_none() {
+    let mut index = index();
+    let (_publish, nodes) = nodes(&mut index);
+    let mut proxies = Vec::new();
+    for (number, namespace) in [(1, "hello"), (2, "base")] {
+        let mut hello = hello(&format!("1.2.3.{number}"), namespace, "web");
+        hello.connection = number;
+        proxies.push(nodes.accept(hello, Duration::ZERO).await.unwrap());
+    }
+    let admin = guest(&nodes, "istio-system").await;
+    assert!(
+        admin
+            .resources()
+            .borrow()
+            .wildcard(type_url::CLUSTER)
+            .is_none()
+    );
+    assert_eq!(nodes.reports().len(), 2);
+    let seen = |handle: &dyn NodeHandle| {
+        let answers = ask(handle, type_url::DEBUG_SYNCZ, &[]).unwrap();
+        let names = answers.into_iter().map(|answer| answer.name);
+        names.collect::<Vec<_>>()
+    };
+    assert_eq!(seen(&*admin), ["fake.hello", "fake.base"]);
+    let page = told(&*admin, "syncz").unwrap();
+    assert_eq!(page[0]["proxy"], "fake.hello");
+    assert_eq!(page[0]["proxy_type"], "router");
+    for name in debug::PAGES {
+        let about = match ["config_dump", "edsz", "ecdsz"].contains(&name) {
+            true => format!("{name}?proxyID=fake.base"),
+            false => name.to_owned(),
+        };
+        let page = told(&*admin, &about).unwrap();
+        assert!(!page.is_null(), "{name}");
+    }
+    assert_eq!(told(&*admin, "nothing"), Err(tonic::Code::InvalidArgument));
+    assert_eq!(told(&*admin, "edsz"), Err(tonic::Code::InvalidArgument));
+
+    // Others see their own namespace, and nothing of the cluster.
+    let tenant = guest(&nodes, "hello").await;
+    assert_eq!(seen(&*tenant), ["fake.hello"]);
+    assert_eq!(
+        told(&*tenant, "configz"),
+        Err(tonic::Code::PermissionDenied)
+    );
+    let dump = |handle: &dyn NodeHandle, proxy: &str| {
+        ask(handle, type_url::DEBUG_CONFIG_DUMP, &[proxy])
+            .unwrap()
+            .len()
+    };
+    assert_eq!(dump(&*tenant, "fake.hello"), 7);
+    assert_eq!(dump(&*tenant, "fake.base"), 0);
+    assert_eq!(
+        told(&*tenant, "config_dump?proxyID=fake.base"),
+        Err(tonic::Code::NotFound)
+    );
+    // A proxy may ask on its own stream, too.
+    assert_eq!(seen(&*proxies[1]), ["fake.base"]);
+    assert!(proxies[1].answer(type_url::CLUSTER, &[]).is_none());
+    let other = ask(&*admin, "istio.io/debug/other", &[]);
+    assert_eq!(other, Err(tonic::Code::InvalidArgument));
+}
+
+/// Two services, and a VirtualService for each; cart's is for its own namespace only.
+fn routed() -> Index {
+    let mut index = Index::new(MeshSettings::default());
+    for watched in Watched::all() {
+        index.apply((watched, Change::Replaced(vec![])));
+    }
+    for (number, name, exported) in [(1, "cart", "."), (2, "user", "*")] {
+        let service = object(json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "base"},
+            "spec": {"clusterIP": format!("10.96.0.{number}"), "ports": [{"name": "http", "port": 7000 + number, "protocol": "TCP"}]},
+        }));
+        index.apply((Watched::Service, Change::Applied(service)));
+        let route = object(json!({
+            "apiVersion": "networking.istio.io/v1", "kind": "VirtualService",
+            "metadata": {"name": name, "namespace": "base", "uid": name, "generation": 1},
+            "spec": {"hosts": [name], "exportTo": [exported], "http": [{"route": [{"destination": {"host": name}}]}]},
+        }));
+        let watched = Watched::Istio(Kind::VirtualService);
+        index.apply((watched, Change::Applied(route)));
+    }
+    index
+}
+
+#[tokio::test]
+async fn a_status_counts_the_proxies_that_use_the_object_and_blames_it_for_its_own_resources() {
+    let mut index = routed();
+    let (publish, nodes) = nodes(&mut index);
+    let mut handles = Vec::new();
+    for (number, namespace) in [(1, "base"), (2, "hello")] {
+        let mut hello = hello(&format!("1.2.3.{number}"), namespace, "web");
+        hello.connection = number;
+        hello.node.id = hello.node.id.replace("router~", "sidecar~");
+        handles.push(nodes.accept(hello, Duration::ZERO).await.unwrap());
+    }
+    let world = publish.borrow().clone().unwrap();
+    let said = |name: &str| {
+        let proxies = nodes.connected().proxies();
+        let object = world
+            .configs
+            .iter()
+            .find(|c| c.object.metadata.name.as_deref() == Some(name));
+        let progress =
+            crate::write::status::progress(object.unwrap(), &proxies, "istio-system", world.number);
+        (progress.active, progress.of, progress.rejections)
+    };
+    assert_eq!(said("cart"), (0, 1, vec![]));
+    assert_eq!(said("user"), (0, 2, vec![]));
+    let version: malla_xds::Version = world.number.to_string().into();
+    for handle in &handles {
+        handle.event(&Event::Settled {
+            version: version.clone(),
+            after: Duration::from_millis(3),
+        });
+    }
+    assert_eq!(said("user"), (2, 2, vec![]));
+    handles[0].event(&Event::Nacked {
+        type_url: type_url::ROUTE.into(),
+        version,
+        names: vec!["7001".into()],
+        message: "no".into(),
+    });
+    assert_eq!(
+        said("cart"),
+        (1, 1, vec!["fake.base refuses 7001: no".to_owned()])
+    );
+    assert_eq!(said("user"), (2, 2, vec![]));
 }

@@ -126,6 +126,7 @@ mod tests {
                 annotations: Labels::new(),
             },
             selector: [("istio".to_owned(), "ingressgateway".to_owned())].into(),
+            pods_in: None,
             servers: vec![Server {
                 name: "".into(),
                 port,

@@ -54,9 +54,17 @@ pub(super) fn enter(spec: &RootSpec) -> io::Result<()> {
     builder.grove(Path::new("/"))?;
     builder.private_places()?;
     builder.devices()?;
-    for (mount, target) in spec.mounts.iter().zip(plan.targets()) {
+    let targets: Vec<_> = plan.targets().collect();
+    for (index, (mount, target)) in spec.mounts.iter().zip(&targets).enumerate() {
+        let inner = targets.iter().skip(index + 1);
+        let inner = inner.zip(spec.mounts.iter().skip(index + 1));
+        let inner = inner.filter(|(other, _)| other.starts_with(target));
         builder
-            .mount(mount, target)
+            .mount(
+                mount,
+                target,
+                inner.map(|(target, mount)| (mount, &**target)),
+            )
             .map_err(|error| context(&format!("mount {}", mount.target.display()), error))?;
     }
     builder.finish(spec.read_only)
@@ -192,15 +200,21 @@ impl Builder<'_> {
             .map_err(|error| context("mount /dev/pts", error.into()))
     }
 
-    fn mount(&self, wanted: &Mount, target: &Path) -> io::Result<()> {
-        let MountKind::Bind { source } = &wanted.kind;
-        let is_directory = fs::metadata(source)
-            .map_err(|error| context(&format!("source {}", source.display()), error))?
-            .is_dir();
+    /// `inner` will be mounted within: their places are made while that is possible.
+    fn mount<'m>(
+        &self,
+        wanted: &Mount,
+        target: &Path,
+        inner: impl Iterator<Item = (&'m Mount, &'m Path)>,
+    ) -> io::Result<()> {
         let place = self.walk_to(target)?;
-        make_mount_point(&place, is_directory)?;
+        make_mount_point(&place, is_directory(wanted)?)?;
+        let MountKind::Bind { source } = &wanted.kind;
         bind(source, &place, true)?;
         if wanted.read_only {
+            for (mount, target) in inner {
+                make_mount_point(&self.walk_to(target)?, is_directory(mount)?)?;
+            }
             sys::set_mount_read_only(&c_path(&place)?, true)?;
         }
         Ok(())
@@ -291,6 +305,13 @@ fn make_directory(place: &Path, mode: u32) -> io::Result<()> {
     DirBuilder::new().mode(mode).create(place)?;
     // The umask may have taken bits away.
     fs::set_permissions(place, Permissions::from_mode(mode))
+}
+
+fn is_directory(mount: &Mount) -> io::Result<bool> {
+    let MountKind::Bind { source } = &mount.kind;
+    let found = fs::metadata(source);
+    let found = found.map_err(|error| context(&format!("source {}", source.display()), error))?;
+    Ok(found.is_dir())
 }
 
 fn c_path(path: &Path) -> io::Result<CString> {

@@ -1,6 +1,12 @@
 //! Load-balancing policies, in Envoy's old and new spelling.
 
-use super::{Balance, BalancePolicy, LocalityPolicy, SlowStart};
+use std::sync::Arc;
+use std::time::Duration;
+
+use malla_xds_proto::malla::PeakEwma;
+
+use super::subset::Subsets;
+use super::{Balance, BalancePolicy, LocalityPolicy, SlowStart, ZoneAware};
 use crate::checked::{Cx, Invalid, ignorable, refuse, type_name};
 use crate::pb::extensions::load_balancing_policies as ext;
 use crate::pb::{cluster as pb, core, google, types};
@@ -12,8 +18,9 @@ const DEFAULT_MAX_RING: u64 = 8 << 20;
 const DEFAULT_MAGLEV_TABLE: u64 = 65_537;
 /// Envoy's largest Maglev table.
 const MAX_MAGLEV_TABLE: u64 = 5_000_011;
-/// `min_cluster_size` of zone-aware routing.
-const DEFAULT_ZONE_MIN_CLUSTER: u64 = 6;
+/// Linkerd's `decay` and `default_rtt` of its peak EWMA balancer.
+const DEFAULT_DECAY: Duration = Duration::from_secs(10);
+const DEFAULT_RTT: Duration = Duration::from_millis(30);
 const DEFAULT_MIN_WEIGHT_PERCENT: f64 = 10.0;
 /// `LoadBalancingPolicy` may nest (`wrr_locality`), but not for ever.
 const MAX_NESTING: u32 = 4;
@@ -24,6 +31,7 @@ pub(super) struct Legacy {
     pub(super) lb_config: Option<pb::cluster::LbConfig>,
     pub(super) common: Option<pb::cluster::CommonLbConfig>,
     pub(super) policy: Option<pb::LoadBalancingPolicy>,
+    pub(super) subsets: Option<pb::cluster::LbSubsetConfig>,
 }
 
 impl Balance {
@@ -34,13 +42,21 @@ impl Balance {
             panic_threshold: DEFAULT_PANIC,
             slow_start: None,
             close_on_set_change: false,
+            ignore_unchecked: false,
+            subsets: None,
         };
         let consistent = out.set_common(wire.common, cx)?;
         match wire.policy {
             Some(policy) => cx.field("load_balancing_policy", |cx| {
                 out.set_policy(policy, MAX_NESTING, cx)
             })?,
-            None => out.set_legacy(wire.lb_policy, wire.lb_config, consistent, cx)?,
+            None => {
+                out.set_legacy(wire.lb_policy, wire.lb_config, consistent, cx)?;
+                if let Some(subsets) = wire.subsets {
+                    let subsets = cx.field("lb_subset_config", |cx| Subsets::parse(subsets, cx))?;
+                    out.subsets = subsets.map(Arc::new);
+                }
+            }
         }
         Ok(out)
     }
@@ -64,19 +80,30 @@ impl Balance {
                 override_host_status,
                 locality_config_specifier,
             } = wire;
-            // Updates are applied at once; there is no active health check; hosts are never overridden.
-            ignorable!(cx; update_merge_window, ignore_new_hosts_until_first_hc, override_host_status);
-            self.panic_threshold = healthy_panic_threshold.map_or(DEFAULT_PANIC, |percent| percent.value);
+            // Updates are applied at once; hosts are never overridden.
+            ignorable!(cx; update_merge_window, override_host_status);
+            self.ignore_unchecked = ignore_new_hosts_until_first_hc;
+            self.panic_threshold =
+                healthy_panic_threshold.map_or(DEFAULT_PANIC, |percent| percent.value);
             self.close_on_set_change = close_connections_on_host_set_change;
             self.locality = match locality_config_specifier {
                 None => LocalityPolicy::None,
-                Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(_)) => LocalityPolicy::Weighted,
+                Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(_)) => {
+                    LocalityPolicy::Weighted
+                }
                 Some(LocalityConfigSpecifier::ZoneAwareLbConfig(zone)) => {
-                    zone_aware(zone.routing_enabled, zone.min_cluster_size, zone.fail_traffic_on_panic)
+                    LocalityPolicy::ZoneAware(zone_aware(
+                        zone.routing_enabled,
+                        zone.min_cluster_size,
+                        zone.fail_traffic_on_panic,
+                    ))
                 }
             };
             let consistent = consistent_hashing_lb_config.unwrap_or_default();
-            Ok((consistent.use_hostname_for_hashing, consistent.hash_balance_factor.map(|factor| factor.value)))
+            Ok((
+                consistent.use_hostname_for_hashing,
+                consistent.hash_balance_factor.map(|factor| factor.value),
+            ))
         })
     }
 
@@ -175,6 +202,10 @@ impl Balance {
         depth: u32,
         cx: &mut Cx,
     ) -> Result<bool, Invalid> {
+        if name == "malla.extensions.load_balancing_policies.peak_ewma.v1.PeakEwma" {
+            self.policy = peak_ewma(cx.unpack("", any)?, cx)?;
+            return Ok(true);
+        }
         let Some(name) = name.strip_prefix("envoy.extensions.load_balancing_policies.") else {
             return Ok(false);
         };
@@ -223,6 +254,12 @@ impl Balance {
                 self.set_weighted(locality_weighted_lb_config.is_some());
             }
             "cluster_provided.v3.ClusterProvided" => self.policy = BalancePolicy::ClusterProvided,
+            "subset.v3.Subset" => {
+                let subset: ext::subset::v3::Subset = cx.unpack("", any)?;
+                let inner = cx.required("subset_lb_policy", subset.subset_lb_policy.clone())?;
+                self.subsets = Subsets::parse_new(subset, cx)?.map(Arc::new);
+                cx.field("subset_lb_policy", |cx| self.set_policy(inner, depth, cx))?;
+            }
             "wrr_locality.v3.WrrLocality" => {
                 let ext::wrr_locality::v3::WrrLocality {
                     endpoint_picking_policy,
@@ -284,6 +321,7 @@ impl Balance {
         wire: Option<ext::common::v3::LocalityLbConfig>,
         cx: &mut Cx,
     ) -> Result<(), Invalid> {
+        use ext::common::v3::locality_lb_config::zone_aware_lb_config::LocalityBasis;
         use ext::common::v3::locality_lb_config::{LocalityConfigSpecifier, ZoneAwareLbConfig};
         match wire.and_then(|wire| wire.locality_config_specifier) {
             None => {}
@@ -299,24 +337,46 @@ impl Balance {
                     force_local_zone,
                     locality_basis,
                 } = zone;
-                refuse!(cx; force_locality_direct_routing, force_local_zone, locality_basis);
-                self.locality =
-                    zone_aware(routing_enabled, min_cluster_size, fail_traffic_on_panic);
+                let basis: LocalityBasis = cx.enumeration("locality_basis", locality_basis)?;
+                let force = force_local_zone.map(|force| force.min_size.map_or(1, |min| min.value));
+                self.locality = LocalityPolicy::ZoneAware(ZoneAware {
+                    force_local: force.or(force_locality_direct_routing.then_some(1)),
+                    by_weight: basis == LocalityBasis::HealthyHostsWeight,
+                    ..zone_aware(routing_enabled, min_cluster_size, fail_traffic_on_panic)
+                });
             }
         }
         Ok(())
     }
 }
 
+fn peak_ewma(wire: PeakEwma, cx: &Cx) -> Result<BalancePolicy, Invalid> {
+    let time = |field, wire, default| {
+        let time = cx.duration(field, wire)?.unwrap_or(default);
+        if time.is_zero() {
+            return Err(cx.invalid(field, "must be more than 0"));
+        }
+        Ok(time)
+    };
+    Ok(BalancePolicy::PeakEwma {
+        decay: time("decay_time", wire.decay_time, DEFAULT_DECAY)?,
+        default_rtt: time("default_rtt", wire.default_rtt, DEFAULT_RTT)?,
+    })
+}
+
 fn zone_aware(
     enabled: Option<types::Percent>,
     min_cluster_size: Option<google::UInt64Value>,
     fail_on_panic: bool,
-) -> LocalityPolicy {
-    LocalityPolicy::ZoneAware {
-        enabled_percent: enabled.map_or(100.0, |percent| percent.value),
-        min_cluster_size: min_cluster_size.map_or(DEFAULT_ZONE_MIN_CLUSTER, |size| size.value),
+) -> ZoneAware {
+    let defaults = ZoneAware::default();
+    ZoneAware {
+        enabled_percent: enabled.map_or(defaults.enabled_percent, |percent| {
+            percent.value.clamp(0.0, 100.0).round() as u32
+        }),
+        min_cluster_size: min_cluster_size.map_or(defaults.min_cluster_size, |size| size.value),
         fail_on_panic,
+        ..defaults
     }
 }
 

@@ -1,13 +1,17 @@
 //! HTTP settings of clusters, and the protocol options clusters and listeners share.
 
-use super::{Http1Options, Http2Options, UpstreamHttp, UpstreamProtocol};
+use super::{
+    FloodLimits, Http1Options, Http2Keepalive, Http2Options, UpstreamHttp, UpstreamProtocol,
+};
 use crate::checked::{Cx, Invalid, ignorable, refuse};
 use crate::pb::core;
 use crate::pb::extensions::upstreams::http::v3 as pb;
-use crate::pb::{cluster, google};
+use crate::pb::{cluster, google, types};
 
 /// Envoy's limit of header fields in a message.
 const DEFAULT_MAX_HEADERS: u32 = 100;
+/// Envoy's `interval_jitter` of PINGs, percent.
+const DEFAULT_JITTER: f64 = 15.0;
 /// Envoy's `idle_timeout` of upstream and downstream HTTP connections.
 const DEFAULT_IDLE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(3600);
 
@@ -166,6 +170,11 @@ impl UpstreamHttp {
         let common = cx.field("common_http_protocol_options", |cx| {
             CommonHttp::parse(wire, cx)
         })?;
+        // Envoy's documentation says that it acts on clients' connections alone.
+        cx.ignorable(
+            "common_http_protocol_options.max_connection_duration_jitter",
+            &common.connection_jitter,
+        );
         self.idle_timeout = common.idle_timeout;
         self.max_connection_duration = common.max_connection_duration;
         self.max_stream_duration = common.max_stream_duration;
@@ -208,6 +217,8 @@ pub struct CommonHttp {
     pub idle_timeout: Option<std::time::Duration>,
     /// Drain connections older than this.
     pub max_connection_duration: Option<std::time::Duration>,
+    /// That is longer by up to this part of it, 0.1 for 10 %; a client's connection only.
+    pub connection_jitter: f64,
     /// Limit for a whole request and answer.
     pub max_stream_duration: Option<std::time::Duration>,
     /// Requests per connection.
@@ -244,7 +255,6 @@ impl CommonHttp {
             headers_with_underscores_action,
             max_requests_per_connection,
         } = wire;
-        refuse!(cx; max_connection_duration_jitter);
         let limit =
             |duration: Option<std::time::Duration>| duration.filter(|duration| !duration.is_zero());
         let idle = cx
@@ -255,6 +265,11 @@ impl CommonHttp {
             max_connection_duration: limit(
                 cx.duration("max_connection_duration", max_connection_duration)?,
             ),
+            connection_jitter: part(
+                "max_connection_duration_jitter",
+                max_connection_duration_jitter,
+                cx,
+            )?,
             max_stream_duration: limit(cx.duration("max_stream_duration", max_stream_duration)?),
             max_requests_per_connection: max_requests_per_connection
                 .map(|max| max.value)
@@ -278,6 +293,7 @@ impl Default for CommonHttp {
         Self {
             idle_timeout: Some(DEFAULT_IDLE_TIMEOUT),
             max_connection_duration: None,
+            connection_jitter: 0.0,
             max_stream_duration: None,
             max_requests_per_connection: None,
             max_headers: DEFAULT_MAX_HEADERS,
@@ -304,8 +320,7 @@ impl Http1Options {
             ignore_http_11_upgrade,
         } = wire;
         refuse!(cx; ignore_http_11_upgrade, send_fully_qualified_url);
-        // A message with both framings is read by its chunks, as this asks, and its length never travels on.
-        ignorable!(cx; allow_chunked_length, override_stream_error_on_invalid_http_message, use_balsa_parser, allow_custom_methods);
+        ignorable!(cx; override_stream_error_on_invalid_http_message, use_balsa_parser);
         let (mut preserve_case, mut proper_case) = (false, false);
         match header_key_format.and_then(|format| format.header_format) {
             None => {}
@@ -335,6 +350,8 @@ impl Http1Options {
             preserve_case,
             proper_case,
             allow_absolute_url: allow_absolute_url.is_none_or(|value| value.value),
+            custom_methods: allow_custom_methods,
+            chunked_length: allow_chunked_length,
         })
     }
 }
@@ -366,28 +383,42 @@ impl Http2Options {
             stream_reset_rate,
         } = wire;
         refuse!(cx; allow_metadata, custom_settings_parameters);
-        // The HTTP/2 library has its own abuse limits, at least as strict as these.
-        ignorable!(cx; max_outbound_frames, max_outbound_control_frames,
-            max_consecutive_inbound_frames_with_empty_payload, max_inbound_priority_frames_per_stream,
-            max_inbound_window_update_frames_per_data_frame_sent, stream_error_on_invalid_http_messaging,
-            override_stream_error_on_invalid_http_message, use_oghttp2_codec, max_metadata_size,
-            enable_huffman_encoding, max_header_field_size_kb, disallow_obs_text, stream_reset_burst,
-            stream_reset_rate);
-        let mut keepalive = None;
-        if let Some(core::KeepaliveSettings {
-            interval,
-            timeout,
-            interval_jitter,
-            connection_idle_interval,
-        }) = connection_keepalive
-        {
-            ignorable!(cx; interval_jitter, connection_idle_interval);
-            let timeout = cx.duration("connection_keepalive.timeout", timeout)?;
-            let timeout = cx.required("connection_keepalive.timeout", timeout)?;
-            keepalive = cx
-                .duration("connection_keepalive.interval", interval)?
-                .map(|interval| (interval, timeout));
-        }
+        ignorable!(cx; use_oghttp2_codec, max_metadata_size, enable_huffman_encoding,
+            max_header_field_size_kb, disallow_obs_text, stream_reset_burst, stream_reset_rate);
+        // A malformed message ends its own stream in any case, as RFC 9113 §8.1.1 has it.
+        let _ = (
+            stream_error_on_invalid_http_messaging,
+            override_stream_error_on_invalid_http_message,
+        );
+        let default = FloodLimits::default();
+        let at_least_one = |field: &str, wire: Option<google::UInt32Value>, default| match wire {
+            None => Ok(default),
+            Some(wire) if wire.value == 0 => {
+                Err(cx.invalid(field, "0 is not allowed: 1 is the least"))
+            }
+            Some(wire) => Ok(wire.value),
+        };
+        let floods = FloodLimits {
+            frames: at_least_one("max_outbound_frames", max_outbound_frames, default.frames)?,
+            control_frames: at_least_one(
+                "max_outbound_control_frames",
+                max_outbound_control_frames,
+                default.control_frames,
+            )?,
+            window_updates_per_data: at_least_one(
+                "max_inbound_window_update_frames_per_data_frame_sent",
+                max_inbound_window_update_frames_per_data_frame_sent,
+                default.window_updates_per_data,
+            )?,
+            empty_frames: max_consecutive_inbound_frames_with_empty_payload
+                .map_or(default.empty_frames, |wire| wire.value),
+            priorities_per_stream: max_inbound_priority_frames_per_stream
+                .map_or(default.priorities_per_stream, |wire| wire.value),
+        };
+        let keepalive = connection_keepalive
+            .map(|wire| cx.field("connection_keepalive", |cx| http2_keepalive(wire, cx)))
+            .transpose()?
+            .flatten();
         let value = |wire: Option<google::UInt32Value>| wire.map(|wire| wire.value);
         Ok(Self {
             max_concurrent_streams: value(max_concurrent_streams),
@@ -396,6 +427,46 @@ impl Http2Options {
             hpack_table_size: value(hpack_table_size),
             allow_connect,
             keepalive,
+            floods,
         })
     }
+}
+
+/// `KeepaliveSettings`; none without an interval.
+fn http2_keepalive(
+    wire: core::KeepaliveSettings,
+    cx: &mut Cx,
+) -> Result<Option<Http2Keepalive>, Invalid> {
+    let core::KeepaliveSettings {
+        interval,
+        timeout,
+        interval_jitter,
+        connection_idle_interval,
+    } = wire;
+    ignorable!(cx; connection_idle_interval);
+    let timeout = cx.duration("timeout", timeout)?;
+    let timeout = cx.required("timeout", timeout)?;
+    let default = types::Percent {
+        value: DEFAULT_JITTER,
+    };
+    let jitter = part(
+        "interval_jitter",
+        Some(interval_jitter.unwrap_or(default)),
+        cx,
+    )?;
+    let interval = cx.duration("interval", interval)?;
+    Ok(interval.map(|interval| Http2Keepalive {
+        interval,
+        timeout,
+        jitter,
+    }))
+}
+
+/// A percentage as a part of one; zero if it is not there.
+pub(crate) fn part(field: &str, wire: Option<types::Percent>, cx: &Cx) -> Result<f64, Invalid> {
+    let value = wire.map_or(0.0, |percent| percent.value);
+    if !(0.0..=100.0).contains(&value) {
+        return Err(cx.invalid(field, format!("{value} is no percentage")));
+    }
+    Ok(value / 100.0)
 }

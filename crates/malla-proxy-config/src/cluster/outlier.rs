@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Enforced, FailurePercentage, OutlierDetection, RetryBudget, SuccessRate, Thresholds};
-use crate::checked::{Cx, Invalid, ignorable, refuse};
+use crate::checked::{Cx, Invalid, refuse};
 use crate::pb::{cluster as pb, core, google};
 
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(10);
@@ -120,8 +120,6 @@ impl OutlierDetection {
             detect_degraded_hosts,
         } = wire;
         refuse!(cx; monitors, detect_degraded_hosts);
-        // Without active health checks there is nothing that could un-eject.
-        ignorable!(cx; successful_active_health_check_uneject_host);
         let enforced = |threshold, default, enforcing, enforcing_default| Enforced {
             threshold: or(threshold, default),
             enforcing_percent: or(enforcing, enforcing_default),
@@ -157,6 +155,8 @@ impl OutlierDetection {
                 .unwrap_or_default(),
             max_ejection_percent: or(max_ejection_percent, 10),
             always_eject_one: always_eject_one_host.is_some_and(|value| value.value),
+            uneject_on_check: successful_active_health_check_uneject_host
+                .is_none_or(|value| value.value),
             success_rate: SuccessRate {
                 enforcing_percent: or(enforcing_success_rate, 100),
                 enforcing_local_percent: or(enforcing_local_origin_success_rate, 100),

@@ -1,22 +1,26 @@
 //! A cluster from proto.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::http_options::Legacy as LegacyHttp;
 use super::{
-    Balance, BalancePolicy, Bind, Cluster, Discovery, Dns, DnsFamily, MeshFacts, OriginalDst,
-    OutlierDetection, Thresholds, Transport, TransportMatch, UpstreamHttp,
+    Balance, BalancePolicy, Bind, Cluster, Discovery, Dns, DnsFamily, DnsResolver, HealthCheck,
+    MeshFacts, OriginalDst, OutlierDetection, Preconnect, Thresholds, Transport, TransportMatch,
+    UpstreamHttp, resolver,
 };
 use crate::address::Address;
 use crate::checked::{
     Checked, Cx, Invalid, ignorable, ignorable_refs, refuse, refuse_refs, type_name,
 };
+use crate::config_source::ConfigSource;
 use crate::endpoints::EndpointSet;
-use crate::listener::TcpKeepalive;
+use crate::listener::{SocketOption, TcpKeepalive};
 use crate::metadata::Metadata;
-use crate::pb::{Any, cluster as pb, core, endpoint, extensions};
+use crate::pb::{Any, cluster as pb, core, endpoint, extensions, google};
 use crate::peer_metadata::MetadataExchange;
+use crate::runtime::Values;
 
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Envoy's `per_connection_buffer_limit_bytes`.
@@ -31,7 +35,9 @@ struct DnsFields {
     jitter: Option<crate::pb::google::Duration>,
     failure: Option<pb::cluster::RefreshRate>,
     respect_ttl: bool,
+    min_ttl: Option<crate::pb::google::Duration>,
     family: i32,
+    resolver: Option<DnsResolver>,
 }
 
 impl Cluster {
@@ -40,19 +46,21 @@ impl Cluster {
         Cx::check(|cx| Self::parse(wire, cx))
     }
 
+    /// As [`Self::from_proto`], with runtime values.
+    pub fn from_proto_with(
+        wire: pb::Cluster,
+        runtime: &Arc<Values>,
+    ) -> Result<Checked<Self>, Invalid> {
+        Cx::with_runtime(runtime, |cx| Self::parse(wire, cx))
+    }
+
     pub(crate) fn parse(wire: pb::Cluster, cx: &mut Cx) -> Result<Self, Invalid> {
         check_fields(&wire, cx)?;
+        let dns = dns_fields(&wire, cx)?;
         if wire.name.is_empty() {
             return Err(cx.invalid("name", "is required"));
         }
         let name: Arc<str> = wire.name.into();
-        let dns = DnsFields {
-            refresh: wire.dns_refresh_rate,
-            jitter: wire.dns_jitter,
-            failure: wire.dns_failure_refresh_rate,
-            respect_ttl: wire.respect_dns_ttl,
-            family: wire.dns_lookup_family,
-        };
         let original = match &wire.lb_config {
             Some(pb::cluster::LbConfig::OriginalDstLbConfig(config)) => {
                 original_dst(config.clone(), cx)?
@@ -85,6 +93,7 @@ impl Cluster {
                 lb_config: wire.lb_config,
                 common: wire.common_lb_config,
                 policy: wire.load_balancing_policy,
+                subsets: wire.lb_subset_config,
             },
             cx,
         )?;
@@ -112,6 +121,8 @@ impl Cluster {
             thresholds,
             max_connections_per_host,
             outlier,
+            health_check: HealthCheck::parse_all(wire.health_checks, cx)?,
+            ignore_health_on_removal: wire.ignore_health_on_host_removal,
             http: http_options(wire.typed_extension_protocol_options, legacy, cx)?,
             transport: cx.field("transport_socket", |cx| {
                 Transport::parse(wire.transport_socket, cx)
@@ -122,7 +133,7 @@ impl Cluster {
                 TransportMatch::parse,
             )?,
             keepalive: keepalive(wire.upstream_connection_options, cx),
-            bind: bind(wire.upstream_bind_config, cx)?,
+            bind: Bind::parse_optional(wire.upstream_bind_config, cx)?,
             buffer_limit: wire
                 .per_connection_buffer_limit_bytes
                 .map_or(DEFAULT_BUFFER_LIMIT, |limit| limit.value),
@@ -131,6 +142,7 @@ impl Cluster {
                 .unwrap_or(DEFAULT_CLEANUP),
             close_on_health_failure: wire.close_connections_on_host_health_failure,
             pool_per_downstream: wire.connection_pool_per_downstream_connection,
+            preconnect: preconnect(wire.preconnect_policy, cx)?,
             mesh,
             exchange: exchange(wire.filters, cx)?,
             metadata,
@@ -175,7 +187,7 @@ fn check_fields(wire: &pb::Cluster, cx: &mut Cx) -> Result<(), Invalid> {
         per_connection_buffer_high_watermark_timeout,
         lb_policy: _,
         load_assignment: _,
-        health_checks,
+        health_checks: _,
         max_requests_per_connection: _,
         circuit_breakers: _,
         upstream_http_protocol_options: _,
@@ -188,22 +200,22 @@ fn check_fields(wire: &pb::Cluster, cx: &mut Cx) -> Result<(), Invalid> {
         dns_failure_refresh_rate: _,
         respect_dns_ttl: _,
         dns_lookup_family: _,
-        dns_resolvers,
-        use_tcp_for_dns_lookups,
-        dns_resolution_config,
-        typed_dns_resolver_config,
+        dns_resolvers: _,
+        use_tcp_for_dns_lookups: _,
+        dns_resolution_config: _,
+        typed_dns_resolver_config: _,
         wait_for_warm_on_init,
         outlier_detection: _,
         cleanup_interval: _,
         upstream_bind_config: _,
-        lb_subset_config,
+        lb_subset_config: _,
         common_lb_config: _,
         transport_socket: _,
         metadata: _,
         protocol_selection: _,
         upstream_connection_options: _,
         close_connections_on_host_health_failure: _,
-        ignore_health_on_host_removal,
+        ignore_health_on_host_removal: _,
         filters: _,
         load_balancing_policy: _,
         lrs_server,
@@ -211,19 +223,52 @@ fn check_fields(wire: &pb::Cluster, cx: &mut Cx) -> Result<(), Invalid> {
         track_timeout_budgets,
         upstream_config,
         track_cluster_stats,
-        preconnect_policy,
+        preconnect_policy: _,
         connection_pool_per_downstream_connection: _,
         queuing_policies,
         cluster_discovery_type: _,
         lb_config: _,
     } = wire;
-    refuse_refs!(cx; transport_socket_matcher, health_checks, dns_resolvers, use_tcp_for_dns_lookups,
-    dns_resolution_config, lb_subset_config, upstream_config, queuing_policies);
-    // How names are resolved, when a cluster counts as warm and what is measured is this proxy's own.
-    ignorable_refs!(cx; stats_matcher, per_connection_buffer_high_watermark_timeout, typed_dns_resolver_config,
-    wait_for_warm_on_init, ignore_health_on_host_removal, lrs_server, lrs_report_endpoint_metrics,
-    track_timeout_budgets, track_cluster_stats, preconnect_policy);
+    refuse_refs!(cx; transport_socket_matcher, upstream_config, queuing_policies);
+    // When a cluster counts as warm and what is measured is this proxy's own.
+    ignorable_refs!(cx; stats_matcher, per_connection_buffer_high_watermark_timeout,
+    wait_for_warm_on_init, lrs_server, lrs_report_endpoint_metrics,
+    track_timeout_budgets, track_cluster_stats);
     Ok(())
+}
+
+fn preconnect(
+    wire: Option<pb::cluster::PreconnectPolicy>,
+    cx: &mut Cx,
+) -> Result<Option<Preconnect>, Invalid> {
+    let Some(wire) = wire else { return Ok(None) };
+    cx.field("preconnect_policy", |cx| {
+        let pb::cluster::PreconnectPolicy {
+            per_upstream_preconnect_ratio,
+            predictive_preconnect_ratio,
+            preconnect_enabled_metadata,
+        } = wire;
+        refuse!(cx; preconnect_enabled_metadata);
+        let ratio = |field: &str, value: Option<google::DoubleValue>, cx: &Cx| {
+            let ratio = value.map_or(1.0, |value| value.value);
+            if (1.0..=3.0).contains(&ratio) {
+                return Ok(ratio);
+            }
+            Err(cx.invalid(field, format!("{ratio} is not from 1 to 3")))
+        };
+        Ok(Some(Preconnect {
+            per_upstream: ratio(
+                "per_upstream_preconnect_ratio",
+                per_upstream_preconnect_ratio,
+                cx,
+            )?,
+            predictive: ratio(
+                "predictive_preconnect_ratio",
+                predictive_preconnect_ratio,
+                cx,
+            )?,
+        }))
+    })
 }
 
 /// ORIGINAL_DST and CLUSTER_PROVIDED only make sense together.
@@ -261,12 +306,21 @@ fn discovery(
     match kind {
         DiscoveryType::Eds => {
             cx.unset("load_assignment", &assignment)?;
-            // Where from (ADS or a path) is the transport's business; the name is ours.
-            let service = eds
-                .map(|eds| eds.service_name)
-                .filter(|service| !service.is_empty());
+            let pb::cluster::EdsClusterConfig {
+                eds_config,
+                service_name,
+            } = cx.required("eds_cluster_config", eds)?;
+            let source = cx.required("eds_cluster_config.eds_config", eds_config)?;
+            let source = cx.field("eds_cluster_config.eds_config", |cx| {
+                ConfigSource::parse(source, cx)
+            })?;
             Ok(Discovery::Eds {
-                service: service.map_or_else(|| Arc::clone(name), Arc::from),
+                service: if service_name.is_empty() {
+                    Arc::clone(name)
+                } else {
+                    service_name.into()
+                },
+                source,
             })
         }
         DiscoveryType::OriginalDst => Ok(Discovery::OriginalDst(original)),
@@ -316,18 +370,36 @@ fn logical(dns: Dns, cx: &Cx) -> Result<Discovery, Invalid> {
     Ok(Discovery::LogicalDns(dns))
 }
 
+fn dns_fields(wire: &pb::Cluster, cx: &mut Cx) -> Result<DnsFields, Invalid> {
+    let legacy = resolver::Legacy {
+        typed: wire.typed_dns_resolver_config.clone(),
+        resolution: wire.dns_resolution_config.clone(),
+        resolvers: wire.dns_resolvers.clone(),
+        tcp: wire.use_tcp_for_dns_lookups,
+    };
+    Ok(DnsFields {
+        refresh: wire.dns_refresh_rate,
+        jitter: wire.dns_jitter,
+        failure: wire.dns_failure_refresh_rate,
+        respect_ttl: wire.respect_dns_ttl,
+        min_ttl: None,
+        family: wire.dns_lookup_family,
+        resolver: DnsResolver::parse(legacy, cx)?,
+    })
+}
+
 fn make_dns(template: Arc<EndpointSet>, wire: DnsFields, cx: &Cx) -> Result<Dns, Invalid> {
     use pb::cluster::DnsLookupFamily;
     let refresh = cx
         .duration("dns_refresh_rate", wire.refresh)?
         .unwrap_or(DEFAULT_DNS_REFRESH);
     let failure_refresh = match wire.failure {
-        None => (refresh, refresh),
+        None => None,
         Some(rate) => {
             let base = cx.duration("dns_failure_refresh_rate.base_interval", rate.base_interval)?;
             let base = cx.required("dns_failure_refresh_rate.base_interval", base)?;
             let max = cx.duration("dns_failure_refresh_rate.max_interval", rate.max_interval)?;
-            (base, max.unwrap_or(base * 10).max(base))
+            Some((base, max.unwrap_or(base * 10).max(base)))
         }
     };
     Ok(Dns {
@@ -336,6 +408,10 @@ fn make_dns(template: Arc<EndpointSet>, wire: DnsFields, cx: &Cx) -> Result<Dns,
         jitter: cx.duration("dns_jitter", wire.jitter)?.unwrap_or_default(),
         failure_refresh,
         respect_ttl: wire.respect_ttl,
+        min_ttl: cx
+            .duration("dns_min_refresh_rate", wire.min_ttl)?
+            .unwrap_or_default(),
+        resolver: wire.resolver.map(Arc::new),
         family: match cx.enumeration("dns_lookup_family", wire.family)? {
             DnsLookupFamily::Auto => DnsFamily::Auto,
             DnsLookupFamily::V4Only => DnsFamily::V4Only,
@@ -372,7 +448,15 @@ fn custom_discovery(
         all_addresses_in_single_endpoint,
         dns_min_refresh_rate,
     } = cx.unpack("typed_config", &any)?;
-    ignorable!(cx; typed_dns_resolver_config, dns_min_refresh_rate);
+    let resolver = DnsResolver::parse(
+        resolver::Legacy {
+            typed: typed_dns_resolver_config,
+            resolution: None,
+            resolvers: Vec::new(),
+            tcp: false,
+        },
+        cx,
+    )?;
     let family = match cx.enumeration("dns_lookup_family", dns_lookup_family)? {
         DnsLookupFamily::Unspecified | DnsLookupFamily::Auto => pb::cluster::DnsLookupFamily::Auto,
         DnsLookupFamily::V4Only => pb::cluster::DnsLookupFamily::V4Only,
@@ -388,7 +472,9 @@ fn custom_discovery(
             max_interval: rate.max_interval,
         }),
         respect_ttl: respect_dns_ttl,
+        min_ttl: dns_min_refresh_rate,
         family: family as i32,
+        resolver,
     };
     let dns = make_dns(inline(name, assignment, cx)?, fields, cx)?;
     if all_addresses_in_single_endpoint {
@@ -462,24 +548,86 @@ fn keepalive(wire: Option<pb::UpstreamConnectionOptions>, cx: &mut Cx) -> Option
     tcp_keepalive.map(TcpKeepalive::parse)
 }
 
-fn bind(wire: Option<core::BindConfig>, cx: &mut Cx) -> Result<Option<Bind>, Invalid> {
-    let Some(wire) = wire else { return Ok(None) };
-    cx.field("upstream_bind_config", |cx| {
-        let core::BindConfig {
-            source_address,
-            freebind,
-            socket_options,
-            extra_source_addresses,
-            additional_source_addresses,
-            local_address_selector,
-            validate_network_namespaces,
-        } = wire;
-        refuse!(cx; socket_options, extra_source_addresses, additional_source_addresses, local_address_selector);
-        ignorable!(cx; validate_network_namespaces);
-        let Some(source) = source_address else { return Ok(None) };
-        let address = core::Address { address: Some(core::address::Address::SocketAddress(source)) };
-        let address = cx.field("source_address", |cx| Address::parse(address, cx))?;
-        let source = cx.required("source_address", address.socket())?;
-        Ok(Some(Bind { source, freebind: freebind.is_some_and(|value| value.value) }))
-    })
+impl Cluster {
+    /// Takes over where connections come from, if the cluster does not say it (`cluster_manager.upstream_bind_config`).
+    pub fn bind_by(&mut self, default: Option<&Bind>) {
+        if self.bind.is_none() {
+            self.bind = default.cloned();
+        }
+    }
+}
+
+impl Bind {
+    /// Parses the field `upstream_bind_config` of a cluster or of the cluster manager.
+    pub(crate) fn parse_optional(
+        wire: Option<core::BindConfig>,
+        cx: &mut Cx,
+    ) -> Result<Option<Self>, Invalid> {
+        let Some(wire) = wire else { return Ok(None) };
+        cx.field("upstream_bind_config", |cx| {
+            let core::BindConfig {
+                source_address,
+                freebind,
+                socket_options,
+                extra_source_addresses,
+                additional_source_addresses,
+                local_address_selector,
+                validate_network_namespaces,
+            } = wire;
+            refuse!(cx; additional_source_addresses, local_address_selector);
+            ignorable!(cx; validate_network_namespaces);
+            let mut sources = Vec::new();
+            if let Some(first) = source_address {
+                sources.push(cx.field("source_address", |cx| source(first, cx))?);
+            } else if !extra_source_addresses.is_empty() {
+                return Err(cx.invalid(
+                    "source_address",
+                    "is required beside extra_source_addresses",
+                ));
+            }
+            if extra_source_addresses.len() > 1 {
+                return Err(cx.invalid(
+                    "extra_source_addresses",
+                    "at most one: of the other address family",
+                ));
+            }
+            let extra: Vec<SocketAddr> = cx.each(
+                "extra_source_addresses",
+                extra_source_addresses,
+                |wire, cx| {
+                    let core::ExtraSourceAddress {
+                        address,
+                        socket_options,
+                    } = wire;
+                    refuse!(cx; socket_options);
+                    let address = cx.required("address", address)?;
+                    cx.field("address", |cx| source(address, cx))
+                },
+            )?;
+            sources.extend(extra);
+            if let [first, second] = sources[..]
+                && first.is_ipv4() == second.is_ipv4()
+            {
+                return Err(cx.invalid(
+                    "extra_source_addresses",
+                    "must be of the other address family",
+                ));
+            }
+            let options = cx.each("socket_options", socket_options, SocketOption::parse)?;
+            let freebind = freebind.is_some_and(|value| value.value);
+            Ok(Some(Self {
+                sources,
+                freebind,
+                options,
+            }))
+        })
+    }
+}
+
+fn source(wire: core::SocketAddress, cx: &mut Cx) -> Result<SocketAddr, Invalid> {
+    let address = core::Address {
+        address: Some(core::address::Address::SocketAddress(wire)),
+    };
+    let address = Address::parse(address, cx)?;
+    cx.required("address", address.socket())
 }

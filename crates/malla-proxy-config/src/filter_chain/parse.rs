@@ -5,13 +5,17 @@ use std::sync::Arc;
 
 use prost::Message;
 
+use super::authz::NetworkAuthz;
+use super::limits::{ConnectionLimit, ConnectionRate, NetworkRateLimit};
 use super::{
     ChainMatch, FilterChain, NetworkFilter, NetworkRbac, ServerName, SourceType, Terminal,
 };
 use crate::address::cidr;
 use crate::checked::{Cx, Invalid, ignorable, refuse, type_name};
+use crate::http_filter::StateNote;
 use crate::http_manager::HttpManager;
 use crate::istio_stats::StatsConfig;
+use crate::metadata::Metadata;
 use crate::pb::extensions::filters::network as ext;
 use crate::pb::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
 use crate::pb::{Any, core, hcm, listener as pb, tls};
@@ -22,7 +26,7 @@ use crate::tls::DownstreamTls;
 
 impl FilterChain {
     pub(crate) fn parse(wire: pb::FilterChain, cx: &mut Cx) -> Result<Self, Invalid> {
-        let fingerprint = fingerprint(&wire);
+        let (fingerprint, before) = (fingerprint(&wire), cx.runtime_used());
         let pb::FilterChain {
             filter_chain_match,
             filters,
@@ -33,7 +37,6 @@ impl FilterChain {
             name,
         } = wire;
         refuse!(cx; use_proxy_proto);
-        ignorable!(cx; metadata);
         let timeout = cx.duration(
             "transport_socket_connect_timeout",
             transport_socket_connect_timeout,
@@ -41,6 +44,7 @@ impl FilterChain {
         let (filters, terminal) = network_filters(filters, cx)?;
         Ok(Self {
             name: name.into(),
+            metadata: Metadata::parse(metadata, "metadata", cx),
             matches: cx.field("filter_chain_match", |cx| {
                 ChainMatch::parse(filter_chain_match.unwrap_or_default(), cx)
             })?,
@@ -52,6 +56,17 @@ impl FilterChain {
             terminal,
             fingerprint,
         })
+        .map(|chain| chain.with_runtime(before, cx.runtime_used()))
+    }
+}
+
+impl FilterChain {
+    /// The same chain with other runtime values is another one.
+    fn with_runtime(mut self, before: u64, after: u64) -> Self {
+        if before != after {
+            self.fingerprint ^= after;
+        }
+        self
     }
 }
 
@@ -83,6 +98,7 @@ fn network_filters(
                     ));
                 }
                 Parsed::Filter(filter) => filters.push(filter),
+                Parsed::Nothing => {}
             }
             Ok(())
         })?;
@@ -93,6 +109,8 @@ fn network_filters(
 enum Parsed {
     Filter(NetworkFilter),
     Terminal(Terminal),
+    /// Changes nothing for the connection.
+    Nothing,
 }
 
 fn network_filter(wire: pb::Filter, cx: &mut Cx) -> Result<Parsed, Invalid> {
@@ -140,6 +158,52 @@ fn typed_filter(any: &Any, cx: &mut Cx) -> Result<Parsed, Invalid> {
             Ok(Parsed::Filter(NetworkFilter::MetadataExchange(Arc::new(
                 MetadataExchange::parse(wire, cx)?,
             ))))
+        }
+        "envoy.extensions.filters.network.local_ratelimit.v3.LocalRateLimit" => {
+            let wire = cx.unpack("", any)?;
+            Ok(Parsed::Filter(NetworkFilter::ConnectionRate(Arc::new(
+                ConnectionRate::parse(wire, cx)?,
+            ))))
+        }
+        "envoy.extensions.filters.network.connection_limit.v3.ConnectionLimit" => {
+            let wire = cx.unpack("", any)?;
+            Ok(Parsed::Filter(NetworkFilter::ConnectionLimit(Arc::new(
+                ConnectionLimit::parse(wire, cx)?,
+            ))))
+        }
+        "envoy.extensions.filters.network.ext_authz.v3.ExtAuthz" => {
+            let wire = cx.unpack("", any)?;
+            Ok(Parsed::Filter(NetworkFilter::ExtAuthz(Arc::new(
+                NetworkAuthz::parse(wire, cx)?,
+            ))))
+        }
+        "envoy.extensions.filters.network.ratelimit.v3.RateLimit" => {
+            let wire = cx.unpack("", any)?;
+            Ok(Parsed::Filter(NetworkFilter::RateLimit(Arc::new(
+                NetworkRateLimit::parse(wire, cx)?,
+            ))))
+        }
+        "envoy.extensions.filters.network.sni_cluster.v3.SniCluster" => {
+            let ext::sni_cluster::v3::SniCluster {} = cx.unpack("", any)?;
+            Ok(Parsed::Filter(NetworkFilter::SniCluster))
+        }
+        "envoy.extensions.filters.network.mongo_proxy.v3.MongoProxy" => {
+            let ext::mongo_proxy::v3::MongoProxy {
+                stat_prefix: _,
+                access_log,
+                delay,
+                emit_dynamic_metadata,
+                commands: _,
+                max_bson_depth: _,
+            } = cx.unpack("", any)?;
+            refuse!(cx; delay, emit_dynamic_metadata);
+            ignorable!(cx; access_log);
+            cx.warn("", "what MongoDB's clients ask for is not counted");
+            Ok(Parsed::Nothing)
+        }
+        "envoy.extensions.filters.network.set_filter_state.v3.Config" => {
+            let notes = StateNote::of_connection(cx.unpack("", any)?, cx)?;
+            Ok(Parsed::Filter(NetworkFilter::SetFilterState(notes.into())))
         }
         other => Err(cx.invalid(
             "",

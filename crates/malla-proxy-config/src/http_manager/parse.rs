@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use http::HeaderValue;
 
+use super::local_reply::LocalReply;
 use super::{
     ClientCert, ClientCertMode, Codec, EscapedSlashes, HttpManager, Normalise, RemoteAddress,
     RequestId, RouteSource, ServerHeader, ServerHeaderMode, StripPort, Timeouts,
@@ -12,7 +13,8 @@ use super::{
 use crate::access_log::AccessLog;
 use crate::address::cidr;
 use crate::checked::{Cx, Invalid, ignorable, ignorable_refs, refuse, refuse_refs, type_name};
-use crate::cluster::{CommonHttp, Http1Options, Http2Options};
+use crate::cluster::{CommonHttp, Http1Options, Http2Options, part};
+use crate::config_source::{ConfigSource, Reference};
 use crate::http_filter::HttpFilter;
 use crate::pb::extensions::request_id::uuid::v3::UuidRequestIdConfig;
 use crate::pb::{core, google, hcm as pb};
@@ -23,6 +25,8 @@ const DEFAULT_MAX_HEADERS_KB: u32 = 60;
 /// Envoy refuses more.
 const MAX_HEADERS_KB: u32 = 8192;
 const DEFAULT_STREAM_IDLE: Duration = Duration::from_secs(300);
+const DEFAULT_DRAIN: Duration = Duration::from_secs(5);
+const DEFAULT_DELAYED_CLOSE: Duration = Duration::from_secs(1);
 
 fn flag(wire: Option<google::BoolValue>, default: bool) -> bool {
     wire.map_or(default, |value| value.value)
@@ -31,22 +35,13 @@ fn flag(wire: Option<google::BoolValue>, default: bool) -> bool {
 impl HttpManager {
     pub(crate) fn parse(wire: pb::HttpConnectionManager, cx: &mut Cx) -> Result<Self, Invalid> {
         check_fields(&wire, cx)?;
+        let timeouts = timeouts(&wire, cx)?;
         let (packs_trace_reason, decides_sampling) = request_id(wire.request_id_extension, cx)?;
         let (filters, router) = HttpFilter::parse_all(wire.http_filters, cx)?;
         let name = if wire.server_name.is_empty() {
             "envoy"
         } else {
             &wire.server_name
-        };
-        let timeouts = Timeouts {
-            stream_idle: off_at_zero(
-                cx.duration("stream_idle_timeout", wire.stream_idle_timeout)?
-                    .or(Some(DEFAULT_STREAM_IDLE)),
-            ),
-            request: off_at_zero(cx.duration("request_timeout", wire.request_timeout)?),
-            request_headers: off_at_zero(
-                cx.duration("request_headers_timeout", wire.request_headers_timeout)?,
-            ),
         };
         Ok(Self {
             stat_prefix: wire.stat_prefix.into(),
@@ -62,6 +57,7 @@ impl HttpManager {
             filters,
             router,
             access_logs: AccessLog::parse_all("access_log", wire.access_log, cx)?,
+            local_reply: LocalReply::parse_optional(wire.local_reply_config, cx)?,
             common: match wire.common_http_protocol_options {
                 Some(wire) => cx.field("common_http_protocol_options", |cx| {
                     CommonHttp::parse(wire, cx)
@@ -107,13 +103,7 @@ impl HttpManager {
                 path: flag(wire.normalize_path, false),
                 merge_slashes: wire.merge_slashes,
                 escaped_slashes: escaped_slashes(wire.path_with_escaped_slashes_action, cx)?,
-                strip_port: match wire.strip_port_mode {
-                    Some(pb::http_connection_manager::StripPortMode::StripAnyHostPort(true)) => {
-                        StripPort::Any
-                    }
-                    _ if wire.strip_matching_host_port => StripPort::Matching,
-                    _ => StripPort::Never,
-                },
+                strip_port: strip_port(wire.strip_port_mode, wire.strip_matching_host_port),
                 strip_trailing_dot: wire.strip_trailing_host_dot,
             },
             upgrades: cx.each("upgrade_configs", wire.upgrade_configs, upgrade)?,
@@ -130,6 +120,24 @@ impl HttpManager {
     }
 }
 
+fn timeouts(wire: &pb::HttpConnectionManager, cx: &Cx) -> Result<Timeouts, Invalid> {
+    let read = |field, value| cx.duration(field, value);
+    Ok(Timeouts {
+        stream_idle: off_at_zero(
+            read("stream_idle_timeout", wire.stream_idle_timeout)?.or(Some(DEFAULT_STREAM_IDLE)),
+        ),
+        request: off_at_zero(read("request_timeout", wire.request_timeout)?),
+        request_headers: off_at_zero(read(
+            "request_headers_timeout",
+            wire.request_headers_timeout,
+        )?),
+        drain: read("drain_timeout", wire.drain_timeout)?.unwrap_or(DEFAULT_DRAIN),
+        drain_jitter: part("drain_timeout_jitter", wire.drain_timeout_jitter, cx)?,
+        delayed_close: read("delayed_close_timeout", wire.delayed_close_timeout)?
+            .unwrap_or(DEFAULT_DELAYED_CLOSE),
+    })
+}
+
 /// Refuses what is not supported. Every field is named, so that a new one does not compile unnoticed.
 fn check_fields(wire: &pb::HttpConnectionManager, cx: &mut Cx) -> Result<(), Invalid> {
     let pb::HttpConnectionManager {
@@ -139,7 +147,8 @@ fn check_fields(wire: &pb::HttpConnectionManager, cx: &mut Cx) -> Result<(), Inv
         add_user_agent,
         tracing: _,
         common_http_protocol_options: _,
-        http1_safe_max_connection_duration,
+        // A request may be on its way in any case: the next answer says that it is the last.
+        http1_safe_max_connection_duration: _,
         http_protocol_options: _,
         http2_protocol_options: _,
         http3_protocol_options,
@@ -151,9 +160,9 @@ fn check_fields(wire: &pb::HttpConnectionManager, cx: &mut Cx) -> Result<(), Inv
         stream_flush_timeout,
         request_timeout: _,
         request_headers_timeout: _,
-        drain_timeout,
-        drain_timeout_jitter,
-        delayed_close_timeout,
+        drain_timeout: _,
+        drain_timeout_jitter: _,
+        delayed_close_timeout: _,
         access_log: _,
         access_log_flush_interval,
         flush_access_log_on_new_request,
@@ -178,7 +187,7 @@ fn check_fields(wire: &pb::HttpConnectionManager, cx: &mut Cx) -> Result<(), Inv
         merge_slashes: _,
         path_with_escaped_slashes_action: _,
         request_id_extension: _,
-        local_reply_config,
+        local_reply_config: _,
         strip_matching_host_port: _,
         stream_error_on_invalid_http_message,
         path_normalization_options,
@@ -194,10 +203,10 @@ fn check_fields(wire: &pb::HttpConnectionManager, cx: &mut Cx) -> Result<(), Inv
     } = wire;
     refuse_refs!(cx; http3_protocol_options, access_log_flush_interval, flush_access_log_on_new_request,
     access_log_options, original_ip_detection_extensions, early_header_mutation_extensions,
-    forward_client_cert_matcher, represent_ipv4_remote_address_as_ipv4_mapped_ipv6, local_reply_config,
+    forward_client_cert_matcher, represent_ipv4_remote_address_as_ipv4_mapped_ipv6,
     path_normalization_options, proxy_status_config, typed_header_validation_config, forward_proto_config,
     add_user_agent);
-    ignorable_refs!(cx; drain_timeout, delayed_close_timeout, http1_safe_max_connection_duration, stream_flush_timeout, drain_timeout_jitter,
+    ignorable_refs!(cx; stream_flush_timeout,
     stream_error_on_invalid_http_message, append_local_overload, add_proxy_protocol_connection_state);
     Ok(())
 }
@@ -233,13 +242,17 @@ fn routes(
             Ok(RouteSource::Inline(Arc::new(config)))
         }
         RouteSpecifier::Rds(pb::Rds {
-            config_source: _,
+            config_source,
             route_config_name,
         }) => {
             if route_config_name.is_empty() {
                 return Err(cx.invalid("rds.route_config_name", "is required"));
             }
-            Ok(RouteSource::Rds(route_config_name.into()))
+            let source = cx.required("rds.config_source", config_source)?;
+            Ok(RouteSource::Rds(Reference {
+                name: route_config_name.into(),
+                source: cx.field("rds.config_source", |cx| ConfigSource::parse(source, cx))?,
+            }))
         }
         RouteSpecifier::ScopedRoutes(_) => {
             Err(cx.invalid("scoped_routes", "not supported by this proxy"))
@@ -329,6 +342,18 @@ fn request_id(wire: Option<pb::RequestIdExtension>, cx: &mut Cx) -> Result<(bool
             flag(use_request_id_for_trace_sampling, true),
         ))
     })
+}
+
+fn strip_port(
+    wire: Option<pb::http_connection_manager::StripPortMode>,
+    matching: bool,
+) -> StripPort {
+    use pb::http_connection_manager::StripPortMode;
+    match wire {
+        Some(StripPortMode::StripAnyHostPort(true)) => StripPort::Any,
+        _ if matching => StripPort::Matching,
+        _ => StripPort::Never,
+    }
 }
 
 fn escaped_slashes(wire: i32, cx: &Cx) -> Result<EscapedSlashes, Invalid> {

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Direction, Listener, ListenerFilter, ListenerFilterKind, PortPredicate, TcpKeepalive};
+use super::{
+    Direction, Listener, ListenerFilter, ListenerFilterKind, PortPredicate, SocketOption,
+    SocketValue, TcpKeepalive,
+};
 use crate::access_log::AccessLog;
 use crate::address::Address;
 use crate::checked::{Checked, Cx, Invalid, ignorable, refuse, type_name};
@@ -12,6 +15,7 @@ use crate::filter_chain::FilterChain;
 use crate::metadata::Metadata;
 use crate::pb::extensions::filters::listener as ext;
 use crate::pb::{core, google, listener as pb};
+use crate::runtime::Values;
 
 const DEFAULT_FILTERS_TIMEOUT: Duration = Duration::from_secs(15);
 /// `filter_disabled` may nest, but not for ever.
@@ -21,6 +25,14 @@ impl Listener {
     /// Parses one listener.
     pub fn from_proto(wire: pb::Listener) -> Result<Checked<Self>, Invalid> {
         Cx::check(|cx| Self::parse(wire, cx))
+    }
+
+    /// As [`Self::from_proto`], with runtime values.
+    pub fn from_proto_with(
+        wire: pb::Listener,
+        runtime: &Arc<Values>,
+    ) -> Result<Checked<Self>, Invalid> {
+        Cx::with_runtime(runtime, |cx| Self::parse(wire, cx))
     }
 
     pub(crate) fn parse(wire: pb::Listener, cx: &mut Cx) -> Result<Self, Invalid> {
@@ -63,13 +75,14 @@ impl Listener {
             tcp_keepalive,
             listener_specifier,
         } = wire;
-        refuse!(cx; fcds_config, filter_chain_matcher, socket_options, udp_listener_config, api_listener, enable_mptcp,
+        refuse!(cx; fcds_config, filter_chain_matcher, udp_listener_config, api_listener, enable_mptcp,
             listener_specifier);
-        // How connections are spread over workers and drained is this proxy's own; it has no overload manager.
+        // How connections are drained is this proxy's own.
         ignorable!(cx; stats_matcher, per_connection_buffer_high_watermark_timeout, drain_type,
-            tcp_fast_open_queue_length, connection_balance_config, max_connections_to_accept_per_socket_event,
+            tcp_fast_open_queue_length, max_connections_to_accept_per_socket_event,
             ignore_global_conn_limit, bypass_overload_manager);
-        let _ = (reuse_port, enable_reuse_port);
+        // The old spelling has no effect in Envoy either.
+        let _ = reuse_port;
         let flag =
             |value: Option<google::BoolValue>, default| value.map_or(default, |value| value.value);
         let bind = match deprecated_v1 {
@@ -79,22 +92,13 @@ impl Listener {
         let timeout = cx
             .duration("listener_filters_timeout", listener_filters_timeout)?
             .unwrap_or(DEFAULT_FILTERS_TIMEOUT);
-        let chains: Vec<Arc<FilterChain>> =
-            cx.each("filter_chains", filter_chains, |wire, cx| {
-                FilterChain::parse(wire, cx).map(Arc::new)
-            })?;
-        let default_chain = match default_filter_chain {
-            None => None,
-            Some(wire) => {
-                Some(Arc::new(cx.field("default_filter_chain", |cx| {
-                    FilterChain::parse(wire, cx)
-                })?))
-            }
-        };
-        if chains.is_empty() && default_chain.is_none() {
-            return Err(cx.invalid("filter_chains", "at least one is required"));
-        }
+        let (chains, default_chain) = chains(filter_chains, default_filter_chain, cx)?;
         Ok(Self {
+            socket_options: cx.each("socket_options", socket_options, SocketOption::parse)?,
+            reuse_port: flag(enable_reuse_port, true),
+            exact_balance: exact_balance(connection_balance_config, cx)?,
+            ipv4_compat: any_wants_ipv4(&address, &additional_addresses),
+            max_connections: connection_limit(&name, cx),
             addresses: addresses(address, additional_addresses, cx)?,
             name: name.into(),
             stat_prefix: (!stat_prefix.is_empty()).then(|| stat_prefix.into()),
@@ -118,6 +122,88 @@ impl Listener {
                 core::TrafficDirection::Outbound => Direction::Outbound,
             },
             metadata: Metadata::parse(metadata, "metadata", cx),
+        })
+    }
+}
+
+/// The chains to match and the one for everything else.
+type Chains = (Vec<Arc<FilterChain>>, Option<Arc<FilterChain>>);
+
+fn chains(
+    wire: Vec<pb::FilterChain>,
+    default: Option<pb::FilterChain>,
+    cx: &mut Cx,
+) -> Result<Chains, Invalid> {
+    let parse = |wire, cx: &mut Cx| FilterChain::parse(wire, cx).map(Arc::new);
+    let chains: Vec<_> = cx.each("filter_chains", wire, parse)?;
+    let default = match default {
+        None => None,
+        Some(wire) => Some(cx.field("default_filter_chain", |cx| parse(wire, cx))?),
+    };
+    if chains.is_empty() && default.is_none() {
+        return Err(cx.invalid("filter_chains", "at least one is required"));
+    }
+    Ok((chains, default))
+}
+
+fn exact_balance(
+    wire: Option<pb::listener::ConnectionBalanceConfig>,
+    cx: &mut Cx,
+) -> Result<bool, Invalid> {
+    use pb::listener::connection_balance_config::{BalanceType, ExactBalance};
+    let Some(pb::listener::ConnectionBalanceConfig { balance_type }) = wire else {
+        return Ok(false);
+    };
+    cx.field("connection_balance_config", |cx| {
+        match cx.required("balance_type", balance_type)? {
+            BalanceType::ExactBalance(ExactBalance {}) => Ok(true),
+            BalanceType::ExtendBalance(_) | BalanceType::CpuLocalityBalance(_) => Err(cx.invalid(
+                "",
+                "extend_balance and cpu_locality_balance are not supported by this proxy; use exact_balance",
+            )),
+        }
+    })
+}
+
+fn connection_limit(name: &str, cx: &mut Cx) -> Option<u64> {
+    let key = format!("envoy.resource_limits.listener.{name}.connection_limit");
+    let limit = cx.runtime_integer(&key, u64::MAX);
+    (limit != u64::MAX).then_some(limit)
+}
+
+fn any_wants_ipv4(first: &Option<core::Address>, more: &[pb::AdditionalAddress]) -> bool {
+    let more = more.iter().flat_map(|more| &more.address);
+    first.iter().chain(more).any(wants_ipv4)
+}
+
+fn wants_ipv4(address: &core::Address) -> bool {
+    matches!(&address.address, Some(core::address::Address::SocketAddress(socket)) if socket.ipv4_compat)
+}
+
+impl SocketOption {
+    pub(crate) fn parse(wire: core::SocketOption, cx: &mut Cx) -> Result<Self, Invalid> {
+        use core::socket_option::Value;
+        let core::SocketOption {
+            description: _,
+            level,
+            name,
+            state: _,
+            r#type,
+            ip_version,
+            value,
+        } = wire;
+        // All sockets here are TCP's, and are given their options before the first connection.
+        refuse!(cx; r#type, ip_version);
+        let number = |field: &str, value: i64, cx: &Cx| {
+            i32::try_from(value).map_err(|_| cx.invalid(field, "is no number of an option"))
+        };
+        Ok(Self {
+            level: number("level", level, cx)?,
+            name: number("name", name, cx)?,
+            value: match cx.required("value", value)? {
+                Value::IntValue(value) => SocketValue::Number(number("int_value", value, cx)?),
+                Value::BufValue(bytes) => SocketValue::Bytes(bytes),
+            },
         })
     }
 }
@@ -185,6 +271,10 @@ impl ListenerFilterKind {
                 let ext::original_dst::v3::OriginalDst {} = cx.unpack("", any)?;
                 Ok(Self::OriginalDst)
             }
+            "envoy.extensions.filters.listener.original_src.v3.OriginalSrc" => {
+                let ext::original_src::v3::OriginalSrc { bind_port, mark } = cx.unpack("", any)?;
+                Ok(Self::OriginalSrc { bind_port, mark })
+            }
             "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector" => {
                 let ext::tls_inspector::v3::TlsInspector {
                     enable_ja3_fingerprinting,
@@ -211,10 +301,12 @@ impl ListenerFilterKind {
                     stat_prefix,
                     tlv_location,
                 } = cx.unpack("", any)?;
-                refuse!(cx; rules, disallowed_versions);
+                refuse!(cx; rules);
+                let versions = [0, 1].map(|version| !disallowed_versions.contains(&version));
                 ignorable!(cx; pass_through_tlvs, stat_prefix, tlv_location);
                 Ok(Self::ProxyProtocol {
                     optional: allow_requests_without_proxy_protocol,
+                    versions,
                 })
             }
             other => Err(cx.invalid(

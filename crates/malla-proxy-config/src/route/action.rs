@@ -7,15 +7,18 @@ use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::Inherited;
 use super::hash::HashPolicy;
+use super::internal_redirect::InternalRedirect;
 use super::matcher::{PathMatch, RouteMatch};
 use super::redirect::{DirectResponse, Redirect};
 use super::retry::RetryPolicy;
 use crate::checked::{Cx, Invalid, ignorable, refuse};
 use crate::headers::HeaderEdits;
+use crate::http_filter::HeaderEdit;
 use crate::http_filter::PerFilter;
 use crate::matcher::{Fraction, RegexReplace};
 use crate::metadata::Metadata;
 use crate::pb::{core, google, route as pb};
+use crate::rate_limit::RateLimits;
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -55,8 +58,16 @@ pub struct Forward {
     pub stream_limit: Option<StreamLimit>,
     /// When to try again.
     pub retry: Option<Arc<RetryPolicy>>,
+    /// A try that takes too long goes on beside the next one (`hedge_on_per_try_timeout`).
+    pub hedge: bool,
+    /// Redirects of the endpoint that are followed here.
+    pub internal_redirect: Option<Arc<InternalRedirect>>,
     /// Copies that go elsewhere.
     pub mirrors: Vec<Mirror>,
+    /// What its requests count against.
+    pub rate_limits: RateLimits,
+    /// And against those of the virtual host.
+    pub include_vhost_rate_limits: bool,
     /// High-priority circuit breakers.
     pub high_priority: bool,
     /// What consistent hashing is over, in order.
@@ -187,6 +198,8 @@ pub struct Mirror {
     pub shadow_suffix: bool,
     /// The host is this instead.
     pub host: Option<HeaderValue>,
+    /// Changes to the copy's headers.
+    pub mutations: Vec<HeaderEdit>,
 }
 
 impl Action {
@@ -283,8 +296,7 @@ impl Forward {
             cluster_specifier,
             host_rewrite_specifier,
         } = wire;
-        refuse!(cx; path_rewrite_policy, path_rewrite, retry_policy_typed_config, rate_limits, include_vh_rate_limits,
-            internal_redirect_policy, internal_redirect_action, max_internal_redirects, hedge_policy);
+        refuse!(cx; path_rewrite_policy, path_rewrite, retry_policy_typed_config);
         ignorable!(cx; flush_timeout, early_data_policy);
         let timeout = cx.duration("timeout", timeout)?.unwrap_or(DEFAULT_TIMEOUT);
         let idle_timeout = cx.duration("idle_timeout", idle_timeout)?;
@@ -296,21 +308,21 @@ impl Forward {
             }
             None => inherited.retry.clone(),
         };
-        let mirrors = if request_mirror_policies.is_empty() {
-            inherited.mirrors.clone()
-        } else {
-            cx.each(
-                "request_mirror_policies",
-                request_mirror_policies,
-                Mirror::parse,
-            )?
+        let mirrors = match request_mirror_policies {
+            none if none.is_empty() => inherited.mirrors.clone(),
+            some => cx.each("request_mirror_policies", some, Mirror::parse)?,
         };
         let priority: core::RoutingPriority = cx.enumeration("priority", priority)?;
+        let metadata_match =
+            metadata_match.map(|wire| Metadata::parse(Some(wire), "metadata_match", cx));
+        let mut target = Target::parse(cluster_specifier, cx)?;
+        if let (Target::Weighted(weighted), Some(below)) = (&mut target, &metadata_match) {
+            weighted.merge_over(below);
+        }
         Ok(Self {
-            target: Target::parse(cluster_specifier, cx)?,
+            target,
             not_found: not_found(cluster_not_found_response_code, cx)?,
-            metadata_match: metadata_match
-                .map(|wire| Metadata::parse(Some(wire), "metadata_match", cx)),
+            metadata_match,
             path: PathRewrite::parse(prefix_rewrite, regex_rewrite, matches, cx)?,
             host: HostRewrite::parse(host_rewrite_specifier, cx)?,
             append_forwarded_host: append_x_forwarded_host,
@@ -323,12 +335,40 @@ impl Forward {
                 cx,
             )?,
             retry,
+            hedge: match hedge_policy {
+                Some(policy) => cx.field("hedge_policy", |cx| hedges(policy, cx))?,
+                None => inherited.hedge,
+            },
+            internal_redirect: InternalRedirect::parse_any(
+                internal_redirect_policy,
+                internal_redirect_action,
+                max_internal_redirects,
+                cx,
+            )?
+            .map(Arc::new),
             mirrors,
+            rate_limits: RateLimits::parse(rate_limits, cx)?,
+            include_vhost_rate_limits: include_vh_rate_limits.is_some_and(|value| value.value),
             high_priority: priority == core::RoutingPriority::High,
             hash: cx.each("hash_policy", hash_policy, HashPolicy::parse)?,
             upgrades: cx.each("upgrade_configs", upgrade_configs, upgrade)?,
         })
     }
+}
+
+/// Whether tries that take too long go on beside the next one.
+pub(super) fn hedges(wire: pb::HedgePolicy, cx: &mut Cx) -> Result<bool, Invalid> {
+    let pb::HedgePolicy {
+        initial_requests,
+        additional_request_chance,
+        hedge_on_per_try_timeout,
+    } = wire;
+    // Envoy reads neither of the first two.
+    if initial_requests.is_some_and(|count| count.value == 0) {
+        return Err(cx.invalid("initial_requests", "must be at least 1"));
+    }
+    ignorable!(cx; initial_requests, additional_request_chance);
+    Ok(hedge_on_per_try_timeout)
 }
 
 fn not_found(wire: i32, cx: &Cx) -> Result<StatusCode, Invalid> {
@@ -382,12 +422,19 @@ impl Target {
 }
 
 impl Weighted {
+    /// Adds the route's metadata to that of its clusters, which has the last word.
+    fn merge_over(&mut self, below: &Metadata) {
+        let own = self.clusters.iter_mut();
+        own.filter_map(|cluster| cluster.metadata_match.as_mut())
+            .for_each(|own| own.merge_over(below));
+    }
+
     fn parse(wire: pb::WeightedCluster, cx: &mut Cx) -> Result<Self, Invalid> {
         use pb::weighted_cluster::RandomValueSpecifier;
         let pb::WeightedCluster {
             clusters,
             total_weight: _,
-            runtime_key_prefix: _,
+            runtime_key_prefix,
             random_value_specifier,
         } = wire;
         let random_header = match random_value_specifier {
@@ -400,8 +447,18 @@ impl Weighted {
                 None
             }
         };
-        let clusters: Vec<WeightedCluster> =
-            cx.each("clusters", clusters, WeightedCluster::parse)?;
+        let mut clusters: Vec<WeightedCluster> = cx.each("clusters", clusters, |wire, cx| {
+            let key = format!("{runtime_key_prefix}.{}", wire.name);
+            let mut cluster = WeightedCluster::parse(wire, cx)?;
+            if !runtime_key_prefix.is_empty() {
+                cluster.weight = cx.runtime_integer(&key, cluster.weight);
+            }
+            Ok(cluster)
+        })?;
+        for cluster in &mut clusters {
+            // So that no sum of them overflows.
+            cluster.weight = cluster.weight.min(u32::MAX.into());
+        }
         let total = clusters.iter().map(|cluster| cluster.weight).sum();
         if total == 0 {
             return Err(cx.invalid("clusters", "weights must sum to at least 1"));
@@ -486,7 +543,9 @@ impl PathRewrite {
 pub(super) fn matched_length(matches: &RouteMatch) -> Option<usize> {
     match &matches.path {
         PathMatch::Prefix(prefix) | PathMatch::SeparatedPrefix(prefix) => Some(prefix.len()),
-        PathMatch::Exact(_) | PathMatch::Regex(_) | PathMatch::Connect => None,
+        PathMatch::Exact(_) | PathMatch::Regex(_) | PathMatch::Connect | PathMatch::Template(_) => {
+            None
+        }
     }
 }
 
@@ -568,7 +627,7 @@ impl Mirror {
             request_headers_mutations,
             host_rewrite_literal,
         } = wire;
-        refuse!(cx; request_headers_mutations);
+        // Copies have no span of their own.
         ignorable!(cx; trace_sampled);
         let fraction = match runtime_fraction {
             None => Fraction::ALWAYS,
@@ -581,6 +640,11 @@ impl Mirror {
         Ok(Self {
             cluster: cluster_or_header(cluster, &cluster_header, cx)?,
             fraction,
+            mutations: cx.each(
+                "request_headers_mutations",
+                request_headers_mutations,
+                HeaderEdit::parse,
+            )?,
             shadow_suffix: !disable_shadow_host_suffix_append && host.is_none(),
             host,
         })

@@ -2,10 +2,12 @@
 
 use http::{HeaderMap, Method, header};
 
-use crate::checked::{Cx, Invalid, refuse, type_name};
+use crate::checked::{Cx, Invalid, refuse};
 use crate::matcher::{Fraction, FullRegex};
+use crate::metadata_matcher::StateMatcher;
 use crate::pb::route as pb;
 use crate::request::{CookieMatcher, HeaderMatcher, QueryMatcher, RequestView};
+use crate::uri_template::UriTemplate;
 
 /// `RouteMatch`.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,6 +26,8 @@ pub struct RouteMatch {
     pub cookies: Vec<CookieMatcher>,
     /// Only gRPC requests.
     pub grpc: bool,
+    /// On what filters have noted: all must fit.
+    pub noted: Vec<StateMatcher>,
 }
 
 /// On the path.
@@ -39,10 +43,12 @@ pub enum PathMatch {
     SeparatedPrefix(String),
     /// Any CONNECT request.
     Connect,
+    /// `/a/{name}/**`.
+    Template(UriTemplate),
 }
 
 impl RouteMatch {
-    pub(super) fn parse(wire: pb::RouteMatch, cx: &mut Cx) -> Result<Self, Invalid> {
+    pub(crate) fn parse(wire: pb::RouteMatch, cx: &mut Cx) -> Result<Self, Invalid> {
         use pb::route_match::PathSpecifier;
         let pb::RouteMatch {
             case_sensitive,
@@ -56,7 +62,7 @@ impl RouteMatch {
             filter_state,
             path_specifier,
         } = wire;
-        refuse!(cx; tls_context, dynamic_metadata, filter_state);
+        refuse!(cx; tls_context);
         let path = match cx.required("path_specifier", path_specifier)? {
             PathSpecifier::Prefix(prefix) => PathMatch::Prefix(prefix),
             PathSpecifier::Path(path) => PathMatch::Exact(path),
@@ -74,17 +80,9 @@ impl RouteMatch {
                 }
                 PathMatch::SeparatedPrefix(prefix)
             }
-            PathSpecifier::PathMatchPolicy(extension) => {
-                let name = extension
-                    .typed_config
-                    .as_ref()
-                    .map(type_name)
-                    .unwrap_or_default();
-                return Err(cx.invalid(
-                    "path_match_policy",
-                    format!("{name} is not supported by this proxy"),
-                ));
-            }
+            PathSpecifier::PathMatchPolicy(extension) => PathMatch::Template(
+                cx.field("path_match_policy", |cx| UriTemplate::parse(&extension, cx))?,
+            ),
         };
         let fraction = match runtime_fraction {
             None => None,
@@ -100,6 +98,7 @@ impl RouteMatch {
             query: cx.each("query_parameters", query_parameters, QueryMatcher::parse)?,
             cookies: cx.each("cookies", cookies, CookieMatcher::parse)?,
             grpc: grpc.is_some(),
+            noted: StateMatcher::parse_all(dynamic_metadata, filter_state, cx)?,
         })
     }
 
@@ -133,6 +132,7 @@ impl RouteMatch {
             PathMatch::SeparatedPrefix(prefix) => {
                 begins(prefix) && matches!(path.get(prefix.len()), None | Some(b'/'))
             }
+            PathMatch::Template(template) => template.is_match(request.path_only()),
             PathMatch::Connect => request.method == Method::CONNECT,
         }
     }
@@ -144,6 +144,10 @@ impl RouteMatch {
             && self.headers.iter().all(|matcher| matcher.is_match(request))
             && self.query.iter().all(|matcher| matcher.is_match(request))
             && self.cookies.iter().all(|matcher| matcher.is_match(request))
+            && self
+                .noted
+                .iter()
+                .all(|matcher| matcher.is_match(request.state))
     }
 }
 

@@ -5,10 +5,12 @@ use http::StatusCode;
 
 use super::action::{PathRewrite, matched_length};
 use super::matcher::RouteMatch;
-use crate::checked::{Cx, Invalid, refuse};
+use crate::checked::{Cx, Invalid};
+use crate::format::Layout;
 use crate::http_filter::status_code;
+use crate::http_manager::local_reply::inline;
 use crate::matcher::RegexReplace;
-use crate::pb::{core, route as pb};
+use crate::pb::route as pb;
 
 /// `RedirectAction`.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,12 +41,14 @@ pub enum RedirectPath {
 }
 
 /// `DirectResponseAction`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct DirectResponse {
     /// Status.
     pub status: StatusCode,
     /// Body; may be empty.
     pub body: Bytes,
+    /// How it is laid out.
+    pub layout: Option<Box<Layout>>,
 }
 
 impl Redirect {
@@ -117,23 +121,14 @@ impl DirectResponse {
         max_body: usize,
         cx: &mut Cx,
     ) -> Result<Self, Invalid> {
-        use core::data_source::Specifier;
         let pb::DirectResponseAction {
             status,
             body,
             body_format,
         } = wire;
-        refuse!(cx; body_format);
-        let body = match body.and_then(|body| body.specifier) {
+        let body = match body {
             None => Bytes::new(),
-            Some(Specifier::InlineString(text)) => text.into(),
-            Some(Specifier::InlineBytes(bytes)) => bytes.into(),
-            Some(Specifier::Filename(_) | Specifier::EnvironmentVariable(_)) => {
-                return Err(cx.invalid(
-                    "body",
-                    "only inline_string and inline_bytes are supported by this proxy",
-                ));
-            }
+            Some(source) => inline("body", source, cx)?,
         };
         if body.len() > max_body {
             return Err(cx.invalid(
@@ -144,6 +139,12 @@ impl DirectResponse {
         Ok(Self {
             status: status_code("status", status, cx)?,
             body,
+            layout: match body_format {
+                None => None,
+                Some(format) => Some(Box::new(
+                    cx.field("body_format", |cx| Layout::parse(format, cx))?,
+                )),
+            },
         })
     }
 }

@@ -2,16 +2,20 @@
 
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{HeaderMap, HeaderName, StatusCode};
 use smallvec::SmallVec;
 
 use crate::checked::{Cx, Invalid, refuse, type_name};
 use crate::http_filter::status_code;
+use crate::metadata::{Metadata, Value};
+use crate::pb::extensions::retry::host::omit_host_metadata::v3::OmitHostMetadataConfig;
 use crate::pb::extensions::retry::priority::previous_priorities::v3::PreviousPrioritiesConfig;
 use crate::pb::route as pb;
-use crate::request::HeaderMatcher;
+use crate::request::{HeaderMatcher, text};
 
 const DEFAULT_BASE_INTERVAL: Duration = Duration::from_millis(25);
+/// `RateLimitedRetryBackOff.max_interval` when none is given.
+const DEFAULT_MAX_RESET: Duration = Duration::from_secs(300);
 
 /// `RetryPolicy`.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,6 +26,8 @@ pub struct RetryPolicy {
     pub attempts: u32,
     /// Limit for each try; `None` leaves the route's timeout.
     pub per_try_timeout: Option<Duration>,
+    /// Limit for each try without a byte of its answer, once its head is there; `None` leaves the stream's.
+    pub per_try_idle_timeout: Option<Duration>,
     /// Codes for `retriable-status-codes`.
     pub status_codes: SmallVec<[StatusCode; 4]>,
     /// Response headers for `retriable-headers`.
@@ -32,10 +38,75 @@ pub struct RetryPolicy {
     pub back_off: (Duration, Duration),
     /// Draw a host again, at most so often, while it was tried before; at least 1.
     pub host_selection_attempts: u32,
-    /// Avoid hosts tried before (`previous_hosts`).
-    pub avoid_previous_hosts: bool,
+    /// Waits that the endpoint asks for.
+    pub rate_limited: Option<RateLimitedBackOff>,
+    /// Hosts that further tries avoid.
+    pub avoid: AvoidHosts,
     /// Avoid priorities tried before, updated after every so many tries (`previous_priorities`).
     pub avoid_previous_priorities: Option<u32>,
+}
+
+/// `RateLimitedRetryBackOff`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RateLimitedBackOff {
+    /// Where the wait is, in order.
+    pub headers: Vec<(HeaderName, ResetFormat)>,
+    /// Longer ones do not count.
+    pub max: Duration,
+}
+
+/// How a header says when to come back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResetFormat {
+    /// In so many seconds.
+    Seconds,
+    /// At this second of Unix time.
+    Unix,
+}
+
+impl RateLimitedBackOff {
+    /// The wait an answer asks for; `now` is Unix time.
+    pub fn wait(&self, headers: &HeaderMap, now: Duration) -> Option<Duration> {
+        self.headers.iter().find_map(|(name, format)| {
+            let value: u64 = text(headers.get(name)?).parse().ok()?;
+            let wait = match format {
+                ResetFormat::Seconds => Duration::from_secs(value),
+                ResetFormat::Unix => Duration::from_secs(value).checked_sub(now)?,
+            };
+            (wait <= self.max).then_some(wait)
+        })
+    }
+}
+
+/// `retry_host_predicate`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct AvoidHosts {
+    /// Those tried before (`previous_hosts`).
+    pub previous: bool,
+    /// Canaries (`omit_canary_hosts`).
+    pub canaries: bool,
+    /// Those with this metadata (`omit_host_metadata`).
+    pub with_metadata: Vec<Metadata>,
+}
+
+impl AvoidHosts {
+    /// True if any host may be chosen again.
+    pub fn is_empty(&self) -> bool {
+        !self.previous && !self.canaries && self.with_metadata.is_empty()
+    }
+
+    /// Whether a host with this metadata is avoided whether or not it was tried.
+    pub fn omits(&self, metadata: &Metadata) -> bool {
+        let canary = || {
+            let mark = metadata.get("envoy.lb").and_then(|lb| lb.get("canary"));
+            mark == Some(&Value::Bool(true))
+        };
+        self.canaries && canary()
+            || self
+                .with_metadata
+                .iter()
+                .any(|omit| metadata.contains(omit))
+    }
 }
 
 /// Declares the conditions as bits with their Envoy names.
@@ -115,9 +186,11 @@ impl RetryPolicy {
             rate_limited_retry_back_off,
             retriable_headers,
             retriable_request_headers,
-            refresh_cluster_on_retry,
+            // Only cluster specifiers that are refused here choose anew.
+            refresh_cluster_on_retry: _,
         } = wire;
-        refuse!(cx; per_try_idle_timeout, retry_options_predicates, rate_limited_retry_back_off, refresh_cluster_on_retry);
+        // Envoy has none to name either.
+        refuse!(cx; retry_options_predicates);
         for word in retry_on
             .split(',')
             .map(str::trim)
@@ -160,6 +233,13 @@ impl RetryPolicy {
             on: RetryOn::parse(&retry_on),
             attempts: num_retries.map_or(1, |retries| retries.value),
             per_try_timeout: limit(cx.duration("per_try_timeout", per_try_timeout)?),
+            per_try_idle_timeout: limit(cx.duration("per_try_idle_timeout", per_try_idle_timeout)?),
+            rate_limited: match rate_limited_retry_back_off {
+                None => None,
+                Some(wire) => Some(cx.field("rate_limited_retry_back_off", |cx| {
+                    RateLimitedBackOff::parse(wire, cx)
+                })?),
+            },
             status_codes: SmallVec::from_vec(status_codes),
             response_headers: cx.each(
                 "retriable_headers",
@@ -174,36 +254,86 @@ impl RetryPolicy {
             back_off,
             host_selection_attempts: u32::try_from(host_selection_retry_max_attempts.max(1))
                 .unwrap_or(u32::MAX),
-            avoid_previous_hosts: previous_hosts(retry_host_predicate, cx)?,
+            avoid: AvoidHosts::parse(retry_host_predicate, cx)?,
             avoid_previous_priorities: previous_priorities(retry_priority, cx)?,
         })
     }
 }
 
-fn previous_hosts(
-    wire: Vec<pb::retry_policy::RetryHostPredicate>,
-    cx: &mut Cx,
-) -> Result<bool, Invalid> {
-    use pb::retry_policy::retry_host_predicate::ConfigType;
-    let mut found = false;
-    for predicate in wire {
-        let pb::retry_policy::RetryHostPredicate { name, config_type } = predicate;
-        let kind = match &config_type {
-            Some(ConfigType::TypedConfig(any)) => type_name(any),
-            None => name.clone(),
-        };
-        match kind.as_str() {
-            "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
-            | "envoy.retry_host_predicates.previous_hosts" => found = true,
-            other => {
-                return Err(cx.invalid(
-                    "retry_host_predicate",
-                    format!("{other} is not supported by this proxy"),
-                ));
+impl RateLimitedBackOff {
+    fn parse(
+        wire: pb::retry_policy::RateLimitedRetryBackOff,
+        cx: &mut Cx,
+    ) -> Result<Self, Invalid> {
+        use pb::retry_policy::ResetHeaderFormat;
+        let pb::retry_policy::RateLimitedRetryBackOff {
+            reset_headers,
+            max_interval,
+        } = wire;
+        if reset_headers.is_empty() {
+            return Err(cx.invalid("reset_headers", "takes at least one header"));
+        }
+        Ok(Self {
+            headers: cx.each("reset_headers", reset_headers, |wire, cx| {
+                let name = wire
+                    .name
+                    .parse()
+                    .map_err(|_| cx.invalid("name", "is not a header name"))?;
+                let format = match cx.enumeration("format", wire.format)? {
+                    ResetHeaderFormat::Seconds => ResetFormat::Seconds,
+                    ResetHeaderFormat::UnixTimestamp => ResetFormat::Unix,
+                };
+                Ok((name, format))
+            })?,
+            max: cx
+                .duration("max_interval", max_interval)?
+                .unwrap_or(DEFAULT_MAX_RESET),
+        })
+    }
+}
+
+impl AvoidHosts {
+    fn parse(
+        wire: Vec<pb::retry_policy::RetryHostPredicate>,
+        cx: &mut Cx,
+    ) -> Result<Self, Invalid> {
+        use pb::retry_policy::retry_host_predicate::ConfigType;
+        let mut out = Self::default();
+        for (index, predicate) in wire.into_iter().enumerate() {
+            let pb::retry_policy::RetryHostPredicate { name, config_type } = predicate;
+            let field = format!("retry_host_predicate[{index}]");
+            let (kind, any) = match &config_type {
+                Some(ConfigType::TypedConfig(any)) => (type_name(any), Some(any)),
+                None => (name.clone(), None),
+            };
+            match (kind.as_str(), any) {
+                (
+                    "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
+                    | "envoy.retry_host_predicates.previous_hosts",
+                    _,
+                ) => out.previous = true,
+                (
+                    "envoy.extensions.retry.host.omit_canary_hosts.v3.OmitCanaryHostsPredicate"
+                    | "envoy.retry_host_predicates.omit_canary_hosts",
+                    _,
+                ) => out.canaries = true,
+                (
+                    "envoy.extensions.retry.host.omit_host_metadata.v3.OmitHostMetadataConfig",
+                    Some(any),
+                ) => {
+                    let OmitHostMetadataConfig { metadata_match } = cx.unpack(&field, any)?;
+                    out.with_metadata
+                        .push(Metadata::parse(metadata_match, &field, cx));
+                }
+                (other, _) => {
+                    return Err(
+                        cx.invalid(&field, format!("{other} is not supported by this proxy"))
+                    );
+                }
             }
         }
+        Ok(out)
     }
-    Ok(found)
 }
 
 fn previous_priorities(

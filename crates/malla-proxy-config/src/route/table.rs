@@ -295,7 +295,7 @@ mod tests {
                 headers.insert("x-a", "1".parse().unwrap());
             }
             let method = if connect { Method::CONNECT } else { Method::GET };
-            let request = RequestView { method: &method, path: &path, scheme: "http", headers: &headers };
+            let request = RequestView { method: &method, path: &path, scheme: "http", headers: &headers, state: None };
             let want = routes.iter().position(|route| route.matches.is_match(&request, 0));
             let have = RouteIndex::build(&routes).find(&routes, &request, 0);
             prop_assert_eq!(have, want);

@@ -4,10 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::{
-    CertificateSource, CommonTls, DataSource, DownstreamTls, SanKind, SanMatcher, TlsCertificate,
-    TlsParams, TlsVersion, UpstreamTls, Validation, ValidationContext,
+    CertificateSource, CommonTls, DataSource, DownstreamTls, SanKind, SanMatcher, Tickets,
+    TlsCertificate, TlsParams, TlsVersion, UpstreamTls, Validation, ValidationContext,
 };
 use crate::checked::{Cx, Invalid, ignorable, refuse};
+use crate::config_source::{ConfigSource, Reference, directory};
 use crate::matcher::StringMatcher;
 use crate::pb::{core, tls as pb};
 
@@ -27,17 +28,18 @@ impl DownstreamTls {
         } = wire;
         refuse!(cx; ocsp_staple_policy);
         ignorable!(cx; session_timeout, full_scan_certs_on_sni_mismatch, prefer_client_ciphers);
-        let disable_stateless_resumption = match session_ticket_keys_type {
-            None => false,
-            Some(SessionTicketKeysType::DisableStatelessSessionResumption(disable)) => disable,
-            Some(SessionTicketKeysType::SessionTicketKeys(_)) => {
-                return Err(cx.invalid("session_ticket_keys", "not supported by this proxy"));
+        let tickets = match session_ticket_keys_type {
+            None | Some(SessionTicketKeysType::DisableStatelessSessionResumption(false)) => {
+                Tickets::Own
             }
-            Some(SessionTicketKeysType::SessionTicketKeysSdsSecretConfig(_)) => {
-                return Err(cx.invalid(
-                    "session_ticket_keys_sds_secret_config",
-                    "not supported by this proxy",
-                ));
+            Some(SessionTicketKeysType::DisableStatelessSessionResumption(true)) => Tickets::Off,
+            Some(SessionTicketKeysType::SessionTicketKeys(keys)) => {
+                Tickets::Keys(cx.field("session_ticket_keys", |cx| ticket_keys(keys, cx))?)
+            }
+            Some(SessionTicketKeysType::SessionTicketKeysSdsSecretConfig(config)) => {
+                Tickets::Sds(cx.field("session_ticket_keys_sds_secret_config", |cx| {
+                    sds(config, cx)
+                })?)
             }
         };
         let common = cx.required("common_tls_context", common_tls_context)?;
@@ -52,7 +54,7 @@ impl DownstreamTls {
             require_client_certificate,
             require_sni: require_sni.is_some_and(|value| value.value),
             disable_stateful_resumption: disable_stateful_session_resumption,
-            disable_stateless_resumption,
+            tickets,
         })
     }
 }
@@ -105,7 +107,7 @@ impl CommonTls {
         let sds: Vec<_> = cx.each(
             "tls_certificate_sds_secret_configs",
             tls_certificate_sds_secret_configs,
-            |wire, cx| sds_name(wire, cx).map(CertificateSource::Sds),
+            |wire, cx| sds(wire, cx).map(CertificateSource::Sds),
         )?;
         certificates.extend(sds);
         if let Some(long) = alpn_protocols
@@ -203,12 +205,12 @@ impl Validation {
                 sds: None,
             }),
             Some(ValidationContextType::ValidationContextSdsSecretConfig(config)) => {
-                let name = cx.field("validation_context_sds_secret_config", |cx| {
-                    sds_name(config, cx)
+                let reference = cx.field("validation_context_sds_secret_config", |cx| {
+                    sds(config, cx)
                 })?;
                 Ok(Self {
                     fixed: None,
-                    sds: Some(name),
+                    sds: Some(reference),
                 })
             }
             Some(ValidationContextType::CombinedValidationContext(combined)) => {
@@ -229,7 +231,7 @@ impl Validation {
                     Ok(Self {
                         fixed: fixed("default_validation_context", context, cx)?,
                         sds: Some(cx.field("validation_context_sds_secret_config", |cx| {
-                            sds_name(config, cx)
+                            sds(config, cx)
                         })?),
                     })
                 })
@@ -262,12 +264,13 @@ impl TlsCertificate {
             tls_params,
         } = wire;
         refuse!(cx; pkcs12, private_key_provider, password, ocsp_staple, tls_params);
-        ignorable!(cx; signed_certificate_timestamp, watched_directory);
+        ignorable!(cx; signed_certificate_timestamp);
         let chain = cx.required("certificate_chain", certificate_chain)?;
         let key = cx.required("private_key", private_key)?;
         Ok(Self {
             chain: cx.field("certificate_chain", |cx| DataSource::parse(chain, cx))?,
             key: cx.field("private_key", |cx| DataSource::parse(key, cx))?,
+            watched_directory: directory(watched_directory, cx)?,
         })
     }
 }
@@ -309,7 +312,7 @@ impl ValidationContext {
             suppress_client_ca_list,
         } = wire;
         refuse!(cx; ca_certificate_provider_instance, require_signed_certificate_timestamp, custom_validator_config);
-        ignorable!(cx; watched_directory, max_verify_depth, suppress_client_ca_list);
+        ignorable!(cx; max_verify_depth, suppress_client_ca_list);
         let mut san: Vec<SanMatcher> = cx.each(
             "match_typed_subject_alt_names",
             match_typed_subject_alt_names,
@@ -341,6 +344,7 @@ impl ValidationContext {
             crl_leaf_only: only_verify_leaf_cert_crl,
             allow_expired: allow_expired_certificate,
             accept_untrusted: trust == TrustChainVerification::AcceptUntrusted,
+            watched_directory: directory(watched_directory, cx)?,
         })
     }
 }
@@ -398,14 +402,30 @@ impl DataSource {
     }
 }
 
-/// The name of a secret. Where it is fetched from is the agent's business: the proxy has one source of secrets.
-fn sds_name(wire: pb::SdsSecretConfig, cx: &mut Cx) -> Result<Arc<str>, Invalid> {
-    let pb::SdsSecretConfig {
-        name,
-        sds_config: _,
-    } = wire;
+/// Keys of session tickets: `TlsSessionTicketKeys`.
+pub(crate) fn ticket_keys(
+    wire: pb::TlsSessionTicketKeys,
+    cx: &mut Cx,
+) -> Result<Arc<[DataSource]>, Invalid> {
+    let keys: Vec<DataSource> = cx.each("keys", wire.keys, DataSource::parse)?;
+    if keys.is_empty() {
+        return Err(cx.invalid("keys", "at least one is required"));
+    }
+    Ok(keys.into())
+}
+
+/// A secret by name; without a source it is one of the bootstrap's.
+fn sds(wire: pb::SdsSecretConfig, cx: &mut Cx) -> Result<Reference, Invalid> {
+    let pb::SdsSecretConfig { name, sds_config } = wire;
     if name.is_empty() {
         return Err(cx.invalid("name", "is required"));
     }
-    Ok(name.into())
+    let source = match sds_config {
+        None => ConfigSource::bootstrap(),
+        Some(wire) => cx.field("sds_config", |cx| ConfigSource::parse(wire, cx))?,
+    };
+    Ok(Reference {
+        name: name.into(),
+        source,
+    })
 }

@@ -1,15 +1,17 @@
 //! `/clusters`: thresholds and hosts of every cluster, as text or JSON (`envoy.admin.v3.Clusters`).
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use malla_proxy_config::address::Address;
 use malla_proxy_config::cluster::{Cluster, Discovery, Thresholds};
-use malla_proxy_config::endpoints::Health;
+use malla_proxy_config::endpoints::{DEFAULT_OVERPROVISIONING, EndpointSet, Health, Locality};
 use malla_proxy_config::snapshot::ClusterEntry;
 use serde_json::{Map, Value, json};
 
 use super::Admin;
+use crate::upstream::health::Flag;
 use crate::upstream::host::{Host, HostState};
 
 /// What is shown of a cluster.
@@ -17,6 +19,8 @@ struct Shown {
     config: Arc<Cluster>,
     hosts: Vec<Arc<Host>>,
     added_via_api: bool,
+    /// As configured or as EDS has it.
+    endpoints: Option<Arc<EndpointSet>>,
 }
 
 fn shown(admin: &Admin) -> Vec<Shown> {
@@ -38,6 +42,7 @@ fn shown(admin: &Admin) -> Vec<Shown> {
                 config: Arc::clone(&entry.config),
                 hosts,
                 added_via_api: !is_static,
+                endpoints: entry.endpoints.load_full(),
             }
         })
         .collect();
@@ -63,7 +68,7 @@ pub(super) fn as_text(admin: &Admin) -> String {
             }
         }
         let _ = writeln!(out, "{name}::added_via_api::{}", cluster.added_via_api);
-        if let Discovery::Eds { service } = &cluster.config.discovery {
+        if let Discovery::Eds { service, .. } = &cluster.config.discovery {
             let _ = writeln!(out, "{name}::eds_service_name::{service}");
         }
         for host in &cluster.hosts {
@@ -110,7 +115,7 @@ fn host_text(out: &mut String, cluster: &str, host: &Host) {
         ("region", locality.region.clone()),
         ("zone", locality.zone.clone()),
         ("sub_zone", locality.sub_zone.clone()),
-        ("canary", "false".to_owned()),
+        ("canary", host.canary.to_string()),
         ("priority", host.priority.to_string()),
         (
             "success_rate",
@@ -127,20 +132,33 @@ fn host_text(out: &mut String, cluster: &str, host: &Host) {
 }
 
 fn health_flags(host: &Host) -> String {
-    let mut flags = String::new();
-    if host.state.monitor.is_ejected() {
-        flags.push_str("/failed_outlier_check");
-    }
-    match host.endpoint.health {
-        Health::Healthy => {}
-        Health::Degraded => flags.push_str("/degraded_eds_health"),
-        Health::Unhealthy => flags.push_str("/failed_eds_health"),
-        Health::Draining => flags.push_str("/eds_status_draining"),
-    }
-    if flags.is_empty() {
+    let state = &host.state;
+    let eds = host.endpoint.health;
+    // In Envoy's order.
+    let flags = [
+        ("/failed_active_hc", state.flags.has(Flag::Failed)),
+        ("/failed_outlier_check", state.monitor.is_ejected()),
+        ("/failed_eds_health", eds == Health::Unhealthy),
+        ("/degraded_active_hc", state.flags.has(Flag::Degraded)),
+        ("/degraded_eds_health", eds == Health::Degraded),
+        ("/pending_dynamic_removal", state.flags.has(Flag::Leaving)),
+        ("/pending_active_hc", state.flags.has(Flag::Pending)),
+        (
+            "/excluded_via_immediate_hc_fail",
+            state.flags.has(Flag::Excluded),
+        ),
+        ("/active_hc_timeout", state.flags.has(Flag::TimedOut)),
+        ("/eds_status_draining", eds == Health::Draining),
+    ];
+    let set: String = flags
+        .iter()
+        .filter(|(_, set)| *set)
+        .map(|(name, _)| *name)
+        .collect();
+    if set.is_empty() {
         "healthy".to_owned()
     } else {
-        flags
+        set
     }
 }
 
@@ -175,7 +193,7 @@ fn cluster_json(cluster: &Shown) -> Value {
         "observability_name".into(),
         (*cluster.config.stat_name).into(),
     );
-    if let Discovery::Eds { service } = &cluster.config.discovery {
+    if let Discovery::Eds { service, .. } = &cluster.config.discovery {
         out.insert("eds_service_name".into(), (**service).into());
     }
     Value::Object(out)
@@ -198,15 +216,23 @@ fn host_json(host: &Host) -> Value {
         })
         .collect();
     let mut health = Map::new();
-    let status = match endpoint.health {
-        Health::Healthy => "HEALTHY",
-        Health::Degraded => "DEGRADED",
-        Health::Unhealthy => "UNHEALTHY",
-        Health::Draining => "DRAINING",
-    };
-    health.insert("eds_health_status".into(), status.into());
-    if host.state.monitor.is_ejected() {
-        health.insert("failed_outlier_check".into(), true.into());
+    health.insert(
+        "eds_health_status".into(),
+        eds_health(endpoint.health).into(),
+    );
+    let flags = &host.state.flags;
+    for (name, set) in [
+        ("failed_active_health_check", flags.has(Flag::Failed)),
+        ("failed_outlier_check", host.state.monitor.is_ejected()),
+        ("failed_active_degraded_check", flags.has(Flag::Degraded)),
+        ("pending_dynamic_removal", flags.has(Flag::Leaving)),
+        ("pending_active_hc", flags.has(Flag::Pending)),
+        ("excluded_via_immediate_hc_fail", flags.has(Flag::Excluded)),
+        ("active_hc_timeout", flags.has(Flag::TimedOut)),
+    ] {
+        if set {
+            health.insert(name.into(), true.into());
+        }
     }
     let mut out = Map::new();
     out.insert("address".into(), address_json(&endpoint.address));
@@ -230,17 +256,95 @@ fn host_json(host: &Host) -> Value {
     if host.priority > 0 {
         out.insert("priority".into(), host.priority.into());
     }
-    let mut locality = Map::new();
+    out.insert("locality".into(), locality_json(&host.locality));
+    Value::Object(out)
+}
+
+/// `EndpointsConfigDump.static_endpoint_configs`: the endpoints of clusters that no EDS feeds.
+pub(super) fn static_endpoints(admin: &Admin, fits: &dyn Fn(&str) -> bool) -> Vec<Value> {
+    let shown = shown(admin).into_iter();
+    shown
+        .filter(|cluster| !matches!(cluster.config.discovery, Discovery::Eds { .. }))
+        .filter(|cluster| fits(&cluster.config.name))
+        .map(|cluster| {
+            let mut groups: BTreeMap<(u32, &Locality), Vec<Value>> = BTreeMap::new();
+            for host in &cluster.hosts {
+                let key = (host.priority, &*host.locality);
+                groups.entry(key).or_default().push(lb_endpoint(host));
+            }
+            let set = cluster.endpoints.as_deref();
+            let factor = set.map_or(DEFAULT_OVERPROVISIONING, |set| set.overprovisioning_factor);
+            let groups = groups.into_iter();
+            let endpoints: Vec<Value> = groups
+                .map(|(place, hosts)| locality_endpoints(place, hosts, set))
+                .collect();
+            json!({ "endpoint_config": {
+                "@type": malla_xds_proto::type_url::ENDPOINTS,
+                "cluster_name": &*cluster.config.name,
+                "endpoints": endpoints,
+                "policy": { "overprovisioning_factor": factor },
+            } })
+        })
+        .collect()
+}
+
+/// `LocalityLbEndpoints`; without a weight of its own a locality has 0.
+fn locality_endpoints(
+    (priority, locality): (u32, &Locality),
+    endpoints: Vec<Value>,
+    set: Option<&EndpointSet>,
+) -> Value {
+    let mut configured = set.into_iter().flat_map(|set| &set.localities);
+    let own = configured.find(|one| one.priority == priority && one.locality == *locality);
+    let mut out = json!({
+        "locality": locality_json(locality),
+        "lb_endpoints": endpoints,
+        "load_balancing_weight": own.and_then(|one| one.weight).unwrap_or(0),
+    });
+    if let Some(fields) = out.as_object_mut().filter(|_| priority > 0) {
+        fields.insert("priority".into(), priority.into());
+    }
+    out
+}
+
+/// `LbEndpoint`.
+fn lb_endpoint(host: &Arc<Host>) -> Value {
+    let endpoint = &host.endpoint;
+    let mut inner =
+        json!({ "address": address_json(&endpoint.address), "health_check_config": {} });
+    if let Some(fields) = inner
+        .as_object_mut()
+        .filter(|_| !endpoint.hostname.is_empty())
+    {
+        fields.insert("hostname".into(), endpoint.hostname.as_str().into());
+    }
+    json!({
+        "endpoint": inner,
+        "health_status": eds_health(endpoint.health),
+        "load_balancing_weight": endpoint.weight,
+    })
+}
+
+fn eds_health(health: Health) -> &'static str {
+    match health {
+        Health::Healthy => "HEALTHY",
+        Health::Degraded => "DEGRADED",
+        Health::Unhealthy => "UNHEALTHY",
+        Health::Draining => "DRAINING",
+    }
+}
+
+fn locality_json(locality: &Locality) -> Value {
+    let mut out = Map::new();
     for (name, value) in [
-        ("region", &host.locality.region),
-        ("zone", &host.locality.zone),
-        ("sub_zone", &host.locality.sub_zone),
+        ("region", &locality.region),
+        ("zone", &locality.zone),
+        ("sub_zone", &locality.sub_zone),
     ] {
         if !value.is_empty() {
-            locality.insert(name.into(), value.as_str().into());
+            out.insert(name.into(), value.as_str().into());
         }
     }
-    out.insert("locality".into(), Value::Object(locality));
     Value::Object(out)
 }
 
@@ -253,6 +357,6 @@ pub(super) fn address_json(address: &Address) -> Value {
         Address::Name { host, port } => {
             json!({ "socket_address": { "address": &**host, "port_value": port } })
         }
-        Address::Pipe(path) => json!({ "pipe": { "path": path.display().to_string() } }),
+        Address::Pipe { path, .. } => json!({ "pipe": { "path": path.display().to_string() } }),
     }
 }

@@ -2,14 +2,17 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use http::StatusCode;
+use malla_xds_proto::bootstrap::Bootstrap;
 use malla_xds_proto::{json as proto_json, type_url};
 use regex::Regex;
 use serde_json::{Map, Value, json};
 
-use super::{Admin, Query, timestamp};
+use super::{Admin, Query, clusters, mask, timestamp};
 use crate::inventory::Entry;
 
 const DUMP: &str = "type.googleapis.com/envoy.admin.v3.";
+const HCM: &str = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
 /// base64 of `[redacted]`, which Envoy puts in place of secrets.
 const REDACTED: &str = "W3JlZGFjdGVkXQ==";
 
@@ -17,7 +20,7 @@ const REDACTED: &str = "W3JlZGFjdGVkXQ==";
 struct Section {
     /// Message of the section, such as `ClustersConfigDump`.
     message: &'static str,
-    /// Fields of static and of dynamic resources.
+    /// Fields of static resources (if there can be any) and of dynamic ones.
     fixed: &'static str,
     dynamic: &'static str,
     /// Field of the resource in its entry.
@@ -27,7 +30,7 @@ struct Section {
     type_url: &'static str,
 }
 
-const SECTIONS: [Section; 5] = [
+const SECTIONS: [Section; 6] = [
     Section {
         message: "ClustersConfigDump",
         fixed: "static_clusters",
@@ -61,6 +64,14 @@ const SECTIONS: [Section; 5] = [
         type_url: type_url::SECRET,
     },
     Section {
+        message: "EcdsConfigDump",
+        fixed: "",
+        dynamic: "ecds_filters",
+        item: "ecds_filter",
+        dynamic_message: "EcdsConfigDump.EcdsFilterConfig",
+        type_url: type_url::EXTENSION_CONFIG,
+    },
+    Section {
         message: "EndpointsConfigDump",
         fixed: "static_endpoint_configs",
         dynamic: "dynamic_endpoint_configs",
@@ -71,20 +82,28 @@ const SECTIONS: [Section; 5] = [
 ];
 
 /// The dump that `query` asks for; `Err` says what is wrong with it.
-pub(super) fn dump(admin: &Admin, query: &Query) -> Result<Value, String> {
+pub(super) fn dump(admin: &Admin, query: &Query) -> Result<Value, (StatusCode, String)> {
+    let bad = |reason| (StatusCode::BAD_REQUEST, reason);
     let name = match query.get("name_regex") {
         None => None,
-        Some(pattern) => Some(
-            Regex::new(&format!("^(?:{pattern})$"))
-                .map_err(|error| format!("name_regex: {error}\n"))?,
-        ),
+        Some(pattern) => Some(Regex::new(&format!("^(?:{pattern})$")).map_err(|error| {
+            bad(format!(
+                "Error while parsing name_regex from {pattern}: {error}\n"
+            ))
+        })?),
     };
     let keep = |entries: BTreeMap<Arc<str>, Entry>| -> BTreeMap<Arc<str>, Entry> {
         let fits = |key: &str| name.as_ref().is_none_or(|name| name.is_match(key));
         entries.into_iter().filter(|(key, _)| fits(key)).collect()
     };
     if let Some(resource) = query.get("resource") {
-        let configs = one_resource(admin, resource, keep)?;
+        let mut configs = one_resource(admin, resource, keep)
+            .map_err(|reason| (StatusCode::NOT_FOUND, reason))?;
+        if let Some(mask) = query.get("mask") {
+            let masked = configs.iter().map(|one| mask::apply(one, mask, &[]));
+            let masked: Option<Vec<Value>> = masked.collect();
+            configs = masked.ok_or_else(|| bad(unmasked(mask)))?;
+        }
         return Ok(json!({ "configs": configs }));
     }
     let mut configs = vec![json!({
@@ -96,9 +115,77 @@ pub(super) fn dump(admin: &Admin, query: &Query) -> Result<Value, String> {
         if section.type_url == type_url::ENDPOINTS && !query.has("include_eds") {
             continue;
         }
-        configs.push(whole(section, keep(admin.inventory.of(section.type_url))));
+        let mut config = whole(section, keep(admin.inventory.of(section.type_url)));
+        let fits = |key: &str| name.as_ref().is_none_or(|name| name.is_match(key));
+        let more = match section.type_url {
+            type_url::ROUTE => inline_routes(admin, &fits),
+            type_url::ENDPOINTS => clusters::static_endpoints(admin, &fits),
+            _ => Vec::new(),
+        };
+        if let Some(fields) = config.as_object_mut().filter(|_| !more.is_empty()) {
+            fields.insert(section.fixed.into(), more.into());
+        }
+        configs.push(config);
+    }
+    if let Some(mask) = query.get("mask") {
+        let fields = SECTIONS
+            .iter()
+            .find(|section| mask.contains(section.dynamic));
+        let known: Vec<&str> = fields
+            .map(|one| vec![one.dynamic, one.fixed])
+            .unwrap_or_default();
+        let of = |one: &Value| {
+            let message = fields.is_some_and(|section| {
+                one.get("@type").and_then(Value::as_str)
+                    == Some(&format!("{DUMP}{}", section.message))
+            });
+            mask::apply(one, mask, if message { &known } else { &[] })
+        };
+        configs = configs.iter().filter_map(of).collect();
+        if configs.is_empty() {
+            return Err(bad(unmasked(mask)));
+        }
     }
     Ok(json!({ "configs": configs }))
+}
+
+/// The route tables that listeners hold themselves: static ones, whatever the listener came from.
+fn inline_routes(admin: &Admin, fits: &dyn Fn(&str) -> bool) -> Vec<Value> {
+    let mut out = Vec::new();
+    for entry in admin.inventory.of(type_url::LISTENER).values() {
+        if let Some(accepted) = &entry.accepted {
+            let listener = resource(type_url::LISTENER, &accepted.body);
+            routes_within(&listener, &timestamp(accepted.updated), &mut out);
+        }
+    }
+    out.retain(|one| one["route_config"]["name"].as_str().is_none_or(fits));
+    out
+}
+
+fn routes_within(value: &Value, updated: &str, out: &mut Vec<Value>) {
+    match value {
+        Value::Object(fields) => {
+            let is_manager = fields.get("@type").and_then(Value::as_str) == Some(HCM);
+            match fields.get("route_config").and_then(Value::as_object) {
+                Some(table) if is_manager => {
+                    let mut table = table.clone();
+                    table.insert("@type".into(), type_url::ROUTE.into());
+                    out.push(json!({ "route_config": table, "last_updated": updated }));
+                }
+                _ => fields
+                    .values()
+                    .for_each(|field| routes_within(field, updated, out)),
+            }
+        }
+        Value::Array(items) => items
+            .iter()
+            .for_each(|item| routes_within(item, updated, out)),
+        _ => {}
+    }
+}
+
+fn unmasked(mask: &str) -> String {
+    format!("FieldMask {mask} could not be successfully applied to any configs.\n")
 }
 
 /// `?resource=dynamic_active_clusters` and the like: the entries of one field, without the rest.
@@ -108,9 +195,16 @@ fn one_resource(
     keep: impl Fn(BTreeMap<Arc<str>, Entry>) -> BTreeMap<Arc<str>, Entry>,
 ) -> Result<Vec<Value>, String> {
     for section in &SECTIONS {
-        let is_static = field == section.fixed;
+        let is_static = !field.is_empty() && field == section.fixed;
         if !is_static && field != section.dynamic {
             continue;
+        }
+        match section.type_url {
+            type_url::ROUTE if is_static => return Ok(inline_routes(admin, &|_| true)),
+            type_url::ENDPOINTS if is_static => {
+                return Ok(clusters::static_endpoints(admin, &|_| true));
+            }
+            _ => {}
         }
         let entries = keep(admin.inventory.of(section.type_url));
         let wanted = entries
@@ -177,7 +271,10 @@ fn item(section: &Section, name: &str, entry: &Entry) -> Value {
             section.item.into(),
             resource(section.type_url, &accepted.body),
         );
-        state.insert("last_updated".into(), timestamp(accepted.updated).into());
+        // Envoy does not tell when the secrets of its bootstrap were read.
+        if !(entry.is_static && section.type_url == type_url::SECRET) {
+            state.insert("last_updated".into(), timestamp(accepted.updated).into());
+        }
     }
     let mut out = if section.type_url == type_url::LISTENER && !entry.is_static {
         let mut out = Map::from_iter([("name".to_owned(), Value::from(name))]);
@@ -188,6 +285,9 @@ fn item(section: &Section, name: &str, entry: &Entry) -> Value {
     } else {
         if section.type_url == type_url::SECRET {
             state.insert("name".into(), name.into());
+            // One that has never been good has a name only, as one that Envoy still waits for.
+            let bare = || json!({ "@type": type_url::SECRET, "name": name });
+            state.entry("secret").or_insert_with(bare);
         }
         state
     };
@@ -206,7 +306,7 @@ fn item(section: &Section, name: &str, entry: &Entry) -> Value {
 }
 
 fn bootstrap(admin: &Admin) -> Value {
-    let mut value = proto_json::print(&admin.bootstrap);
+    let mut value = proto_json::print_encoded::<Bootstrap>(&admin.bootstrap);
     redact(&mut value);
     value
 }
@@ -240,7 +340,8 @@ fn hide(value: &mut Value) {
         Value::Object(fields) => {
             for (name, field) in fields {
                 match (name.as_str(), &*field) {
-                    ("filename" | "environment_variable", _) => {}
+                    // A map's key may have that name, too; what is below it is hidden.
+                    ("filename" | "environment_variable", Value::String(_)) => {}
                     ("inline_string", Value::String(_)) => *field = "[redacted]".into(),
                     (_, Value::String(_)) => *field = REDACTED.into(),
                     _ => hide(field),

@@ -23,7 +23,14 @@ fn shown(admin: &Admin) -> Vec<(Arc<str>, Vec<Address>)> {
             let addresses = if bound.is_empty() {
                 listener.config.addresses.clone()
             } else {
-                bound.into_iter().map(Address::Socket).collect()
+                bound
+                    .iter()
+                    .zip(&listener.config.addresses)
+                    .map(|(end, configured)| {
+                        end.socket()
+                            .map_or_else(|| configured.clone(), Address::Socket)
+                    })
+                    .collect()
             };
             (Arc::clone(&listener.config.name), addresses)
         })
@@ -94,9 +101,9 @@ pub(super) fn certificates(admin: &Admin) -> Value {
         for certificate in &common.certificates {
             match certificate {
                 CertificateSource::Static(pair) => chains.push(pair.chain.clone()),
-                CertificateSource::Sds(name) => {
+                CertificateSource::Sds(sds) => {
                     if let Some(SecretKind::Certificate(pair)) =
-                        secret(name).map(|secret| secret.kind.clone())
+                        secret(&sds.name).map(|secret| secret.kind.clone())
                     {
                         chains.push(pair.chain.clone());
                     }
@@ -113,7 +120,7 @@ pub(super) fn certificates(admin: &Admin) -> Value {
             .validation
             .sds
             .as_ref()
-            .and_then(secret)
+            .and_then(|sds| secret(&sds.name))
             .map(|secret| secret.kind.clone())
         {
             roots.extend(context.trusted_ca.clone());
@@ -133,6 +140,7 @@ pub(super) fn certificates(admin: &Admin) -> Value {
 fn details(source: &DataSource) -> Vec<Value> {
     let (path, text) = match source {
         DataSource::Inline(bytes) => ("<inline>".to_owned(), Some(bytes.to_vec())),
+        DataSource::Loaded { path, bytes } => (path.display().to_string(), Some(bytes.to_vec())),
         DataSource::File(path) => (
             path.display().to_string(),
             std::fs::read(Path::new(&**path)).ok(),

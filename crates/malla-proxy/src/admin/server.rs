@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderValue, Request, Response, header};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -13,12 +13,15 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use malla_runtime::socket::{ListenOptions, SocketError, listen};
 use malla_runtime::task::{AbortOnDrop, TaskSet};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
 use tracing::Span;
 
 use super::{Admin, Query};
 
 /// A client that dawdles over its header is cut off.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest form, bytes.
+const MAX_FORM: usize = 64 << 10;
 /// Pause after a failed accept.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -69,7 +72,7 @@ async fn serve(socket: TcpListener, admin: Arc<Admin>) {
 async fn connection(stream: TcpStream, admin: Arc<Admin>) {
     let service = service_fn(move |request: Request<Incoming>| {
         let admin = Arc::clone(&admin);
-        async move { Ok::<_, Infallible>(respond(&admin, &request)) }
+        async move { Ok::<_, Infallible>(respond(&admin, request).await) }
     });
     let mut builder = http1::Builder::new();
     builder
@@ -83,8 +86,27 @@ async fn connection(stream: TcpStream, admin: Arc<Admin>) {
     }
 }
 
-fn respond(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-    let answer = admin.answer(request.method(), &Query::parse(request.uri()));
+/// The form of a POST, if it has one that is not too long.
+async fn form(request: Request<Incoming>) -> String {
+    let kind = request.headers().get(header::CONTENT_TYPE);
+    let is_form = kind.is_some_and(|kind| {
+        kind.as_bytes()
+            .starts_with(b"application/x-www-form-urlencoded")
+    });
+    if !is_form {
+        return String::new();
+    }
+    let body = Limited::new(request.into_body(), MAX_FORM).collect();
+    match timeout(HEADER_TIMEOUT, body).await {
+        Ok(Ok(body)) => String::from_utf8_lossy(&body.to_bytes()).into_owned(),
+        _ => String::new(),
+    }
+}
+
+async fn respond(admin: &Admin, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    let (method, query) = (request.method().clone(), Query::parse(request.uri()));
+    let query = query.with_form(&form(request).await);
+    let answer = admin.answer(&method, &query);
     // A dump needs the descriptors of all messages, megabytes that an idle sidecar should not keep.
     malla_xds_proto::json::release();
     let mut response = Response::new(Full::from(answer.body));

@@ -4,19 +4,24 @@ use std::sync::Arc;
 use bytes::Bytes;
 use malla_identity::source::CertSource;
 use malla_proxy_config::bootstrap::Bootstrap;
+use malla_proxy_config::cluster::{Discovery, DnsResolver};
+use malla_proxy_config::endpoints::Locality;
 use malla_runtime::task::AbortOnDrop;
-use malla_xds::client::{AdsClient, ClientConfig, Status};
+use malla_xds::client::{ClientConfig, Status};
 use malla_xds::transport::Transport;
 use malla_xds_proto::bootstrap as pb;
 use prost::Message as _;
 use tracing::Span;
 
 use super::StartError;
-use crate::apply::{Applier, ApplyError};
+use crate::apply::{Applier, ApplyError, check_sources};
+use crate::inventory::Inventory;
+use crate::live::Live;
 use crate::peers::Own;
+use crate::sources::{Managed, Means, Sources, SourcesHandle};
 use crate::telemetry::trace::tags::NodeNames;
 use crate::tls::TlsSetup;
-use crate::upstream::cluster::Clusters;
+use crate::upstream::cluster::{Clusters, Home};
 
 /// Where the configuration comes from.
 pub enum ConfigSource {
@@ -56,15 +61,17 @@ impl std::fmt::Debug for Ads {
 /// What keeps the configuration coming; dropping it ends that, and what is configured stays.
 #[derive(Debug)]
 pub(super) struct Running {
-    ads: Option<AdsClient>,
+    sources: Sources,
     _identity: Option<AbortOnDrop<()>>,
 }
 
 impl Running {
+    pub(super) fn handle(&self) -> SourcesHandle {
+        self.sources.handle()
+    }
+
     pub(super) fn status(&self) -> Option<Arc<Status>> {
-        self.ads
-            .as_ref()
-            .map(|ads| Arc::clone(&ads.status().borrow()))
+        self.sources.status()
     }
 }
 
@@ -84,6 +91,26 @@ impl ConfigSource {
             zone: node.locality.unwrap_or_default().zone.into(),
             id: node.id.into(),
             cluster: node.cluster.into(),
+        }
+    }
+
+    /// Where the proxy says it is.
+    pub(super) fn home(&self) -> Home {
+        let node = match self {
+            Self::Static(bootstrap) => bootstrap.node.clone(),
+            Self::Ads(ads) => Some(ads.client.node.clone()),
+        };
+        let locality = node.and_then(|node| node.locality).unwrap_or_default();
+        let manager = self.bootstrap().cluster_manager.as_ref();
+        let cluster = manager.map(|manager| manager.local_cluster_name.as_str());
+        Home {
+            resolver: DnsResolver::of_bootstrap(self.bootstrap()).map(Arc::new),
+            locality: Arc::new(Locality {
+                region: locality.region,
+                zone: locality.zone,
+                sub_zone: locality.sub_zone,
+            }),
+            cluster: cluster.filter(|name| !name.is_empty()).map(Arc::from),
         }
     }
 
@@ -108,19 +135,15 @@ impl ConfigSource {
     }
 
     /// Applies the static part and starts the rest.
-    pub(super) fn start(self, mut applier: Applier) -> Result<(Bootstrap, Running), StartError> {
-        match self {
-            Self::Static(bootstrap) => {
-                let checked = applier.bootstrap(*bootstrap)?;
-                applier.complete();
-                Ok((
-                    checked,
-                    Running {
-                        ads: None,
-                        _identity: None,
-                    },
-                ))
-            }
+    pub(super) fn start(
+        self,
+        mut applier: Applier,
+        clusters: Clusters,
+        setup: TlsSetup,
+    ) -> Result<(Bootstrap, Running), StartError> {
+        let live = applier.live().clone();
+        let (bootstrap, managed, identity) = match self {
+            Self::Static(bootstrap) => (*bootstrap, None, None),
             Self::Ads(ads) => {
                 let Ads {
                     bootstrap,
@@ -128,47 +151,78 @@ impl ConfigSource {
                     transport,
                     identity,
                 } = *ads;
-                let checked = applier.bootstrap(bootstrap)?;
-                let follow = identity.map(|source| {
-                    let live = applier.live().clone();
-                    publish(&live, &source);
-                    AbortOnDrop::spawn(Span::current(), follow(live, source))
-                });
-                let ads = AdsClient::start(client, transport, Box::new(applier));
-                Ok((
-                    checked,
-                    Running {
-                        ads: Some(ads),
-                        _identity: follow,
-                    },
-                ))
+                (bootstrap, Some(Managed { client, transport }), identity)
             }
-        }
+        };
+        let means = Means {
+            node: introduction(bootstrap.node.clone().unwrap_or_default()),
+            live: live.clone(),
+            clusters,
+            setup,
+        };
+        let checked = applier.bootstrap(bootstrap)?;
+        let identity = identity.map(|source| {
+            let inventory = applier.inventory().clone();
+            publish(&live, &inventory, &source);
+            AbortOnDrop::spawn(Span::current(), follow(live, inventory, source))
+        });
+        let sources = Sources::start(applier, checked.dynamic.clone(), managed, means);
+        Ok((
+            checked,
+            Running {
+                sources,
+                _identity: identity,
+            },
+        ))
     }
+}
+
+/// What a control plane is told about this proxy.
+fn introduction(mut node: malla_xds_proto::core::Node) -> malla_xds_proto::core::Node {
+    use malla_xds_proto::core::node::UserAgentVersionType;
+    if node.user_agent_name.is_empty() {
+        node.user_agent_name = "malla".to_owned();
+    }
+    node.user_agent_version_type.get_or_insert_with(|| {
+        UserAgentVersionType::UserAgentVersion(env!("CARGO_PKG_VERSION").to_owned())
+    });
+    node
 }
 
 /// Keeps the workload's own secrets as the identity source has them.
-async fn follow(live: crate::live::Live, source: CertSource) {
+async fn follow(live: Live, inventory: Inventory, source: CertSource) {
     let mut changes = source.changes();
-    publish(&live, &source);
+    publish(&live, &inventory, &source);
     while changes.changed().await.is_ok() {
-        publish(&live, &source);
+        publish(&live, &inventory, &source);
     }
 }
 
-fn publish(live: &crate::live::Live, source: &CertSource) {
+fn publish(live: &Live, inventory: &Inventory, source: &CertSource) {
     let bundle = source.bundle();
     let Some(credential) = source.credential().filter(|_| !bundle.is_empty()) else {
         return;
     };
     let bytes = |text: String| Bytes::from(text.into_bytes());
     let (chain, key) = (bytes(credential.chain_pem()), bytes(credential.key_pem()));
-    crate::apply::own_identity(live, chain, key, bytes(bundle.roots_pem()));
+    crate::apply::own_identity(live, inventory, chain, key, bytes(bundle.roots_pem()));
 }
 
 /// Reads certificates and matches of a bootstrap, as starting it would.
 pub(super) fn check(bootstrap: &Bootstrap, setup: TlsSetup) -> Result<(), ApplyError> {
-    let clusters = Clusters::new(tokio::runtime::Handle::current(), setup.clone());
+    let clusters = Clusters::new(
+        tokio::runtime::Handle::current(),
+        setup.clone(),
+        Live::default(),
+    );
+    let fixed = bootstrap
+        .clusters
+        .iter()
+        .filter(|cluster| !matches!(cluster.discovery, Discovery::Eds { .. }));
+    check_sources(
+        bootstrap,
+        &fixed.map(|cluster| Arc::clone(&cluster.name)).collect(),
+    )?;
     let mut draft = malla_proxy_config::Snapshot::default().draft();
     bootstrap.clone().apply(&mut draft);
     let snapshot = draft.finish();

@@ -13,6 +13,8 @@ pub(super) struct Group {
     cursor: usize,
     /// Only with unequal weights; its entries are positions in `hosts`.
     schedule: Option<Schedule>,
+    /// Unequal weights that costs are compared by (peak EWMA).
+    weights: Vec<u32>,
 }
 
 #[derive(Debug)]
@@ -25,15 +27,21 @@ impl Group {
     pub(super) fn new(policy: &BalancePolicy, hosts: impl Iterator<Item = (u32, u32)>) -> Self {
         let (hosts, weights): (Vec<u32>, Vec<u32>) = hosts.unzip();
         let equal = weights.windows(2).all(|pair| pair[0] == pair[1]);
-        let scheduled = !equal && !matches!(policy, BalancePolicy::Random);
+        let unscheduled = matches!(
+            policy,
+            BalancePolicy::Random | BalancePolicy::PeakEwma { .. }
+        );
+        let scheduled = !equal && !unscheduled;
         let schedule = scheduled.then(|| Schedule {
             order: Edf::new(weights.iter().map(|&weight| f64::from(weight))),
-            weights,
+            weights: weights.clone(),
         });
+        let compared = !equal && matches!(policy, BalancePolicy::PeakEwma { .. });
         Self {
             hosts,
             cursor: 0,
             schedule,
+            weights: if compared { weights } else { Vec::new() },
         }
     }
 
@@ -72,6 +80,7 @@ impl Group {
                     full_scan: true, ..
                 } => self.least_of_all(rng, active),
                 BalancePolicy::LeastRequest { choices, .. } => self.least(*choices, rng, active),
+                BalancePolicy::PeakEwma { .. } => self.cheaper_of_two(rng, active),
                 // Hashing policies never get here; a random host is right for the rest.
                 _ => self.hosts[rng.below(count)] as usize,
             }),
@@ -90,6 +99,23 @@ impl Group {
             }
         }
         best
+    }
+
+    /// Of two different random hosts the one that costs less for its weight.
+    fn cheaper_of_two(&self, rng: &mut Rng64, cost: &dyn Fn(usize) -> u64) -> usize {
+        let one = rng.below(self.hosts.len());
+        let other = (one + 1 + rng.below(self.hosts.len() - 1)) % self.hosts.len();
+        // Crosswise, so that nothing is divided.
+        let price = |host: usize, rival: usize| {
+            let weight = self.weights.get(rival).copied().unwrap_or(1);
+            u128::from(cost(self.hosts[host] as usize)) * u128::from(weight)
+        };
+        let best = if price(one, other) <= price(other, one) {
+            one
+        } else {
+            other
+        };
+        self.hosts[best] as usize
     }
 
     /// The least busy of all; among equals any.

@@ -1,9 +1,16 @@
 //! Cross-origin resource sharing (the Fetch standard), as Envoy's filter does it.
 
+use std::sync::Arc;
+
 use http::Method;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use malla_proxy_config::http_filter::CorsPolicy;
 use malla_proxy_config::request::text;
+
+use super::Note;
+use crate::http::error::ProxyError;
+use crate::http::exchange::Exchange;
+use crate::upstream::Upstreams;
 
 const PRIVATE_NETWORK: HeaderName =
     HeaderName::from_static("access-control-request-private-network");
@@ -19,6 +26,40 @@ pub enum Outcome {
     Allowed(HeaderValue),
     /// A preflight: answered here with these headers.
     Preflight(Vec<(HeaderName, HeaderValue)>),
+}
+
+/// Answers preflights, and notes requests of allowed origins.
+pub(crate) fn check_origin<U: Upstreams>(
+    x: &mut Exchange<U>,
+    index: usize,
+    policy: &Arc<CorsPolicy>,
+) -> Result<(), ProxyError> {
+    if !policy.enabled.hit(x.cx.worker.random()) {
+        return Ok(());
+    }
+    let stats = &x.cx.manager.stats;
+    match check(&x.head.method, &x.head.headers, policy) {
+        Outcome::Pass => {
+            if x.head.headers.contains_key(header::ORIGIN) {
+                stats.cors_origin_invalid.inc();
+            }
+            Ok(())
+        }
+        Outcome::Allowed(origin) => {
+            stats.cors_origin_valid.inc();
+            x.notes
+                .push((index, Note::Cors(origin, Arc::clone(policy))));
+            Ok(())
+        }
+        Outcome::Preflight(headers) => {
+            if headers.is_empty() {
+                stats.cors_origin_invalid.inc()
+            } else {
+                stats.cors_origin_valid.inc()
+            }
+            Err(ProxyError::Preflight { headers })
+        }
+    }
 }
 
 /// Looks at a request under a policy that is enabled for it.

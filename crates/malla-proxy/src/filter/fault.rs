@@ -1,14 +1,91 @@
 //! Injected delays and aborts.
 //!
-//! Decides only; the caller waits and answers. Invariant: what a request's headers ask for is bounded by what the
+//! Invariant: what a request's headers ask for is bounded by what the
 //! configuration allows.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
 use malla_proxy_config::http_filter::{Fault, FaultAbort, FaultDelay};
 use malla_proxy_config::matcher::Fraction;
 use malla_proxy_config::request::{RequestView, text};
+use malla_proxy_config::route::action::Target;
+
+use crate::http::error::ProxyError;
+use crate::http::exchange::Exchange;
+use crate::http::selected::Selected;
+use crate::http::state::Manager;
+use crate::telemetry::flags::Flag;
+use crate::upstream::Upstreams;
+
+/// Delays a request, or aborts it.
+pub(crate) async fn inject<U: Upstreams>(
+    x: &mut Exchange<U>,
+    config: &Fault,
+) -> Result<(), ProxyError> {
+    if config.delay.is_none() && config.abort.is_none() {
+        return Ok(());
+    }
+    let cluster = x
+        .selected
+        .as_deref()
+        .and_then(Selected::forward)
+        .and_then(|forward| match &forward.target {
+            Target::Cluster(name) => Some(&**name),
+            Target::Header(_) | Target::Weighted(_) => None,
+        });
+    if !applies(config, &x.view(), cluster) {
+        return Ok(());
+    }
+    let manager = Rc::clone(&x.cx.manager);
+    let (delay_draw, abort_draw) = (x.cx.worker.random(), x.cx.worker.random());
+    let delay = delay(config, &x.head.headers, delay_draw);
+    let abort = abort(config, &x.head.headers, abort_draw);
+    if delay.is_none() && abort.is_none() {
+        return Ok(());
+    }
+    let Some(_active) = ActiveFault::start(&manager, config.max_active) else {
+        manager.stats.fault_faults_overflow.inc();
+        return Ok(());
+    };
+    if let Some(delay) = delay {
+        manager.stats.fault_delays_injected.inc();
+        x.record().flags.set(Flag::DelayInjected);
+        tokio::time::sleep(delay).await;
+    }
+    match abort {
+        None => Ok(()),
+        Some((status, grpc)) => {
+            manager.stats.fault_aborts_injected.inc();
+            Err(ProxyError::FaultAbort { status, grpc })
+        }
+    }
+}
+
+/// Counts one fault under way; freed by its drop.
+struct ActiveFault(Rc<Manager>);
+
+impl ActiveFault {
+    fn start(manager: &Rc<Manager>, max: Option<u64>) -> Option<Self> {
+        let active = manager.active_faults.get();
+        if max.is_some_and(|max| active >= max) {
+            return None;
+        }
+        manager.active_faults.set(active + 1);
+        manager.stats.fault_active_faults.inc();
+        Some(Self(Rc::clone(manager)))
+    }
+}
+
+impl Drop for ActiveFault {
+    fn drop(&mut self) {
+        self.0
+            .active_faults
+            .set(self.0.active_faults.get().saturating_sub(1));
+        self.0.stats.fault_active_faults.dec();
+    }
+}
 
 /// True if the fault concerns this request at all.
 pub fn applies(fault: &Fault, request: &RequestView<'_>, cluster: Option<&str>) -> bool {

@@ -10,11 +10,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::sync::Notify;
-use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::mpsc::{Receiver, UnboundedReceiver};
 use tokio::time::Instant;
 
+use super::adaptor::Broken;
+use super::client_body::ClientBody;
 use crate::telemetry::flags::Flag;
 use crate::telemetry::record::Progress;
 use crate::upstream::{ResetKind, StreamError};
@@ -29,10 +30,7 @@ pub struct RequestBody {
 enum Source {
     Empty,
     /// Nobody needs it again.
-    Streamed {
-        body: Incoming,
-        flow: Rc<Flow>,
-    },
+    Streamed(ClientBody),
     /// Frames from `next` on, first the kept ones.
     Shared {
         inflow: Rc<Inflow>,
@@ -51,6 +49,8 @@ enum Source {
         frames: UnboundedReceiver<Bytes>,
         backlog: Backlog,
     },
+    /// The bytes of a tunnel; ends with its sender.
+    Piped(Receiver<Bytes>),
 }
 
 /// Bytes handed to a fed body that have not left yet.
@@ -88,6 +88,8 @@ pub struct Flow {
     pub last: Cell<Option<Instant>>,
     /// Longest time without a byte.
     pub idle: Cell<Option<Duration>>,
+    /// The same, of the try whose answer it is.
+    pub try_idle: Cell<Option<Duration>>,
     /// Latest end of the stream.
     pub until: Cell<Option<Instant>>,
     /// The route's timeout as a moment, once there is an answer.
@@ -100,6 +102,8 @@ pub struct Flow {
     pub overdue: Cell<Option<Overdue>>,
     /// The request's body broke its own framing.
     pub malformed: Cell<bool>,
+    /// It is not what a filter was told it is.
+    pub(crate) broken: Cell<Option<Broken>>,
 }
 
 impl Flow {
@@ -116,11 +120,12 @@ impl Flow {
         self.last.set(Some(Instant::now()));
     }
 
-    fn received(&self, data: &[u8]) {
+    pub(crate) fn received(&self, data: &[u8]) {
         let progress = &self.progress;
         progress
             .received
             .set(progress.received.get() + data.len() as u64);
+        progress.pieces.set(progress.pieces.get() + 1);
         if progress.count_messages.get() {
             let mut messages = progress.messages.get();
             messages.see(data);
@@ -130,12 +135,21 @@ impl Flow {
     }
 
     /// Notes why the body ended before its time.
-    fn failed(&self, error: &hyper::Error) -> StreamError {
+    pub(crate) fn failed(&self, error: &hyper::Error) -> StreamError {
         let source = std::error::Error::source(error);
         let io = source.and_then(|source| source.downcast_ref::<std::io::Error>());
         let kind = io.map(std::io::Error::kind);
         let broken = matches!(kind, Some(ErrorKind::InvalidInput | ErrorKind::InvalidData));
         self.malformed.set(broken || error.is_parse());
+        StreamError {
+            kind: ResetKind::Downstream,
+            before_request: false,
+        }
+    }
+
+    /// Notes that a filter cannot take the body.
+    pub(crate) fn broken(&self, broken: Broken) -> StreamError {
+        self.broken.set(Some(broken));
         StreamError {
             kind: ResetKind::Downstream,
             before_request: false,
@@ -167,7 +181,12 @@ impl Flow {
                 (Flag::StreamIdleTimeout, "stream_idle_timeout"),
             )
         });
-        [response, until, upstream, idle]
+        let try_idle = self.try_idle.get().zip(self.last.get());
+        let try_idle = try_idle.map(|(idle, last)| {
+            let flag = Flag::UpstreamRequestTimeout;
+            (last + idle, (flag, "upstream_per_try_idle_timeout"))
+        });
+        [response, until, upstream, idle, try_idle]
             .into_iter()
             .flatten()
             .min_by_key(|(at, _)| *at)
@@ -177,7 +196,7 @@ impl Flow {
 /// The client's body, with the frames kept for further tries.
 #[derive(Debug)]
 pub struct Inflow {
-    body: RefCell<Incoming>,
+    body: RefCell<ClientBody>,
     kept: RefCell<Kept>,
     total: Option<u64>,
     flow: Rc<Flow>,
@@ -196,7 +215,7 @@ struct Kept {
 
 impl Inflow {
     /// Keeps up to `limit` bytes of `body`.
-    pub fn new(body: Incoming, limit: u64, flow: Rc<Flow>) -> Rc<Self> {
+    pub(crate) fn new(body: ClientBody, limit: u64, flow: Rc<Flow>) -> Rc<Self> {
         let total = body.size_hint().exact();
         let overflowed = total.is_some_and(|total| total > limit);
         let kept = Kept {
@@ -213,6 +232,11 @@ impl Inflow {
             total,
             flow,
         })
+    }
+
+    /// Whether all of the body has come.
+    pub fn is_whole(&self) -> bool {
+        self.kept.borrow().ended
     }
 
     /// True while a further try could be given the whole body.
@@ -269,20 +293,17 @@ impl Inflow {
         Poll::Ready(match frame {
             None => {
                 kept.ended = true;
-                self.flow.finish();
                 *next += 1;
                 None
             }
-            Some(Err(error)) => Some(Err(self.flow.failed(&error))),
+            Some(Err(error)) => Some(Err(error)),
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(data) => {
-                    self.flow.received(&data);
                     kept.keep(&data, next);
                     Some(Ok(Frame::data(data)))
                 }
                 Err(frame) => {
                     kept.ended = true;
-                    self.flow.finish();
                     *next += 2;
                     kept.trailers = frame.trailers_ref().cloned();
                     Some(Ok(frame))
@@ -336,10 +357,17 @@ impl RequestBody {
         }
     }
 
-    /// The client's body, for the only try.
-    pub fn streamed(body: Incoming, flow: Rc<Flow>) -> Self {
+    /// The bytes of a tunnel as they come.
+    pub fn piped(bytes: Receiver<Bytes>) -> Self {
         Self {
-            source: Source::Streamed { body, flow },
+            source: Source::Piped(bytes),
+        }
+    }
+
+    /// The client's body, for the only try.
+    pub(crate) fn streamed(body: ClientBody) -> Self {
+        Self {
+            source: Source::Streamed(body),
         }
     }
 }
@@ -354,20 +382,7 @@ impl Body for RequestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
         match &mut self.get_mut().source {
             Source::Empty => Poll::Ready(None),
-            Source::Streamed { body, flow } => {
-                let frame = std::task::ready!(Pin::new(&mut *body).poll_frame(cx));
-                match &frame {
-                    Some(Ok(frame)) if frame.is_data() => {
-                        flow.received(frame.data_ref().map_or(&[], |data| data))
-                    }
-                    Some(Err(_)) => {}
-                    Some(Ok(_)) | None => flow.finish(),
-                }
-                if body.is_end_stream() {
-                    flow.finish();
-                }
-                Poll::Ready(frame.map(|frame| frame.map_err(|error| flow.failed(&error))))
-            }
+            Source::Streamed(body) => Pin::new(body).poll_frame(cx),
             Source::Shared { inflow, next, sent } => {
                 let frame = std::task::ready!(inflow.poll_at(next, cx));
                 if let Some(Ok(frame)) = &frame {
@@ -383,6 +398,9 @@ impl Body for RequestBody {
                 *left -= frame.len() as u64;
                 Ok(Frame::data(frame))
             })),
+            Source::Piped(bytes) => bytes
+                .poll_recv(cx)
+                .map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes)))),
             Source::Fed { frames, backlog } => {
                 let frame = std::task::ready!(frames.poll_recv(cx));
                 Poll::Ready(frame.map(|frame| {
@@ -396,17 +414,17 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         match &self.source {
             Source::Empty => true,
-            Source::Streamed { body, .. } => body.is_end_stream(),
+            Source::Streamed(body) => body.is_end_stream(),
             Source::Shared { inflow, sent, .. } => inflow.total == Some(*sent),
             Source::Copied { left, .. } => *left == 0,
-            Source::Fed { .. } => false,
+            Source::Fed { .. } | Source::Piped(_) => false,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.source {
             Source::Empty => SizeHint::with_exact(0),
-            Source::Streamed { body, .. } => body.size_hint(),
+            Source::Streamed(body) => body.size_hint(),
             Source::Shared { inflow, sent, .. } => {
                 inflow.total.map_or_else(SizeHint::default, |total| {
                     SizeHint::with_exact(total.saturating_sub(*sent))
@@ -415,7 +433,9 @@ impl Body for RequestBody {
             Source::Copied {
                 left, sized: true, ..
             } => SizeHint::with_exact(*left),
-            Source::Copied { sized: false, .. } | Source::Fed { .. } => SizeHint::default(),
+            Source::Copied { sized: false, .. } | Source::Fed { .. } | Source::Piped(_) => {
+                SizeHint::default()
+            }
         }
     }
 }

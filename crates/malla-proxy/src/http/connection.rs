@@ -1,19 +1,21 @@
 //! One HTTP connection: which codec, its limits, its end.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt;
 use http::Version;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use malla_proxy_config::http_manager::HttpManager;
+use malla_proxy_config::cluster::Underscores;
+use malla_proxy_config::http_manager::{HttpManager, ServerHeaderMode};
+use malla_proxy_config::overload::Timer as Reduced;
 use malla_runtime::drain::DrainWatch;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
@@ -21,15 +23,19 @@ use tokio::time::Instant;
 use tracing::Span;
 
 use super::body::Flow;
-use super::ending::{self, AnswerWatch, CLOSE_GRACE, End, GOAWAY_GRACE, cut_off};
+use super::ending::{self, AnswerWatch, End, cut_off};
 use super::exchange::Observer;
-use super::preface::{Prefixed, Pulse, choose};
+use super::guard::{Guard, Refusal, Rules};
+use super::preface::{Prefixed, Prospect, Pulse, choose};
 use super::serve::serve;
 use super::state::{HttpWorker, Manager};
 use crate::connection::Connection;
+use crate::policy::limiter::Limiter;
 use crate::telemetry::flags::Flag;
 use crate::telemetry::record::Record;
-use crate::upstream::Upstreams;
+use crate::transport::frames::{Metered, Side};
+use crate::transport::gather::gather;
+use crate::upstream::{CODEC_HEADERS, Upstreams};
 
 /// Envoy's `max_concurrent_streams` in `safe_defaults`-like use; RFC 9113 §6.5.2 advises no fewer than 100.
 const DEFAULT_STREAMS: u32 = 1024;
@@ -37,31 +43,43 @@ const DEFAULT_STREAMS: u32 = 1024;
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// RST_STREAM floods (CVE-2023-44487): streams that were reset before they were served.
-const PENDING_RESETS: usize = 20;
+const PENDING_RESETS: usize = 250;
+/// …and those that were reset while they were: so many streams must have come, half of them such ones (Envoy's
+/// `overload.premature_reset_total_stream_count`).
+const RESETS_COUNT_FROM: u64 = 500;
 /// Bytes of responses waiting in one HTTP/2 stream.
 const SEND_BUFFER: usize = 256 * 1024;
 
 /// What the requests of one connection share.
-pub(super) struct Context<U: Upstreams> {
-    pub(super) worker: Rc<HttpWorker<U>>,
-    pub(super) manager: Rc<Manager>,
-    pub(super) connection: Rc<Connection>,
+pub(crate) struct Context<U: Upstreams> {
+    pub(crate) worker: Rc<HttpWorker<U>>,
+    pub(crate) manager: Rc<Manager>,
+    pub(crate) connection: Rc<Connection>,
     /// The drain of the connection's chain: it ends this connection too.
-    pub(super) drain: DrainWatch,
+    pub(crate) drain: DrainWatch,
     /// The exchange begun last, for whoever polls it.
-    pub(super) begun: Cell<Option<Rc<Flow>>>,
+    pub(crate) begun: Cell<Option<Rc<Flow>>>,
     pub(super) pulse: Arc<Pulse>,
     /// When an HTTP/1 head began that is not there yet.
-    pub(super) head_since: Cell<Option<Instant>>,
-    pub(super) active: Cell<u32>,
+    pub(crate) head_since: Cell<Option<Instant>>,
+    pub(crate) active: Cell<u32>,
     served: Cell<u32>,
-    pub(super) idle_since: Cell<Instant>,
-    pub(super) draining: Cell<bool>,
+    pub(crate) idle_since: Cell<Instant>,
+    pub(crate) draining: Cell<bool>,
     /// An HTTP/1 answer was over before its request: the rest is not told from a next one.
-    pub(super) unread: Cell<bool>,
+    pub(crate) unread: Cell<bool>,
     closing: Cell<bool>,
+    /// Which part of all jitter is this connection's.
+    luck: f64,
+    /// Token buckets of this very connection.
+    pub(crate) limiter: OnceCell<Limiter>,
     /// Told when the connection has had as many requests as it may.
     spent: Notify,
+    /// Streams that have ended, and those of them that the client gave up at once.
+    ended: Cell<u64>,
+    given_up: Cell<u64>,
+    /// Told when those are too many.
+    flooded: Notify,
 }
 
 impl<U: Upstreams> Context<U> {
@@ -71,13 +89,18 @@ impl<U: Upstreams> Context<U> {
         connection: Rc<Connection>,
         drain: DrainWatch,
     ) -> Rc<Self> {
+        let pulse = match manager.needs.wire {
+            true => Pulse::metered(),
+            false => Pulse::default(),
+        };
+        let pulse = Arc::new(pulse);
         Rc::new(Self {
             worker,
             manager,
             connection,
             drain,
             begun: Cell::default(),
-            pulse: Arc::default(),
+            pulse,
             head_since: Cell::default(),
             active: Cell::new(0),
             served: Cell::new(0),
@@ -85,17 +108,22 @@ impl<U: Upstreams> Context<U> {
             draining: Cell::new(false),
             unread: Cell::new(false),
             closing: Cell::new(false),
+            luck: rand::random(),
+            limiter: OnceCell::new(),
             spent: Notify::new(),
+            ended: Cell::new(0),
+            given_up: Cell::new(0),
+            flooded: Notify::new(),
         })
     }
 
     /// True once the client's side of the connection is gone.
-    pub(super) fn is_closing(&self) -> bool {
+    pub(crate) fn is_closing(&self) -> bool {
         self.closing.get()
     }
 
     /// True if this answer is the connection's last.
-    pub(super) fn is_last_request(&self) -> bool {
+    pub(crate) fn is_last_request(&self) -> bool {
         let max = self.manager.config.common.max_requests_per_connection;
         self.draining.get() || max.is_some_and(|max| self.served.get() >= max)
     }
@@ -109,12 +137,29 @@ impl<U: Upstreams> Context<U> {
     }
 
     /// One request is over; `unread` if the client may still send some of it where a next one would begin.
-    pub(super) fn stream_ended(&self, unread: bool) {
+    pub(crate) fn stream_ended(&self, unread: bool) {
         self.active.set(self.active.get().saturating_sub(1));
         self.idle_since.set(Instant::now());
         self.pulse.forget();
+        self.pulse.decide(Prospect::Request);
+        self.pulse.finish_one();
         if unread {
             self.unread.set(true);
+        }
+    }
+
+    /// Counts an HTTP/2 stream that has ended; `given_up` if its client did not wait for any answer.
+    pub(crate) fn note_reset(&self, given_up: bool) {
+        self.ended.set(self.ended.get() + 1);
+        if !given_up {
+            return;
+        }
+        self.given_up.set(self.given_up.get() + 1);
+        let of = self.ended.get().max(RESETS_COUNT_FROM);
+        if self.given_up.get() == of / 2 + 1 {
+            let stats = &self.manager.stats;
+            stats.downstream_rq_too_many_premature_resets.inc();
+            self.flooded.notify_one();
         }
     }
 
@@ -122,6 +167,33 @@ impl<U: Upstreams> Context<U> {
     fn drain_quietly(&self) {
         self.draining.set(true);
         self.idle_since.set(Instant::now());
+    }
+
+    /// Ends the connection after what is under way, for it costs what is short.
+    pub(crate) fn end_soon(&self) {
+        if !self.draining.get() {
+            let stats = &self.manager.stats;
+            stats.downstream_cx_overload_disable_keepalive.inc();
+            self.drain_quietly();
+            self.spent.notify_one();
+        }
+    }
+
+    /// How long the connection may last.
+    pub(super) fn longest(&self) -> Option<Duration> {
+        let common = &self.manager.config.common;
+        let limit = common.max_connection_duration?;
+        let limit = limit.mul_f64(1.0 + common.connection_jitter * self.luck);
+        let pressure = &self.worker.process.pressure;
+        Some(pressure.reduced(Reduced::ConnectionAge, limit))
+    }
+
+    /// How long the connection may go on once it is to end.
+    fn drain_time(&self) -> Duration {
+        let timeouts = &self.manager.config.timeouts;
+        timeouts
+            .drain
+            .mul_f64(1.0 + timeouts.drain_jitter * self.luck)
     }
 
     fn note_end(&self, end: End) {
@@ -167,6 +239,8 @@ pub async fn serve_connection<U, I>(
     }
     cx.closing.set(true);
     stats.downstream_cx_active.dec();
+    let length = cx.connection.accepted.elapsed();
+    stats.downstream_cx_length_ms.record(length);
     if cx.active.get() > 0 {
         stats.downstream_cx_destroy_remote_active_rq.inc();
     }
@@ -211,16 +285,20 @@ where
         .timer(TokioTimer::new())
         // The codec's would count from the end of the request before.
         .header_read_timeout(None)
-        .max_buf_size(head_limit.max(8 * 1024))
-        .max_headers(config.common.max_headers as usize)
+        // The guard lets nothing longer through.
+        .max_buf_size(head_limit + 8 * 1024)
         .preserve_header_case(config.http1.preserve_case)
         .title_case_headers(config.http1.proper_case);
+    if config.common.max_headers as usize != CODEC_HEADERS {
+        builder.max_headers(config.common.max_headers as usize);
+    }
     let service_cx = Rc::clone(&cx);
     let service = service_fn(move |request| {
         let cx = Rc::clone(&service_cx);
         cx.stream_started();
         async move { Ok::<_, Infallible>(serve(cx, request).await) }
     });
+    let io = guarded(&cx, io, head_limit);
     let serving = builder
         .serve_connection(TokioIo::new(io), service)
         .with_upgrades();
@@ -236,20 +314,52 @@ where
             () = poll_fn(|task| watch.poll(&cx.begun, task)) => {
                 break serving.as_mut().now_or_never().unwrap_or(Ok(()));
             }
-            () = ending::head_overdue(&cx) => break Ok(()),
+            refusal = ending::head_overdue(&cx) => cx.pulse.refuse(refusal),
             end = ending::asked(&cx), if asked.is_none() => {
+                if matches!(end, End::Idle | End::Old) && !cx.draining.get() {
+                    // A request may be on its way.
+                    cx.note_end(end);
+                    cx.drain_quietly();
+                    continue;
+                }
                 asked = Some(Instant::now());
                 cx.draining.set(true);
                 cx.note_end(end);
                 serving.as_mut().graceful_shutdown();
             }
-            () = cut_off(&cx, asked, CLOSE_GRACE) => break Ok(()),
+            () = cut_off(&cx, asked, config.timeouts.delayed_close) => break Ok(()),
         }
     };
     cx.closing.set(true);
-    if let Err(error) = ended {
+    if let Some(refusal) = cx.pulse.refusal() {
+        note_refusal(&cx, Version::HTTP_11, refusal);
+    } else if cx.pulse.has_broken_off() {
+        note_broken_off(&cx);
+    } else if let Err(error) = ended {
         note_codec_error(&cx, &error, Version::HTTP_11);
     }
+}
+
+/// The connection as the HTTP/1 codec may see it.
+fn guarded<U: Upstreams, I>(cx: &Context<U>, io: I, head_bytes: usize) -> Guard<I> {
+    let config = &cx.manager.config;
+    let rules = Rules {
+        head_bytes,
+        fields: config.common.max_headers as usize,
+        custom_methods: config.http1.custom_methods,
+        chunked_length: config.http1.chunked_length,
+        http_10: config.http1.accept_http_10,
+        underscores: config.common.underscores != Underscores::Reject,
+    };
+    let server = match config.server.mode {
+        ServerHeaderMode::PassThrough => None,
+        ServerHeaderMode::Overwrite | ServerHeaderMode::AppendIfAbsent => Some(&config.server.name),
+    };
+    let said = [("server", server), ("via", config.via.as_ref())]
+        .into_iter()
+        .filter_map(|(name, value)| Some(format!("{name}: {}\r\n", value?.to_str().ok()?)))
+        .collect::<String>();
+    Guard::new(io, rules, said.into(), Arc::clone(&cx.pulse))
 }
 
 async fn serve_http2<U, I>(cx: Rc<Context<U>>, io: Prefixed<I>)
@@ -273,10 +383,10 @@ where
         .max_header_list_size(config.max_request_headers_kb.saturating_mul(1024))
         .max_pending_accept_reset_streams(PENDING_RESETS)
         .max_send_buf_size(SEND_BUFFER);
-    if let Some((interval, timeout)) = options.keepalive {
+    if let Some(keepalive) = options.keepalive {
         builder
-            .keep_alive_interval(interval)
-            .keep_alive_timeout(timeout);
+            .keep_alive_interval(keepalive.interval(rand::random()))
+            .keep_alive_timeout(keepalive.timeout);
     }
     if options.allow_connect || config.upgrades.iter().any(|(_, on)| *on) {
         builder.enable_connect_protocol();
@@ -285,8 +395,17 @@ where
     let service = service_fn(move |request| {
         let cx = Rc::clone(&service_cx);
         cx.stream_started();
-        async move { Ok::<_, Infallible>(serve(cx, request).await) }
+        // The codec moves what it is given several times.
+        Box::pin(async move { Ok::<_, Infallible>(serve(cx, request).await) })
     });
+    let (io, sending) = gather(io, config.timeouts.delayed_close);
+    cx.worker.tasks.spawn_local(Span::none(), sending);
+    let io = Metered::new(
+        io,
+        Side::Server,
+        options.floods,
+        Arc::clone(&cx.worker.http2_stats),
+    );
     let mut serving = pin!(builder.serve_connection(TokioIo::new(io), service));
     let mut asked = None;
     let ended = loop {
@@ -296,8 +415,9 @@ where
             // HTTP/1 says it in the last answer.
             () = cx.spent.notified(), if asked.is_none() => {}
             ended = serving.as_mut() => break ended,
+            () = cx.flooded.notified() => break Ok(()),
             end = ending::asked(&cx), if asked.is_none() => cx.note_end(end),
-            () = cut_off(&cx, asked, GOAWAY_GRACE) => break Ok(()),
+            () = cut_off(&cx, asked, cx.drain_time()) => break Ok(()),
         }
         asked = Some(Instant::now());
         cx.draining.set(true);
@@ -312,32 +432,54 @@ where
 /// A head that could not be read was answered by the codec: it still gets its record.
 fn note_codec_error<U: Upstreams>(cx: &Rc<Context<U>>, error: &hyper::Error, version: Version) {
     tracing::debug!(%error, peer = %cx.connection.remote, "a downstream connection ended with an error");
-    if !error.is_parse() {
-        return;
+    if error.is_timeout() && version == Version::HTTP_2 {
+        // A PING that nobody answered.
+        cx.worker.http2_stats.keepalive_timeout.inc();
     }
-    cx.manager.stats.downstream_cx_protocol_error.inc();
-    cx.manager.stats.downstream_rq_total.inc();
-    cx.manager.stats.downstream_rq_active.inc();
+    if error.is_parse() {
+        note_refusal(cx, version, Refusal::bad("http1.codec_error"));
+    }
+}
+
+/// The record of a request that the client began and never said.
+fn note_broken_off<U: Upstreams>(cx: &Rc<Context<U>>) {
+    let mut record = unread(cx, Version::HTTP_11);
+    record.flags.set(Flag::DownstreamConnectionTermination);
+    record.details = Some("downstream_remote_disconnect".into());
+    Observer::new(record, Rc::clone(cx)).finish();
+}
+
+/// The record of a request that was refused by its head alone.
+fn note_refusal<U: Upstreams>(cx: &Rc<Context<U>>, version: Version, refusal: Refusal) {
+    let mut record = unread(cx, version);
+    if let Some(flag) = refusal.flag {
+        record.flags.set(flag);
+        if flag == Flag::DownstreamProtocolError {
+            cx.manager.stats.downstream_cx_protocol_error.inc();
+        }
+    }
+    record.status = Some(refusal.status);
+    record.details = Some(refusal.details.into());
+    record.bytes_sent = refusal.body().len() as u64;
+    Observer::new(record, Rc::clone(cx)).finish();
+}
+
+/// Begins the record of a request nobody could read.
+fn unread<U: Upstreams>(cx: &Rc<Context<U>>, version: Version) -> Record {
+    let stats = &cx.manager.stats;
+    stats.downstream_rq_total.inc();
+    stats.downstream_rq_active.inc();
+    match version {
+        Version::HTTP_2 => stats.downstream_rq_http2_total.inc(),
+        _ => stats.downstream_rq_http1_total.inc(),
+    }
     cx.stream_started();
-    let mut record = Record::begin(
+    Record::begin(
         Rc::clone(&cx.connection),
         Some(version),
         Instant::now(),
         SystemTime::now(),
-    );
-    record.flags.set(Flag::DownstreamProtocolError);
-    let too_large = error.is_parse_too_large();
-    let status = if too_large { 431 } else { 400 };
-    record.status = http::StatusCode::from_u16(status).ok();
-    record.details = Some(
-        if too_large {
-            "request_headers_too_large"
-        } else {
-            "http1.codec_error"
-        }
-        .into(),
-    );
-    Observer::new(record, Rc::clone(cx)).finish();
+    )
 }
 
 /// Spawns the streams of an HTTP/2 connection on the worker, under its drain.

@@ -5,24 +5,22 @@
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context as Task, Poll, ready};
 use std::time::Duration;
 
+use malla_proxy_config::overload::Timer as Reduced;
 use tokio::time::{Instant, Sleep};
 
 use super::body::Flow;
 use super::connection::Context;
+use super::guard::{HEAD_IDLE, HEAD_LATE, Refusal};
 use crate::upstream::Upstreams;
 
 /// A draining HTTP/1 connection on which nothing comes for this long is closed. A busy one learns
 /// of the drain from its next answer before.
 const DRAIN_QUIET: Duration = Duration::from_secs(1);
-/// How long an HTTP/1 connection without a request may take to close once asked (Envoy's `delayed_close_timeout`).
-pub(super) const CLOSE_GRACE: Duration = Duration::from_secs(1);
-/// The same for HTTP/2, where the client has to answer (Envoy's `drain_timeout`).
-pub(super) const GOAWAY_GRACE: Duration = Duration::from_secs(5);
 /// A client that still reads what is left for it is given so many graces.
 const MOST_GRACES: u32 = 12;
 
@@ -56,14 +54,19 @@ pub(super) async fn asked<U: Upstreams>(cx: &Context<U>) -> End {
 
 async fn idle_or_old<U: Upstreams>(cx: &Context<U>) -> End {
     let common = &cx.manager.config.common;
-    let (idle_limit, idle_end) = if cx.draining.get() {
-        (Some(DRAIN_QUIET), End::Drained)
-    } else {
-        (common.idle_timeout, End::Idle)
-    };
+    let pressure = &cx.worker.process.pressure;
     loop {
-        let old = common
-            .max_connection_duration
+        let (idle_limit, idle_end) = if cx.draining.get() {
+            let quiet = cx.manager.config.timeouts.drain.min(DRAIN_QUIET);
+            (Some(quiet), End::Drained)
+        } else {
+            let limit = common.idle_timeout;
+            let reduced = limit.map(|limit| pressure.reduced(Reduced::ConnectionIdle, limit));
+            (reduced, End::Idle)
+        };
+        let old = cx
+            .longest()
+            .filter(|_| !cx.draining.get())
             .map(|limit| (cx.connection.accepted + limit, End::Old));
         // A busy connection is looked at again one idle time from now: it cannot be idle for that long before.
         let idle = idle_limit.map(|limit| {
@@ -77,7 +80,10 @@ async fn idle_or_old<U: Upstreams>(cx: &Context<U>) -> End {
         match [old, idle].into_iter().flatten().min_by_key(|(at, _)| *at) {
             None => return std::future::pending().await,
             Some((at, end)) if Instant::now() >= at => return end,
-            Some((at, _)) => tokio::time::sleep_until(at).await,
+            Some((at, _)) => tokio::select! {
+                () = tokio::time::sleep_until(at) => {}
+                () = pressure.reduced_otherwise() => {}
+            },
         }
     }
 }
@@ -110,16 +116,22 @@ pub(super) async fn cut_off<U: Upstreams>(
     }
 }
 
-/// Waits until an HTTP/1 head has begun and not ended within the stream's idle time, or the manager's limit for heads.
-pub(super) async fn head_overdue<U: Upstreams>(cx: &Context<U>) {
+/// Waits until an HTTP/1 head has begun and not ended within the stream's idle time, or the manager's limit for heads;
+/// says what the client is told.
+pub(super) async fn head_overdue<U: Upstreams>(cx: &Context<U>) -> Refusal {
+    if cx.pulse.refusal().is_some() {
+        return std::future::pending().await;
+    }
     let timeouts = &cx.manager.config.timeouts;
     let stats = &cx.manager.stats;
+    let pressure = &cx.worker.process.pressure;
     let idle = timeouts.stream_idle;
-    let idle = idle.map(|limit| (limit, &stats.downstream_rq_idle_timeout));
+    let idle = idle.map(|limit| pressure.reduced(Reduced::StreamIdle, limit));
+    let idle = idle.map(|limit| (limit, &stats.downstream_rq_idle_timeout, HEAD_IDLE));
     let whole = timeouts.request_headers;
-    let whole = whole.map(|limit| (limit, &stats.downstream_rq_header_timeout));
+    let whole = whole.map(|limit| (limit, &stats.downstream_rq_header_timeout, HEAD_LATE));
     let least = [whole, idle].into_iter().flatten();
-    let Some((limit, counter)) = least.min_by_key(|(limit, _)| *limit) else {
+    let Some((limit, counter, refusal)) = least.min_by_key(|(limit, _, _)| *limit) else {
         return std::future::pending().await;
     };
     let mut timer = Timer::default();
@@ -134,6 +146,7 @@ pub(super) async fn head_overdue<U: Upstreams>(cx: &Context<U>) {
     })
     .await;
     counter.inc();
+    refusal
 }
 
 /// A timer that is only set again when it fires: most deadlines move on, and are seldom met.
@@ -186,10 +199,14 @@ impl AnswerWatch {
 
 /// Polls an HTTP/2 stream to its end, or until its answer is overdue: a client that gives no window keeps the codec from
 /// asking for more.
-pub(super) async fn bounded<U: Upstreams>(cx: Rc<Context<U>>, stream: impl Future<Output = ()>) {
-    let mut stream = pin!(stream);
+pub(super) fn bounded<U: Upstreams>(
+    cx: Rc<Context<U>>,
+    stream: impl Future<Output = ()>,
+) -> impl Future<Output = ()> {
+    // What a function that waits is given, it holds twice.
+    let mut stream = Box::pin(stream);
     let mut watch = AnswerWatch::default();
-    poll_fn(|task| {
+    poll_fn(move |task| {
         if stream.as_mut().poll(task).is_ready() {
             return Poll::Ready(());
         }
@@ -198,5 +215,4 @@ pub(super) async fn bounded<U: Upstreams>(cx: Rc<Context<U>>, stream: impl Futur
         let _ = stream.as_mut().poll(task);
         Poll::Ready(())
     })
-    .await;
 }

@@ -8,17 +8,23 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode};
 
+use super::adaptor::Broken;
+use super::body::Flow;
 use crate::telemetry::flags::Flag;
 use crate::telemetry::stats::HttpStats;
 use crate::upstream::{ResetKind, SendError, StreamError};
 
 /// Why a request is answered here and not by an upstream.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum ProxyError {
+pub(crate) enum ProxyError {
+    /// A resource of the proxy is short.
+    Overloaded,
     /// HTTP/1.0 where it is not accepted.
     LowVersion,
     /// A body that cannot be read.
     BadBody,
+    /// A body that is not what a filter was told it is.
+    NotAsSaid(Broken),
     /// The client went away before it had sent all.
     ClientGone,
     /// No host.
@@ -75,6 +81,10 @@ pub(super) enum ProxyError {
         /// `access-control-*`.
         headers: Vec<(HeaderName, HeaderValue)>,
     },
+    /// A filter answers.
+    Filter(Box<Verdict>),
+    /// The request's body is longer than a filter takes.
+    BodyTooLarge,
     /// The route's cluster is not there.
     NoCluster {
         /// The route's answer to that.
@@ -93,7 +103,7 @@ pub(super) enum ProxyError {
 
 /// What took too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Timeout {
+pub(crate) enum Timeout {
     /// The response, by the route.
     Response {
         /// The client asked for 204 instead of 504 (`x-envoy-upstream-rq-timeout-alt-response`).
@@ -101,6 +111,8 @@ pub(super) enum Timeout {
     },
     /// One try, and there are none left.
     Try,
+    /// The same, for nothing came for too long.
+    TryIdle,
     /// The request, until it was there.
     Request,
     /// Progress.
@@ -122,27 +134,27 @@ const GRPC_DEADLINE_EXCEEDED: u32 = 4;
 
 /// What the client gets.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Verdict {
+pub(crate) struct Verdict {
     /// Status.
-    pub(super) status: StatusCode,
+    pub(crate) status: StatusCode,
     /// Flag for the log.
-    pub(super) flag: Option<Flag>,
+    pub(crate) flag: Option<Flag>,
     /// `%RESPONSE_CODE_DETAILS%`.
-    pub(super) details: Cow<'static, str>,
+    pub(crate) details: Cow<'static, str>,
     /// Body.
-    pub(super) body: Bytes,
+    pub(crate) body: Bytes,
     /// Further headers.
-    pub(super) headers: Vec<(HeaderName, HeaderValue)>,
+    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
     /// gRPC status, where it is not what the HTTP status maps to.
-    pub(super) grpc: Option<u32>,
+    pub(crate) grpc: Option<u32>,
     /// There is nobody to hear it: the log shows no status.
-    pub(super) unheard: bool,
+    pub(crate) unheard: bool,
     /// The connection cannot be used any further.
-    pub(super) close: bool,
+    pub(crate) close: bool,
 }
 
 impl Verdict {
-    fn new(status: StatusCode, details: impl Into<Cow<'static, str>>) -> Self {
+    pub(crate) fn new(status: StatusCode, details: impl Into<Cow<'static, str>>) -> Self {
         Self {
             status,
             flag: None,
@@ -155,18 +167,24 @@ impl Verdict {
         }
     }
 
-    fn flag(self, flag: Flag) -> Self {
+    pub(crate) fn flag(self, flag: Flag) -> Self {
         Self {
             flag: Some(flag),
             ..self
         }
     }
 
-    fn body(self, text: &'static str) -> Self {
+    pub(crate) fn body(self, text: &'static str) -> Self {
         Self {
             body: Bytes::from_static(text.as_bytes()),
             ..self
         }
+    }
+
+    fn header(mut self, name: &'static str, value: &'static str) -> Self {
+        let name = HeaderName::from_static(name);
+        self.headers.push((name, HeaderValue::from_static(value)));
+        self
     }
 
     fn closing(self) -> Self {
@@ -178,13 +196,22 @@ impl Verdict {
 }
 
 impl ProxyError {
+    /// Why a request's body could not be read to its end.
+    pub(crate) fn of_body(flow: &Flow) -> Self {
+        match flow.broken.get() {
+            Some(broken) => Self::NotAsSaid(broken),
+            None if flow.malformed.get() => Self::BadBody,
+            None => Self::ClientGone,
+        }
+    }
+
     /// True if the route itself answers: its header edits apply then.
-    pub(super) fn is_from_route(&self) -> bool {
+    pub(crate) fn is_from_route(&self) -> bool {
         matches!(self, Self::Direct { .. } | Self::Redirect { .. })
     }
 
     /// Status, flag, details and body of the answer.
-    pub(super) fn verdict(self) -> Verdict {
+    pub(crate) fn verdict(self) -> Verdict {
         match self {
             Self::LowVersion => Verdict::new(StatusCode::UPGRADE_REQUIRED, "low_version")
                 .flag(Flag::DownstreamProtocolError)
@@ -194,6 +221,10 @@ impl ProxyError {
                 .flag(Flag::DownstreamProtocolError)
                 .body("Bad Request")
                 .closing(),
+            Self::NotAsSaid(broken) => {
+                let verdict = Verdict::new(StatusCode::BAD_REQUEST, broken.details);
+                verdict.body(broken.body).closing()
+            }
             Self::ClientGone => Verdict {
                 unheard: true,
                 ..Verdict::new(StatusCode::BAD_REQUEST, "downstream_remote_disconnect")
@@ -203,12 +234,17 @@ impl ProxyError {
             Self::MissingHost => {
                 Verdict::new(StatusCode::BAD_REQUEST, "missing_host_header").closing()
             }
-            Self::InvalidHost => Verdict::new(StatusCode::BAD_REQUEST, "http1.invalid_authority")
+            Self::InvalidHost => Verdict::new(StatusCode::BAD_REQUEST, "http.invalid_authority")
                 .flag(Flag::DownstreamProtocolError)
                 .body("Bad Request")
                 .closing(),
             Self::AbsolutePath => Verdict::new(StatusCode::NOT_FOUND, "absolute_path_rejected"),
-            Self::BadPath => Verdict::new(StatusCode::BAD_REQUEST, "path_normalization_failed"),
+            Self::BadPath => {
+                Verdict::new(StatusCode::BAD_REQUEST, "path_normalization_failed").closing()
+            }
+            Self::Overloaded => {
+                Verdict::new(StatusCode::SERVICE_UNAVAILABLE, "overload").body("envoy overloaded")
+            }
             Self::Underscore => {
                 Verdict::new(StatusCode::BAD_REQUEST, "http1.unexpected_underscore")
                     .flag(Flag::DownstreamProtocolError)
@@ -257,6 +293,12 @@ impl ProxyError {
                 headers,
                 ..Verdict::new(StatusCode::OK, "cors_response")
             },
+            Self::Filter(verdict) => *verdict,
+            Self::BodyTooLarge => {
+                Verdict::new(StatusCode::PAYLOAD_TOO_LARGE, "request_payload_too_large")
+                    .body("Payload Too Large")
+                    .closing()
+            }
             Self::NoCluster { status } => {
                 Verdict::new(status, "cluster_not_found").flag(Flag::NoClusterFound)
             }
@@ -268,12 +310,12 @@ impl ProxyError {
 
 impl Timeout {
     /// Counts it where it belongs to the client's side.
-    pub(super) fn count(self, stats: &HttpStats) {
+    pub(crate) fn count(self, stats: &HttpStats) {
         match self {
             Self::Idle { .. } => stats.downstream_rq_idle_timeout.inc(),
             Self::Request => stats.downstream_rq_timeout.inc(),
             Self::Stream { .. } => stats.downstream_rq_max_duration_reached.inc(),
-            Self::Response { .. } | Self::Try | Self::UpstreamStream => {}
+            Self::Response { .. } | Self::Try | Self::TryIdle | Self::UpstreamStream => {}
         }
     }
 
@@ -292,6 +334,11 @@ impl Timeout {
             Self::Try => Verdict::new(StatusCode::GATEWAY_TIMEOUT, "upstream_per_try_timeout")
                 .flag(Flag::UpstreamRequestTimeout)
                 .body("upstream request timeout"),
+            Self::TryIdle => {
+                Verdict::new(StatusCode::GATEWAY_TIMEOUT, "upstream_per_try_idle_timeout")
+                    .flag(Flag::UpstreamRequestTimeout)
+                    .body("upstream request timeout")
+            }
             Self::Request => Verdict::new(StatusCode::REQUEST_TIMEOUT, "request_overall_timeout")
                 .body("request timeout")
                 .closing(),
@@ -336,10 +383,18 @@ fn upstream_verdict(error: &SendError, retried: bool) -> Verdict {
                 .flag(Flag::NoHealthyUpstream)
                 .body("no healthy upstream");
         }
-        SendError::DropOverload => {
+        SendError::DropOverload { all: false } => {
             return Verdict::new(StatusCode::SERVICE_UNAVAILABLE, "drop_overload")
                 .flag(Flag::DropOverload)
-                .body("drop overload");
+                .body("drop overload")
+                .header("x-envoy-drop-overload", "true");
+        }
+        SendError::DropOverload { all: true } => {
+            let details = "unconditional_drop_overload";
+            return Verdict::new(StatusCode::SERVICE_UNAVAILABLE, details)
+                .flag(Flag::UnconditionalDropOverload)
+                .body("unconditional drop overload")
+                .header("x-envoy-unconditional-drop-overload", "true");
         }
         SendError::Overflow => ("overflow", "", Flag::UpstreamOverflow),
         SendError::Connect {
@@ -385,22 +440,20 @@ fn upstream_verdict(error: &SendError, retried: bool) -> Verdict {
         }) => StatusCode::BAD_GATEWAY,
         _ => StatusCode::SERVICE_UNAVAILABLE,
     };
-    let mut verdict = Verdict {
+    let verdict = Verdict {
         body: body.into(),
         ..Verdict::new(status, details)
     }
     .flag(flag);
     if *error == SendError::Overflow {
-        verdict.headers.push((
-            HeaderName::from_static("x-envoy-overloaded"),
-            HeaderValue::from_static("true"),
-        ));
+        verdict.header("x-envoy-overloaded", "true")
+    } else {
+        verdict
     }
-    verdict
 }
 
 /// `Http::Utility::resetReasonToString`.
-pub(super) fn reset_reason(error: &StreamError) -> &'static str {
+pub(crate) fn reset_reason(error: &StreamError) -> &'static str {
     match error.kind {
         ResetKind::Remote => "remote reset",
         ResetKind::RemoteRefused => "remote refused stream reset",
@@ -411,7 +464,7 @@ pub(super) fn reset_reason(error: &StreamError) -> &'static str {
 }
 
 /// The flag of a reset stream.
-pub(super) fn reset_flag(error: &StreamError) -> Flag {
+pub(crate) fn reset_flag(error: &StreamError) -> Flag {
     match error.kind {
         ResetKind::Remote | ResetKind::RemoteRefused => Flag::UpstreamRemoteReset,
         ResetKind::Local | ResetKind::Downstream => Flag::LocalReset,

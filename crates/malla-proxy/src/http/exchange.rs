@@ -2,17 +2,20 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use http::header::{CONNECTION, HeaderValue, SET_COOKIE};
 use http::request::Parts;
-use http::{HeaderMap, Method, Request, StatusCode, Version};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, Method, Request, StatusCode, Uri, Version};
 use hyper::body::Incoming;
-use malla_proxy_config::http_filter::CorsPolicy;
 use malla_proxy_config::request::RequestView;
+use malla_proxy_config::stream_state::StreamState;
 use tokio::time::Instant;
 
-use super::body::Flow;
+use super::adaptor::{Adapted, Adaptor};
+use super::body::{Flow, Inflow};
+use super::client_body::ClientBody;
 use super::connection::Context;
 use super::metrics;
 use super::peers::Told;
@@ -20,42 +23,61 @@ use super::selected::Selected;
 use super::state::LocalSnapshot;
 use super::trace;
 use super::upgrade::Upgrade;
+use crate::filter::chain::Chain;
+use crate::filter::{self, Note};
 use crate::telemetry::access_log::{self, Source};
 use crate::telemetry::export::entry;
 use crate::telemetry::flags::Flag;
-use crate::telemetry::record::{Captured, Record};
+use crate::telemetry::odometer::{FRAME, Head};
+use crate::telemetry::record::{Captured, Progress, Record};
 use crate::telemetry::stats::HttpStats;
 use crate::upstream::Upstreams;
 
+/// A stream without an answer that its client gave up earlier than this was none (Envoy's
+/// `overload.premature_reset_min_stream_lifetime_seconds` is 1, in whole seconds).
+const PREMATURE: Duration = Duration::from_secs(2);
+
 /// One request while it is handled.
-pub(super) struct Exchange<U: Upstreams> {
-    pub(super) cx: Rc<Context<U>>,
-    pub(super) snapshot: LocalSnapshot,
-    pub(super) head: Parts,
-    pub(super) body: Option<Incoming>,
-    pub(super) flow: Rc<Flow>,
-    pub(super) observer: Observer<U>,
-    pub(super) selected: Option<Rc<Selected>>,
+pub(crate) struct Exchange<U: Upstreams> {
+    pub(crate) cx: Rc<Context<U>>,
+    pub(crate) snapshot: LocalSnapshot,
+    /// The manager's filters as they are for this request.
+    pub(crate) chain: Rc<Chain>,
+    pub(crate) head: Parts,
+    pub(crate) body: Option<ClientBody>,
+    pub(crate) flow: Rc<Flow>,
+    pub(crate) observer: Observer<U>,
+    pub(crate) selected: Option<Rc<Selected>>,
     /// The route's cluster, where there is one.
-    pub(super) handle: Option<U::Handle>,
-    /// The origin this is a CORS request from, and the policy that allows it.
-    pub(super) cors: Option<(HeaderValue, Arc<CorsPolicy>)>,
+    pub(crate) handle: Option<U::Handle>,
+    /// What filters keep of the request for its answer, by their places in the chain.
+    pub(crate) notes: Vec<(usize, Note)>,
+    /// What changes the body of the answer.
+    pub(crate) adapted: Option<Box<Adapted>>,
     pub(super) upgrade: Option<Upgrade>,
     /// A cookie made for consistent hashing.
-    pub(super) cookie: Option<HeaderValue>,
+    pub(crate) cookie: Option<HeaderValue>,
+    /// The body, kept for where a redirect may lead.
+    pub(super) replay: Option<Rc<Inflow>>,
+    /// Where a redirect that was followed came from.
+    pub(super) original_url: Option<HeaderValue>,
+    /// The routes between which redirects were followed here.
+    pub(super) redirects: Vec<(Arc<str>, Arc<str>)>,
     /// What the client's proxy has told of itself.
     pub(super) told: Told,
     /// Decides fractions of routing for this request.
-    pub(super) random: u64,
-    pub(super) grpc: bool,
-    pub(super) internal: bool,
+    pub(crate) random: u64,
+    pub(crate) grpc: bool,
+    pub(crate) internal: bool,
     /// An HTTP/1.0 client that did not ask for more.
-    pub(super) closes: bool,
+    pub(crate) closes: bool,
+    /// `x-request-id`, where answers say it.
+    pub(crate) id: Option<HeaderValue>,
 }
 
 impl<U: Upstreams> Exchange<U> {
     /// Starts the record and the counters of a request.
-    pub(super) fn begin(cx: Rc<Context<U>>, request: Request<Incoming>) -> Self {
+    pub(crate) fn begin(cx: Rc<Context<U>>, request: Request<Incoming>) -> Self {
         let (mut head, body) = request.into_parts();
         let mut record = Record::begin(
             Rc::clone(&cx.connection),
@@ -70,15 +92,24 @@ impl<U: Upstreams> Exchange<U> {
             record.request_head = metrics::request_head(&head.method, &head.uri, &head.headers);
             record.progress.count_messages.set(record.grpc);
         }
+        if cx.manager.needs.wire {
+            let http2 = head.version == Version::HTTP_2;
+            let came = Head::request_came(&head.method, &head.uri, &head.headers, http2);
+            record.wire.downstream.head_came(came);
+            record.wire_begin = cx.pulse.next_begin();
+        }
         let flow = Flow::new(Rc::clone(&record.progress));
         flow.last.set(Some(record.start));
         cx.begun.set(Some(Rc::clone(&flow)));
         let body = (!http_body::Body::is_end_stream(&body)).then_some(body);
-        let closes = head.version < Version::HTTP_11 && !asks_keep_alive(&head.headers);
-        let upgrade = Upgrade::of(&mut head, &body);
+        let http1 = head.version != Version::HTTP_2;
+        let closes = head.version < Version::HTTP_11 && !asks_keep_alive(&head.headers)
+            || http1 && proxy_asks_close(&head.headers);
+        let upgrade = Upgrade::of(&mut head, body.is_some());
         if body.is_none() && upgrade.is_none() {
             record.progress.request_end.set(Some(record.start));
         }
+        let body = body.map(|body| ClientBody::new(body, Rc::clone(&flow)));
         let stats = &cx.manager.stats;
         stats.downstream_rq_total.inc();
         stats.downstream_rq_active.inc();
@@ -88,8 +119,10 @@ impl<U: Upstreams> Exchange<U> {
         }
         let grpc = record.grpc;
         let random = cx.worker.random();
+        let snapshot = cx.worker.snapshot();
         Self {
-            snapshot: cx.worker.snapshot(),
+            chain: cx.worker.chain(&cx.manager, &snapshot),
+            snapshot,
             observer: Observer {
                 record: Some(Box::new(record)),
                 cx: Rc::clone(&cx),
@@ -101,18 +134,61 @@ impl<U: Upstreams> Exchange<U> {
             flow,
             selected: None,
             handle: None,
-            cors: None,
+            notes: Vec::new(),
+            adapted: None,
             upgrade,
             cookie: None,
+            replay: None,
+            original_url: None,
+            redirects: Vec::new(),
             told: Told::default(),
             random,
             internal: false,
             closes,
+            id: None,
         }
     }
 
+    /// Ends the record with a redirect that is followed, and begins the one of the request that `head` is now.
+    pub(super) fn begin_again(&mut self, status: StatusCode) {
+        let old = self.observer.record();
+        let mut next = Record::begin(
+            Rc::clone(&self.cx.connection),
+            old.protocol,
+            Instant::now(),
+            SystemTime::now(),
+        );
+        next.remote = old.remote.clone();
+        next.scheme = old.scheme;
+        next.grpc = old.grpc;
+        next.request_head = old.request_head;
+        next.method = Some(self.head.method.clone());
+        next.path = self.head.uri.path_and_query().cloned();
+        let progress = &self.flow.progress;
+        let so_far = Progress::default();
+        so_far.received.set(progress.received.get());
+        so_far.request_end.set(progress.request_end.get());
+        if self.replay.is_some() {
+            // Told twice, counted twice.
+            progress.received.set(progress.received.get() * 2);
+        }
+        self.capture_request();
+        let old = self.observer.record_mut();
+        next.progress = std::mem::replace(&mut old.progress, Rc::new(so_far));
+        old.method.clone_from(&next.method);
+        old.path.clone_from(&next.path);
+        old.original_path = None;
+        old.status = Some(status);
+        old.details = Some("internal_redirect".into());
+        let stats = &self.cx.manager.stats;
+        stats.downstream_rq_total.inc();
+        stats.downstream_rq_active.inc();
+        let next = Observer::new(next, Rc::clone(&self.cx));
+        std::mem::replace(&mut self.observer, next).finish();
+    }
+
     /// The request as matchers see it.
-    pub(super) fn view(&self) -> RequestView<'_> {
+    pub(crate) fn view(&self) -> RequestView<'_> {
         RequestView {
             method: &self.head.method,
             path: self
@@ -122,15 +198,38 @@ impl<U: Upstreams> Exchange<U> {
                 .map_or("", |path| path.as_str()),
             scheme: self.observer.record().scheme,
             headers: &self.head.headers,
+            state: self.observer.record().state.as_deref(),
         }
     }
 
-    pub(super) fn record(&mut self) -> &mut Record {
+    /// What the filter at this place has kept for the answer.
+    pub(crate) fn note(&self, index: usize) -> Option<&Note> {
+        let note = self.notes.iter().find(|(at, _)| *at == index);
+        note.map(|(_, note)| note)
+    }
+
+    /// Changes the body of the answer on its way; the filter that does takes `content-length` off.
+    pub(crate) fn adapt(&mut self, adaptor: Box<dyn Adaptor>) {
+        self.adapted.get_or_insert_default().push(adaptor);
+    }
+
+    /// The request goes to another path than it came with.
+    pub(crate) fn set_path(&mut self, path: PathAndQuery) {
+        self.head.uri = Uri::from(path.clone());
+        self.record().path = Some(path);
+    }
+
+    /// Where filters note what they have found out.
+    pub(crate) fn state_mut(&mut self) -> &mut StreamState {
+        self.record().state.get_or_insert_default()
+    }
+
+    pub(crate) fn record(&mut self) -> &mut Record {
         self.observer.record_mut()
     }
 
     /// The request as formats see it while its headers are still here.
-    pub(super) fn source(&self) -> Source<'_> {
+    pub(crate) fn source(&self) -> Source<'_> {
         Source {
             record: self.observer.record(),
             environment: &self.cx.worker.process.environment,
@@ -140,12 +239,21 @@ impl<U: Upstreams> Exchange<U> {
     }
 
     /// Keeps what logs read of the request headers; call it before they move on.
-    pub(super) fn capture_request(&mut self) {
+    pub(crate) fn capture_request(&mut self) {
         let wants_all = self
             .selected
             .as_deref()
-            .is_some_and(response_formats_read_request);
+            .is_some_and(response_formats_read_request)
+            || (self.chain.edits_answers
+                && filter::reads_request(&self.chain.filters, self.selected.as_deref()));
         trace::tag_request(self);
+        if self.cx.manager.config.request_id.in_response {
+            self.id = self
+                .head
+                .headers
+                .get(&super::forwarded::REQUEST_ID)
+                .cloned();
+        }
         let needs = &self.cx.manager.needs;
         let captured = if wants_all || needs.everything {
             Captured::All(Box::new(self.head.headers.clone()))
@@ -169,17 +277,19 @@ impl<U: Upstreams> Exchange<U> {
         record.host = host;
     }
 
-    /// Adds what is said with any answer of ours or of an upstream.
-    pub(super) fn finish_headers(&mut self, headers: &mut HeaderMap) {
+    /// Adds the cookie of consistent hashing.
+    pub(crate) fn set_cookie(&mut self, headers: &mut HeaderMap) {
         if let Some(cookie) = self.cookie.take() {
             headers.append(SET_COOKIE, cookie);
         }
-        if let Some((origin, policy)) = &self.cors {
-            crate::filter::cors::answer(headers, origin, policy);
-        }
     }
 
-    pub(super) fn is_head(&self) -> bool {
+    /// It wants a tunnel: there is no body to look at.
+    pub(crate) fn is_upgrade(&self) -> bool {
+        self.upgrade.is_some()
+    }
+
+    pub(crate) fn is_head(&self) -> bool {
         self.head.method == Method::HEAD
     }
 }
@@ -191,6 +301,12 @@ fn asks_keep_alive(headers: &HeaderMap) -> bool {
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .any(|word| word.trim().eq_ignore_ascii_case("keep-alive"))
+}
+
+/// `proxy-connection: close`, as old clients say it.
+fn proxy_asks_close(headers: &HeaderMap) -> bool {
+    let value = headers.get("proxy-connection");
+    value.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"close"))
 }
 
 /// True if a response edit on the way may read request headers.
@@ -211,13 +327,13 @@ fn response_formats_read_request(selected: &Selected) -> bool {
 }
 
 /// Owns the record of a request; writes it once, at the end or, if the client goes, when it is dropped.
-pub(super) struct Observer<U: Upstreams> {
+pub(crate) struct Observer<U: Upstreams> {
     record: Option<Box<Record>>,
     cx: Rc<Context<U>>,
 }
 
 impl<U: Upstreams> Observer<U> {
-    pub(super) fn new(record: Record, cx: Rc<Context<U>>) -> Self {
+    pub(crate) fn new(record: Record, cx: Rc<Context<U>>) -> Self {
         Self {
             record: Some(Box::new(record)),
             cx,
@@ -225,29 +341,29 @@ impl<U: Upstreams> Observer<U> {
     }
 
     /// The manager's counters.
-    pub(super) fn stats(&self) -> &Arc<HttpStats> {
+    pub(crate) fn stats(&self) -> &Arc<HttpStats> {
         &self.cx.manager.stats
     }
 
     /// What the manager's logs read.
-    pub(super) fn needs(&self) -> &access_log::Needs {
+    pub(crate) fn needs(&self) -> &access_log::Needs {
         &self.cx.manager.needs
     }
 
-    pub(super) fn record(&self) -> &Record {
+    pub(crate) fn record(&self) -> &Record {
         self.record
             .as_deref()
             .expect("only `finish` and `drop` take the record, and both end the observer")
     }
 
-    pub(super) fn record_mut(&mut self) -> &mut Record {
+    pub(crate) fn record_mut(&mut self) -> &mut Record {
         self.record
             .as_deref_mut()
             .expect("only `finish` and `drop` take the record, and both end the observer")
     }
 
     /// Moves the record into another owner; this one writes nothing any more.
-    pub(super) fn hand_over(&mut self) -> Self {
+    pub(crate) fn hand_over(&mut self) -> Self {
         Self {
             record: self.record.take(),
             cx: Rc::clone(&self.cx),
@@ -255,16 +371,33 @@ impl<U: Upstreams> Observer<U> {
     }
 
     /// Writes the record: the request is over.
-    pub(super) fn finish(mut self) {
+    pub(crate) fn finish(mut self) {
         if let Some(record) = self.record.take() {
             self.observe(*record);
         }
     }
 
+    /// Adds up what has passed on both sides.
+    fn count_wire(&self, record: &mut Record) {
+        record.add_trip();
+        let progress = &record.progress;
+        let came = (progress.received.get(), progress.pieces.get());
+        let went = (record.bytes_sent, record.pieces_sent);
+        let wire = &mut record.wire.downstream;
+        match record.wire_begin {
+            Some(begin) => wire.received = self.cx.pulse.bytes_since(begin),
+            None => wire.received += came.0 + FRAME * came.1,
+        }
+        wire.sent += went.0;
+    }
+
     fn observe(&self, mut record: Record) {
-        record.end = Some(Instant::now());
+        let end = Instant::now();
+        record.end = Some(end);
         record.progress.give_up();
         let stats = &self.cx.manager.stats;
+        let duration = end.saturating_duration_since(record.start);
+        stats.downstream_rq_time.record(duration);
         stats.downstream_rq_active.dec();
         stats.downstream_rq_completed.inc();
         match record.status.map_or(0, |status| status.as_u16() / 100) {
@@ -275,21 +408,24 @@ impl<U: Upstreams> Observer<U> {
             5 => stats.downstream_rq_5xx.inc(),
             _ => {}
         }
-        if let Some(stats) = &record.grpc_stats {
-            stats.grpc_total.inc();
-            match record.grpc_status {
-                Some(0) => stats.grpc_success.inc(),
-                Some(_) | None => stats.grpc_failure.inc(),
-            }
+        if let Some(call) = &record.grpc_call {
+            call.end(&record);
         }
         let unread = record.progress.request_end.get().is_none();
-        self.cx
-            .stream_ended(unread && record.protocol != Some(Version::HTTP_2));
+        let shared = record.protocol == Some(Version::HTTP_2);
+        self.cx.stream_ended(unread && !shared);
+        if shared {
+            let brief = record.start.elapsed() < PREMATURE;
+            self.cx.note_reset(brief && record.status.is_none());
+        }
         if let Some(config) = &self.cx.manager.counted {
             metrics::count(&self.cx, config, &mut record);
         }
         let (worker, manager) = (&self.cx.worker, &self.cx.manager);
         let environment = &worker.process.environment;
+        if manager.needs.wire {
+            self.count_wire(&mut record);
+        }
         let logs = &manager.config.access_logs;
         if !logs.is_empty() {
             let source = access_log::source(&record, environment);
@@ -322,7 +458,7 @@ impl<U: Upstreams> Drop for Observer<U> {
 }
 
 /// Status classes that have no body whatever the headers say (RFC 9110 §6.4.1).
-pub(super) fn has_no_body(method: &Method, status: StatusCode) -> bool {
+pub(crate) fn has_no_body(method: &Method, status: StatusCode) -> bool {
     method == Method::HEAD
         || status.is_informational()
         || status == StatusCode::NO_CONTENT

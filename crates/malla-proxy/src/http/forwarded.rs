@@ -11,7 +11,7 @@ use malla_proxy_config::http_manager::{ClientCertMode, HttpManager, RemoteAddres
 use malla_proxy_config::request::text;
 
 use super::exchange::Exchange;
-use crate::connection::Connection;
+use crate::connection::{Connection, End};
 use crate::telemetry::trace::decide::{Reason, set_reason};
 use crate::upstream::Upstreams;
 
@@ -56,8 +56,11 @@ pub(super) fn mutate<U: Upstreams>(x: &mut Exchange<U>, config: &HttpManager) {
     let local = x.cx.worker.process.local_address;
     let headers = &mut x.head.headers;
     let (remote, may_be_internal) = client(headers, &connection, &config.remote);
-    if config.remote.use_connection && !config.remote.skip_append {
-        append_forwarded_for(headers, connection.remote.ip(), local);
+    if config.remote.use_connection
+        && !config.remote.skip_append
+        && let Some(peer) = connection.remote.ip()
+    {
+        append_forwarded_for(headers, peer, local);
     }
     let tls = connection.tls.is_some();
     let trusted = !config.remote.use_connection || config.remote.trusted_hops > 0;
@@ -67,8 +70,11 @@ pub(super) fn mutate<U: Upstreams>(x: &mut Exchange<U>, config: &HttpManager) {
             HeaderValue::from_static(if tls { "https" } else { "http" }),
         );
     }
-    if config.append_forwarded_port && (!trusted || !headers.contains_key(&FORWARDED_PORT)) {
-        headers.insert(FORWARDED_PORT, HeaderValue::from(connection.local.port()));
+    if config.append_forwarded_port
+        && (!trusted || !headers.contains_key(&FORWARDED_PORT))
+        && let Some(port) = connection.local.port()
+    {
+        headers.insert(FORWARDED_PORT, HeaderValue::from(port));
     }
     if x.head.version != Version::HTTP_2 {
         // HTTP/1 does not say; HTTP/2 did.
@@ -83,7 +89,10 @@ pub(super) fn mutate<U: Upstreams>(x: &mut Exchange<U>, config: &HttpManager) {
     if let Some(scheme) = config.scheme_overwrite {
         x.observer.record_mut().scheme = scheme;
     }
-    x.internal = may_be_internal && is_internal(remote.ip(), &config.remote);
+    x.internal = may_be_internal
+        && remote
+            .ip()
+            .is_some_and(|ip| is_internal(ip, &config.remote));
     let edge = !x.internal && config.remote.use_connection;
     let headers = &mut x.head.headers;
     // What a client writes here is never believed.
@@ -95,7 +104,10 @@ pub(super) fn mutate<U: Upstreams>(x: &mut Exchange<U>, config: &HttpManager) {
     } else {
         remove_untrusted(headers, edge);
     }
-    if edge && let Ok(address) = HeaderValue::from_str(&remote.ip().to_string()) {
+    if edge
+        && let Some(ip) = remote.ip()
+        && let Ok(address) = HeaderValue::from_str(&ip.to_string())
+    {
         headers.insert(ENVOY_EXTERNAL_ADDRESS, address);
     }
     if let Some(via) = &config.via {
@@ -103,7 +115,10 @@ pub(super) fn mutate<U: Upstreams>(x: &mut Exchange<U>, config: &HttpManager) {
     }
     if !config.proxy_100_continue {
         // Answered here, as soon as the body is wanted.
-        headers.remove(http::header::EXPECT);
+        let expected = headers.get(http::header::EXPECT);
+        if expected.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+            headers.remove(http::header::EXPECT);
+        }
     }
     request_id(headers, config, edge);
     client_cert(headers, &connection, config);
@@ -111,22 +126,19 @@ pub(super) fn mutate<U: Upstreams>(x: &mut Exchange<U>, config: &HttpManager) {
 }
 
 /// The client's address, and whether the request may count as internal at all.
-fn client(
-    headers: &HeaderMap,
-    connection: &Connection,
-    config: &RemoteAddress,
-) -> (SocketAddr, bool) {
+fn client(headers: &HeaderMap, connection: &Connection, config: &RemoteAddress) -> (End, bool) {
+    let peer = || connection.remote.clone();
     if config.use_connection {
         let single = !headers.contains_key(&FORWARDED_FOR);
         let from_header = match config.trusted_hops.checked_sub(1) {
             Some(skip) => last_forwarded(headers, skip).map(|(address, _)| address),
             None => None,
         };
-        return (from_header.unwrap_or(connection.remote), single);
+        return (from_header.map_or_else(peer, End::Ip), single);
     }
     match last_forwarded(headers, config.trusted_hops) {
-        Some((address, single)) => (address, single),
-        None => (connection.remote, false),
+        Some((address, single)) => (End::Ip(address), single),
+        None => (peer(), false),
     }
 }
 

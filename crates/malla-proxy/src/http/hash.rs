@@ -52,7 +52,7 @@ pub(super) fn of(
                     xxh64(value.as_bytes(), 0)
                 }),
             },
-            HashOver::SourceIp => Some(xxh64(connection.remote.ip().to_string().as_bytes(), 0)),
+            HashOver::SourceIp => source_ip(connection),
             HashOver::Query(name) => request
                 .query_param(name)
                 .map(|value| xxh64(value.as_bytes(), 0)),
@@ -65,6 +65,12 @@ pub(super) fn of(
         }
     }
     out
+}
+
+/// The hash of who asks; of a Unix socket nothing is told.
+pub(crate) fn source_ip(connection: &Connection) -> Option<u64> {
+    let ip = connection.remote.ip()?;
+    Some(xxh64(ip.to_string().as_bytes(), 0))
 }
 
 fn header<'a>(field: &Field, request: &RequestView<'a>) -> Option<Cow<'a, str>> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Request, StatusCode, Uri, Version};
 use http_body_util::BodyExt;
+use malla_proxy_config::http_filter::HeaderEdit;
 use malla_proxy_config::route::action::Mirror;
 use tokio::time::timeout;
 use tracing::Span;
@@ -15,9 +16,11 @@ use super::body::{Flow, Inflow, RequestBody};
 use super::connection::Context;
 use super::exchange::Exchange;
 use super::forwarded::append_forwarded_for;
-use super::hash;
 use super::send::ATTEMPT_COUNT;
 use super::state::LocalSnapshot;
+use super::{hash, rewrite};
+use crate::filter::header_mutation;
+use crate::telemetry::access_log;
 use crate::upstream::{Attempt, Choice, ClusterHandle, Upstreams};
 
 /// The head of a copy.
@@ -63,6 +66,14 @@ pub(super) fn start<U: Upstreams>(
 fn copy_of<U: Upstreams>(x: &Exchange<U>, mirror: &Mirror) -> Copy {
     let head = &x.head;
     let mut headers = head.headers.clone();
+    for edit in &mirror.mutations {
+        match edit {
+            HeaderEdit::Add(add) => rewrite::edit(&mut headers, [add], |_, format| {
+                access_log::header_value(format, &x.source())
+            }),
+            edit => header_mutation::remove(&mut headers, edit),
+        }
+    }
     let host = headers
         .get(header::HOST)
         .and_then(|host| host.to_str().ok());
@@ -150,7 +161,8 @@ impl<U: Upstreams> Shadow<U> {
             handle.stats().upstream_rq_timeout.inc();
             handle.report_timeout(&attempt, true);
             if attempt.first_byte.is_none() {
-                super::send::count_response(handle.stats(), StatusCode::GATEWAY_TIMEOUT);
+                let status = StatusCode::GATEWAY_TIMEOUT;
+                super::send::count_response(handle.stats(), status, true, &attempt, None);
             }
             tracing::debug!(%cluster, limit = ?self.limit, "a mirrored request took too long");
         }
@@ -163,20 +175,13 @@ impl<U: Upstreams> Shadow<U> {
         attempt: &mut Attempt,
     ) {
         let choice = Choice {
-            connection: &self.cx.connection,
-            hash: None,
-            tried: &[],
-            avoid_tried: false,
-            avoid_priorities: None,
-            host_selection_attempts: 1,
-            metadata_match: None,
-            high_priority: false,
-            auto_host: false,
             https: self.https,
+            ..Choice::any(&self.cx.connection)
         };
         match handle.send(request, &choice, attempt).await {
             Ok(response) => {
-                super::send::count_response(handle.stats(), response.status());
+                let (status, headers) = (response.status(), response.headers());
+                super::send::count_response(handle.stats(), status, true, attempt, Some(headers));
                 let mut body = std::pin::pin!(response.into_body());
                 // Read to its end, so that the connection can be used again.
                 while let Some(Ok(_)) = body.frame().await {}

@@ -13,6 +13,7 @@ use malla_proxy_config::route::without_port;
 
 use super::error::ProxyError;
 use super::exchange::Exchange;
+use super::guard::is_authority_byte;
 use super::{forwarded, path};
 use crate::upstream::Upstreams;
 
@@ -91,6 +92,9 @@ fn take_authority<U: Upstreams>(
         if http1 && !connect && !config.http1.allow_absolute_url {
             return Err(ProxyError::AbsolutePath);
         }
+        if !http1 && authority.as_str().contains('@') {
+            return Err(ProxyError::InvalidHost);
+        }
         // Userinfo never travels on.
         let host = authority
             .as_str()
@@ -137,11 +141,6 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// What an authority may be made of (RFC 3986 §3.2).
-fn is_authority_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~:[]@!$&'()*+,;=%".contains(&byte)
-}
-
 fn underscores(headers: &mut HeaderMap, action: Underscores) -> Result<(), ProxyError> {
     if action == Underscores::Allow {
         return Ok(());
@@ -184,6 +183,8 @@ fn normalise_path<U: Upstreams>(
         && let Some(unescaped) = path::unescape_slashes(path)
     {
         if wanted.escaped_slashes == EscapedSlashes::Reject {
+            let read = format!("{unescaped}{query}");
+            x.record().path = PathAndQuery::try_from(read).ok();
             return bad_path(x);
         }
         redirect = wanted.escaped_slashes == EscapedSlashes::Redirect;
@@ -203,6 +204,7 @@ fn normalise_path<U: Upstreams>(
     }
     let target = format!("{now}{query}");
     if redirect {
+        x.record().path = PathAndQuery::try_from(target.as_str()).ok();
         if x.grpc {
             return bad_path(x);
         }
@@ -245,10 +247,10 @@ fn normalise_host<U: Upstreams>(x: &mut Exchange<U>, config: &HttpManager) {
     };
     let bare = without_port(host);
     let port = host.get(bare.len()..).unwrap_or("");
-    let own = x.cx.connection.local.port().to_string();
+    let own = x.cx.connection.local.port().map(|port| port.to_string());
     let keep_port = match wanted.strip_port {
         StripPort::Never => true,
-        StripPort::Matching => port.strip_prefix(':') != Some(own.as_str()),
+        StripPort::Matching => own.is_none() || port.strip_prefix(':') != own.as_deref(),
         StripPort::Any => x.head.method == Method::CONNECT,
     };
     let bare = if wanted.strip_trailing_dot {

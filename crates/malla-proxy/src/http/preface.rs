@@ -1,20 +1,26 @@
 //! The first bytes of a connection: which protocol they begin, and the stream that gives them again.
 
+use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context as Task, Poll, ready};
 
+use futures_util::task::AtomicWaker;
 use http::Version;
 use malla_proxy_config::http_manager::{Codec, HttpManager};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
+use super::guard::Refusal;
 use crate::connection::Connection;
 
 /// The first bytes of HTTP/2 with prior knowledge (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Bytes of the first read: most requests' heads.
+const FIRST_READ: usize = 1024;
 
 /// Which protocol the connection speaks: configured, settled by ALPN, or told from its first bytes.
 pub(super) async fn choose<I: AsyncRead + Unpin>(
@@ -26,8 +32,16 @@ pub(super) async fn choose<I: AsyncRead + Unpin>(
     let alpn = connection.tls.as_ref().and_then(|tls| tls.alpn.as_deref());
     let version = match (config.codec, alpn) {
         (Codec::Http1, _) => Version::HTTP_11,
-        (Codec::Http2, _) => Version::HTTP_2,
-        (Codec::Auto, Some("h2" | "istio-h2")) => Version::HTTP_2,
+        (Codec::Http2, _) | (Codec::Auto, Some("h2" | "istio-h2")) => {
+            // Read here, so that a connection that is refused for it has nothing unread, which would reset it.
+            return match sniff(io, pulse).await? {
+                (Version::HTTP_2, io) => Ok((Version::HTTP_2, io)),
+                _ => Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "the connection does not begin with HTTP/2's preface",
+                )),
+            };
+        }
         (Codec::Auto, Some("http/1.1" | "http/1.0" | "istio-http/1.1" | "istio-http/1.0")) => {
             Version::HTTP_11
         }
@@ -41,7 +55,7 @@ async fn sniff<I: AsyncRead + Unpin>(
     mut io: I,
     pulse: Arc<Pulse>,
 ) -> io::Result<(Version, Prefixed<I>)> {
-    let mut read = Vec::with_capacity(PREFACE.len());
+    let mut read = Vec::with_capacity(FIRST_READ);
     loop {
         let seen = read.len().min(PREFACE.len());
         if read.get(..seen) != PREFACE.get(..seen) {
@@ -59,12 +73,82 @@ async fn sniff<I: AsyncRead + Unpin>(
 
 /// Whether bytes move, told from the stream to those who keep the connection's time.
 #[derive(Debug, Default)]
-pub(super) struct Pulse {
+pub(crate) struct Pulse {
     heard: AtomicBool,
     written: AtomicBool,
+    /// What bytes behind a request for a tunnel are, as a number of [`Prospect`]; 0 while nobody knows.
+    prospect: AtomicU8,
+    /// Exchanges that are over.
+    finished: AtomicU32,
+    /// The client left in the middle of a head.
+    broken_off: AtomicBool,
+    /// The client left in the middle of a body: it hears nothing more.
+    deaf: AtomicBool,
+    waiting: AtomicWaker,
+    /// Why no further request is read.
+    refusal: OnceLock<Refusal>,
+    /// Where requests begin, where a log asks for their bytes.
+    begins: Option<Mutex<Begins>>,
+}
+
+/// Where requests begin among the bytes of a connection.
+#[derive(Debug, Default)]
+struct Begins {
+    passed: u64,
+    waiting: VecDeque<u64>,
+}
+
+/// What follows a request for a tunnel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Prospect {
+    Tunnel = 1,
+    Request = 2,
 }
 
 impl Pulse {
+    /// One that also tells where requests begin.
+    pub(super) fn metered() -> Self {
+        Self {
+            begins: Some(Mutex::default()),
+            ..Self::default()
+        }
+    }
+
+    fn begins(&self) -> Option<MutexGuard<'_, Begins>> {
+        let begins = self.begins.as_ref()?;
+        // Every critical section leaves it whole.
+        Some(begins.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A head begins with the byte that passes next.
+    pub(super) fn head_begins(&self) {
+        if let Some(mut begins) = self.begins() {
+            let passed = begins.passed;
+            begins.waiting.push_back(passed);
+        }
+    }
+
+    /// Bytes are given to the codec.
+    pub(super) fn pass(&self, bytes: usize) {
+        if let Some(mut begins) = self.begins() {
+            begins.passed += bytes as u64;
+        }
+    }
+
+    /// Where the request that the codec gives next began.
+    pub(super) fn next_begin(&self) -> Option<u64> {
+        self.begins()?.waiting.pop_front()
+    }
+
+    /// How many bytes have come of the request that began there.
+    pub(super) fn bytes_since(&self, begin: u64) -> u64 {
+        let Some(begins) = self.begins() else {
+            return 0;
+        };
+        let end = begins.waiting.front().copied().unwrap_or(begins.passed);
+        end.saturating_sub(begin)
+    }
+
     /// True if bytes have come since the last [`Pulse::forget`].
     pub(super) fn has_heard(&self) -> bool {
         self.heard.load(Relaxed)
@@ -78,6 +162,75 @@ impl Pulse {
     /// True if bytes have gone since it was asked last.
     pub(super) fn take_written(&self) -> bool {
         self.written.swap(false, Relaxed)
+    }
+
+    /// A tunnel was asked for: what follows has no meaning before [`Pulse::decide`].
+    pub(super) fn await_answer(&self) {
+        self.prospect.store(0, Relaxed);
+    }
+
+    /// Says what follows; only the first word counts.
+    pub(super) fn decide(&self, prospect: Prospect) {
+        let _ = self
+            .prospect
+            .compare_exchange(0, prospect as u8, Relaxed, Relaxed);
+        self.waiting.wake();
+    }
+
+    /// What follows, if that is known; else `task` is woken when it is.
+    pub(super) fn prospect(&self, task: Option<&Task<'_>>) -> Option<Prospect> {
+        if let Some(task) = task {
+            self.waiting.register(task.waker());
+        }
+        match self.prospect.load(Relaxed) {
+            0 => None,
+            1 => Some(Prospect::Tunnel),
+            _ => Some(Prospect::Request),
+        }
+    }
+
+    /// An exchange is over.
+    pub(super) fn finish_one(&self) {
+        self.finished.fetch_add(1, Relaxed);
+        self.waiting.wake();
+    }
+
+    /// True once `begun` exchanges are over; else `task` is woken by the next.
+    pub(super) fn has_finished(&self, begun: u32, task: &Task<'_>) -> bool {
+        self.waiting.register(task.waker());
+        self.finished.load(Relaxed) >= begun
+    }
+
+    /// The client left in the middle of a head.
+    pub(super) fn break_off(&self) {
+        self.broken_off.store(true, Relaxed);
+    }
+
+    pub(super) fn has_broken_off(&self) -> bool {
+        self.broken_off.load(Relaxed)
+    }
+
+    /// Nothing more is said to this client.
+    pub(super) fn hush(&self) {
+        self.deaf.store(true, Relaxed);
+    }
+
+    /// An error once there is nobody to say anything to.
+    pub(super) fn check_listener(&self) -> io::Result<()> {
+        if self.deaf.load(Relaxed) {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        Ok(())
+    }
+
+    /// No further request is read; the first reason counts.
+    pub(super) fn refuse(&self, refusal: Refusal) {
+        let _ = self.refusal.set(refusal);
+    }
+
+    /// Why, if so.
+    pub(super) fn refusal(&self) -> Option<Refusal> {
+        self.refusal.get().copied()
     }
 
     fn note(flag: &AtomicBool, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {

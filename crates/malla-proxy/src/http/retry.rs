@@ -3,9 +3,9 @@
 //! Knows no IO and no clock. Conditions, their order and the back-off are Envoy's `RetryStateImpl`.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderName, StatusCode};
 use malla_proxy_config::request::{RequestView, text};
 use malla_proxy_config::route::retry::{RetryOn, RetryPolicy};
 use smallvec::SmallVec;
@@ -18,6 +18,8 @@ pub(super) struct Retries {
     policy: Option<Arc<RetryPolicy>>,
     on: RetryOn,
     codes: SmallVec<[StatusCode; 4]>,
+    /// Headers of an answer that are enough by being there (`x-envoy-retriable-header-names`).
+    names: SmallVec<[HeaderName; 2]>,
     left: u32,
     made: u32,
 }
@@ -50,6 +52,11 @@ impl Retries {
         if let Some(words) = header("x-envoy-retriable-status-codes") {
             codes.extend(words.split(',').filter_map(|word| word.trim().parse().ok()));
         }
+        let names = header("x-envoy-retriable-header-names").unwrap_or_default();
+        let names = names
+            .split(',')
+            .filter_map(|name| name.trim().parse().ok())
+            .collect();
         let wanted = policy.as_ref().is_none_or(|policy| {
             policy.request_headers.is_empty()
                 || policy
@@ -67,6 +74,7 @@ impl Retries {
             policy,
             on,
             codes,
+            names,
             left,
             made: 0,
         }
@@ -75,6 +83,11 @@ impl Retries {
     /// True if a further try may come.
     pub(super) fn may_retry(&self) -> bool {
         !self.on.is_empty() && self.left > 0
+    }
+
+    /// True if some failures are retried, whether or not any tries are left.
+    pub(super) fn is_wanted(&self) -> bool {
+        !self.on.is_empty()
     }
 
     /// How many were made.
@@ -92,6 +105,16 @@ impl Retries {
         self.answer(self.wants_error(error))
     }
 
+    /// After the timeout of one try that goes on: always, while there are tries left.
+    pub(super) fn beside(&self) -> Answer {
+        self.answer(!self.on.is_empty())
+    }
+
+    /// Whether an answer is one that a try would follow, were there any left.
+    pub(super) fn would_follow(&self, status: StatusCode, headers: &HeaderMap) -> bool {
+        self.wants_response(status, headers)
+    }
+
     /// After the timeout of one try.
     pub(super) fn after_try_timeout(&self) -> Answer {
         self.answer(
@@ -103,10 +126,22 @@ impl Retries {
         )
     }
 
-    /// Takes one try and says how long to wait: random below `base * (2^n - 1)`, at most the longest interval.
-    pub(super) fn take(&mut self, random: u64) -> Duration {
+    /// The wait an answer asks for, where the policy cares; `now` is the wall clock.
+    pub(super) fn asked_wait(&self, headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+        let policy = self.policy.as_ref()?;
+        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        policy.rate_limited.as_ref()?.wait(headers, now)
+    }
+
+    /// Takes one try and says how long to wait: what was asked for and up to half as much again, or random below
+    /// `base * (2^n - 1)`, at most the longest interval.
+    pub(super) fn take(&mut self, asked: Option<Duration>, random: u64) -> Duration {
         self.left = self.left.saturating_sub(1);
         self.made += 1;
+        if let Some(asked) = asked {
+            let half = u64::try_from(asked.as_millis() / 2).unwrap_or(u64::MAX);
+            return asked + Duration::from_millis(random % half.max(1));
+        }
         let (base, max) = self.policy.as_ref().map_or(
             (Duration::from_millis(25), Duration::from_millis(250)),
             |policy| policy.back_off,
@@ -132,12 +167,13 @@ impl Retries {
         }
         let code = status.as_u16();
         let by_headers = self.on.has(RetryOn::RETRIABLE_HEADERS)
-            && self.policy.as_ref().is_some_and(|policy| {
-                policy
-                    .response_headers
-                    .iter()
-                    .any(|matcher| matcher.matches_headers(headers, status))
-            });
+            && (self.names.iter().any(|name| headers.contains_key(name))
+                || self.policy.as_ref().is_some_and(|policy| {
+                    policy
+                        .response_headers
+                        .iter()
+                        .any(|matcher| matcher.matches_headers(headers, status))
+                }));
         self.on.has(RetryOn::SERVER_ERROR) && (500..600).contains(&code)
             || self.on.has(RetryOn::GATEWAY_ERROR) && (502..=504).contains(&code)
             || self.on.has(RetryOn::RETRIABLE_4XX) && code == 409
@@ -166,7 +202,9 @@ impl Retries {
             .with(RetryOn::GATEWAY_ERROR)
             .with(RetryOn::RESET);
         match error {
-            SendError::NoHealthyHost | SendError::Overflow | SendError::DropOverload => false,
+            SendError::NoHealthyHost | SendError::Overflow | SendError::DropOverload { .. } => {
+                false
+            }
             SendError::Connect { .. } => self.on.has(
                 any_reset
                     .with(RetryOn::CONNECT_FAILURE)
@@ -208,6 +246,7 @@ mod tests {
             path: "/",
             scheme: "http",
             headers: &headers,
+            state: None,
         };
         Retries::new(None, &request)
     }
@@ -269,14 +308,14 @@ mod tests {
     #[test]
     fn tries_run_out_and_waits_grow() {
         let mut retries = retries("5xx");
-        assert!(retries.take(24) <= Duration::from_millis(24));
+        assert!(retries.take(None, 24) <= Duration::from_millis(24));
         assert_eq!(
             retries.after_response(StatusCode::INTERNAL_SERVER_ERROR, &HeaderMap::new()),
             Answer::Exhausted
         );
         assert!(!retries.may_retry());
         for random in [0, u64::MAX, 12345] {
-            assert!(retries.take(random) <= Duration::from_millis(250));
+            assert!(retries.take(None, random) <= Duration::from_millis(250));
         }
     }
 }

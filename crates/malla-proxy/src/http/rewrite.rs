@@ -5,12 +5,14 @@ use std::borrow::Cow;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{StatusCode, Uri};
-use malla_proxy_config::headers::{AppendAction, HeaderEdits, HeaderText};
+use malla_proxy_config::format::Format;
+use malla_proxy_config::headers::{AppendAction, HeaderAdd, HeaderEdits, HeaderText};
 use malla_proxy_config::http_manager::{HttpManager, ServerHeaderMode};
 use malla_proxy_config::request::split_path;
 use malla_proxy_config::route::RequireTls;
 use malla_proxy_config::route::action::{Action, HostRewrite, PathRewrite};
 use malla_proxy_config::route::redirect::{Redirect, RedirectPath};
+use smallvec::SmallVec;
 
 use super::error::ProxyError;
 use super::exchange::Exchange;
@@ -25,10 +27,11 @@ const ORIGINAL_HOST: HeaderName = HeaderName::from_static("x-envoy-original-host
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
 /// Answers of the route itself: redirects and direct responses.
-pub(super) fn answer_of_route<U: Upstreams>(
-    x: &mut Exchange<U>,
-    selected: &Selected,
-) -> Result<(), ProxyError> {
+pub(super) fn answer_of_route<U: Upstreams>(x: &mut Exchange<U>) -> Result<(), ProxyError> {
+    let Some(selected) = x.selected.clone() else {
+        x.cx.manager.stats.no_route.inc();
+        return Err(ProxyError::NoRoute);
+    };
     // Not the scheme an HTTP/2 client writes: this header was set by us, or by a trusted proxy.
     let proto = x.head.headers.get(&FORWARDED_PROTO);
     let plain = proto.is_none_or(|proto| proto != "https");
@@ -241,14 +244,20 @@ fn edit_request<U: Upstreams>(x: &mut Exchange<U>, selected: &Selected) {
         for name in &edits.remove {
             x.head.headers.remove(name);
         }
-        for add in &edits.add {
-            let value = match &add.value {
-                HeaderText::Fixed(value) => Some(value.clone()),
-                HeaderText::Format(format) => access_log::header_value(format, &x.source()),
-            };
-            apply(&mut x.head.headers, add, value);
-        }
+        add_request_headers(x, &edits.add);
     }
+}
+
+/// Adds headers to the request.
+pub(crate) fn add_request_headers<U: Upstreams>(x: &mut Exchange<U>, list: &[HeaderAdd]) {
+    let headers = &x.head.headers;
+    let edits = list.iter().filter_map(|add| {
+        Edit::of(headers, add, |format| {
+            access_log::header_value(format, &x.source())
+        })
+    });
+    let edits: SmallVec<[Edit<'_>; 4]> = edits.collect();
+    put(&mut x.head.headers, edits);
 }
 
 /// Edits of the response by the route.
@@ -265,51 +274,86 @@ pub(super) fn edit_response<U: Upstreams>(
         for name in &edits.remove {
             headers.remove(name);
         }
-        for add in &edits.add {
-            let value = match &add.value {
-                HeaderText::Fixed(value) => Some(value.clone()),
-                HeaderText::Format(format) => {
-                    let source = Source {
-                        record: x.observer.record(),
-                        environment: &x.cx.worker.process.environment,
-                        request: None,
-                        response: Some((headers, status)),
-                    };
-                    access_log::header_value(format, &source)
-                }
-            };
-            apply(headers, add, value);
-        }
+        add_headers(x, &edits.add, status, headers);
     }
 }
 
-fn apply(
+/// Adds headers to a response.
+pub(crate) fn add_headers<U: Upstreams>(
+    x: &Exchange<U>,
+    list: &[HeaderAdd],
+    status: StatusCode,
     headers: &mut HeaderMap,
-    add: &malla_proxy_config::headers::HeaderAdd,
-    value: Option<HeaderValue>,
 ) {
-    let Some(value) = value.filter(|value| add.keep_empty || !value.is_empty()) else {
-        return;
-    };
-    match add.action {
-        // There is one authority, whatever the wish.
-        AppendAction::Append if add.name == header::HOST => {
-            headers.insert(header::HOST, value);
-        }
-        AppendAction::Append => {
-            headers.append(add.name.clone(), value);
-        }
-        AppendAction::AddIfAbsent => {
-            headers.entry(add.name.clone()).or_insert(value);
-        }
-        AppendAction::Overwrite => {
-            headers.insert(add.name.clone(), value);
-        }
-        AppendAction::OverwriteIfExists => {
-            if headers.contains_key(&add.name) {
-                headers.insert(add.name.clone(), value);
-            }
-        }
+    edit(headers, list, |headers, format| {
+        let source = Source {
+            record: x.observer.record(),
+            environment: &x.cx.worker.process.environment,
+            request: None,
+            response: Some((headers, status)),
+        };
+        access_log::header_value(format, &source)
+    });
+}
+
+/// Adds headers whose formats `value` fills in; it sees the headers as they are before all of these.
+pub(crate) fn edit<'a>(
+    headers: &mut HeaderMap,
+    list: impl IntoIterator<Item = &'a HeaderAdd>,
+    value: impl Fn(&HeaderMap, &Format) -> Option<HeaderValue>,
+) {
+    let before = &*headers;
+    let list = list.into_iter();
+    let edits = list.filter_map(|add| Edit::of(before, add, |format| value(before, format)));
+    let edits: SmallVec<[Edit<'_>; 4]> = edits.collect();
+    put(headers, edits);
+}
+
+/// One header of a list that is to be added.
+struct Edit<'a> {
+    name: &'a HeaderName,
+    value: HeaderValue,
+    replaces: bool,
+}
+
+impl<'a> Edit<'a> {
+    /// What comes of `add`, given the headers as they are before the whole list.
+    fn of(
+        headers: &HeaderMap,
+        add: &'a HeaderAdd,
+        value: impl FnOnce(&Format) -> Option<HeaderValue>,
+    ) -> Option<Self> {
+        let is_there = headers.contains_key(&add.name);
+        let replaces = match add.action {
+            // There is one authority, whatever the wish.
+            AppendAction::Append => add.name == header::HOST,
+            AppendAction::AddIfAbsent if is_there => return None,
+            AppendAction::AddIfAbsent => false,
+            AppendAction::Overwrite => true,
+            AppendAction::OverwriteIfExists if is_there => true,
+            AppendAction::OverwriteIfExists => return None,
+        };
+        let value = match &add.value {
+            HeaderText::Fixed(value) => Some(value.clone()),
+            HeaderText::Format(format) => value(format),
+        };
+        let value = value.filter(|value| add.keep_empty || !value.is_empty())?;
+        Some(Self {
+            name: &add.name,
+            value,
+            replaces,
+        })
+    }
+}
+
+/// What replaces comes before what is added, as in Envoy.
+fn put(headers: &mut HeaderMap, edits: SmallVec<[Edit<'_>; 4]>) {
+    let (first, then): (Vec<_>, Vec<_>) = edits.into_iter().partition(|edit| edit.replaces);
+    for edit in first {
+        headers.insert(edit.name.clone(), edit.value);
+    }
+    for edit in then {
+        headers.append(edit.name.clone(), edit.value);
     }
 }
 

@@ -86,6 +86,23 @@ impl Selected {
         }
     }
 
+    /// What each level says about a filter, the most specific first.
+    pub(crate) fn per_filter_levels<'s>(
+        &'s self,
+        name: &str,
+    ) -> impl Iterator<Item = &'s FilterOverride> {
+        let weighted = self
+            .weighted()
+            .and_then(|cluster| cluster.per_filter.get(name));
+        let levels = [
+            weighted,
+            self.route().per_filter.get(name),
+            self.vhost().per_filter.get(name),
+            self.config().per_filter.get(name),
+        ];
+        levels.into_iter().flatten()
+    }
+
     /// What the most specific level says about a filter.
     pub(crate) fn per_filter(&self, name: &str) -> Option<&FilterOverride> {
         let weighted = self

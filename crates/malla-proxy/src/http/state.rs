@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use malla_proxy_config::Snapshot;
 use malla_proxy_config::access_log::{AccessLog, Target};
@@ -17,13 +18,21 @@ use super::metrics;
 use super::peers::PeerHeaders;
 use super::selected::LocalRoutes;
 use crate::balance::Rng64;
+use crate::call::Caller;
+use crate::filter::chain::{Chain, Chains};
+use crate::filter::rate_limit;
 use crate::live::Live;
+use crate::overload::Pressure;
+use crate::policy::connections::SharedBuckets;
 use crate::telemetry::access_log::{Environment, Needs};
 use crate::telemetry::export::exporters::Exporters;
 use crate::telemetry::export::queue::Queue;
 use crate::telemetry::istio::MeshMetrics;
 use crate::telemetry::log_writer::WorkerLogs;
-use crate::telemetry::stats::{HttpStats, RbacStats, WorkerStats};
+use crate::telemetry::stats::{
+    GrpcCallStats, Http2Stats, HttpStats, Known, LocalLimitStats, RateLimitStats, RbacStats,
+    VirtualClusterStats, WorkerStats,
+};
 use crate::telemetry::trace::span::WorkerTracer;
 use crate::telemetry::trace::tags::NodeNames;
 use crate::upstream::Upstreams;
@@ -37,6 +46,12 @@ pub struct Process {
     pub node: NodeNames,
     /// Stands for the client in `x-forwarded-for` when the client is on this host (Envoy's local address).
     pub local_address: Option<IpAddr>,
+    /// What several limits on connections share.
+    pub buckets: SharedBuckets,
+    /// Somebody said that it is to fail health checks.
+    pub failing: Arc<AtomicBool>,
+    /// What is done without while a resource is short.
+    pub pressure: Arc<Pressure>,
 }
 
 impl Process {
@@ -46,7 +61,15 @@ impl Process {
             environment,
             node,
             local_address: first_address(),
+            buckets: SharedBuckets::default(),
+            failing: Arc::default(),
+            pressure: Arc::default(),
         }
+    }
+
+    /// True while it is to fail health checks.
+    pub fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Relaxed)
     }
 }
 
@@ -65,44 +88,51 @@ fn first_address() -> Option<IpAddr> {
 /// One worker's HTTP handling.
 #[derive(Debug)]
 pub struct HttpWorker<U> {
-    pub(super) live: Live,
-    pub(super) upstreams: U,
-    pub(super) logs: WorkerLogs,
-    pub(super) process: Arc<Process>,
-    pub(super) tasks: DrainWatch,
-    pub(super) metrics: Rc<MeshMetrics>,
-    pub(super) rng: RefCell<Rng64>,
-    pub(super) exporters: Exporters<U>,
+    pub(crate) live: Live,
+    pub(crate) upstreams: U,
+    pub(crate) logs: WorkerLogs,
+    pub(crate) process: Arc<Process>,
+    pub(crate) tasks: DrainWatch,
+    pub(crate) metrics: Rc<MeshMetrics>,
+    pub(crate) rng: RefCell<Rng64>,
+    pub(crate) exporters: Exporters<U>,
+    /// Of all HTTP/2 connections of clients.
+    pub(crate) http2_stats: Arc<Http2Stats>,
     stats: WorkerStats,
     snapshot: RefCell<LocalSnapshot>,
     managers: RefCell<HashMap<usize, Rc<Manager>>>,
 }
 
 /// A snapshot as one worker holds it: taken for each request, so not by a counter that all workers share.
-pub(super) type LocalSnapshot = Rc<Arc<Snapshot>>;
+pub(crate) type LocalSnapshot = Rc<Arc<Snapshot>>;
 
 /// One connection manager as this worker serves it.
 #[derive(Debug)]
 pub struct Manager {
-    pub(super) config: Arc<HttpManager>,
-    pub(super) stats: Arc<HttpStats>,
+    pub(crate) config: Arc<HttpManager>,
+    pub(crate) stats: Arc<HttpStats>,
     /// Headers its logs read.
-    pub(super) needs: Needs,
+    pub(crate) needs: Needs,
     /// Its routes, with the version of the snapshot they were looked up in.
     routes: RefCell<(u64, Option<LocalRoutes>)>,
     /// Counters of RBAC filters by the prefix their rules have; few.
     rbac: RefCell<Vec<(Arc<str>, Arc<RbacStats>)>>,
+    local_limits: Known<LocalLimitStats>,
+    rate_limits: Known<RateLimitStats>,
+    pub(crate) grpc_calls: Known<GrpcCallStats>,
     worker_stats: WorkerStats,
     /// Faults under way in this worker.
-    pub(super) active_faults: Cell<u64>,
+    pub(crate) active_faults: Cell<u64>,
     /// What is kept of Istio's standard metrics.
-    pub(super) counted: Option<Arc<StatsConfig>>,
+    pub(crate) counted: Option<Arc<StatsConfig>>,
     /// How proxies tell each other who they are.
     pub(super) peers: Option<PeerHeaders>,
+    /// Its filters.
+    chains: Chains,
     /// Where its spans go.
-    pub(super) tracer: Option<Rc<WorkerTracer>>,
+    pub(crate) tracer: Option<Rc<WorkerTracer>>,
     /// Where the entries of each log go that has a log service.
-    pub(super) log_queues: Vec<Option<Rc<Queue>>>,
+    pub(crate) log_queues: Vec<Option<Rc<Queue>>>,
 }
 
 fn inline_routes(config: &HttpManager) -> Option<LocalRoutes> {
@@ -114,7 +144,7 @@ fn inline_routes(config: &HttpManager) -> Option<LocalRoutes> {
 
 impl Manager {
     /// The counters of RBAC rules with this prefix (`rules_stat_prefix`, `shadow_rules_stat_prefix`).
-    pub(super) fn rbac_stats(&self, prefix: &Arc<str>) -> Arc<RbacStats> {
+    pub(crate) fn rbac_stats(&self, prefix: &Arc<str>) -> Arc<RbacStats> {
         let mut known = self.rbac.borrow_mut();
         if let Some((_, stats)) = known.iter().find(|(name, _)| name == prefix) {
             return Arc::clone(stats);
@@ -125,16 +155,38 @@ impl Manager {
         stats
     }
 
+    /// The counters of what a virtual host counts under a name.
+    pub(crate) fn virtual_cluster_stats(
+        &self,
+        host: &str,
+        name: &Arc<str>,
+    ) -> Arc<VirtualClusterStats> {
+        self.worker_stats.virtual_cluster(host, name)
+    }
+
+    /// The counters of a local rate limit with this prefix.
+    pub(crate) fn local_limit_stats(&self, prefix: &Arc<str>) -> Arc<LocalLimitStats> {
+        let make = || self.worker_stats.local_limit(prefix);
+        self.local_limits.get(prefix, make)
+    }
+
+    /// The counters of a cluster's requests that a rate limit service decides on.
+    pub(crate) fn rate_limit_stats(&self, cluster: &str, scope: &str) -> Arc<RateLimitStats> {
+        let name = rate_limit::scope(cluster, scope);
+        self.rate_limits
+            .get(&name, || self.worker_stats.rate_limit(&name))
+    }
+
     /// The routes as they are in `snapshot`; `None` if they are not there (yet).
-    pub(super) fn routes(&self, snapshot: &Snapshot) -> Option<LocalRoutes> {
+    pub(crate) fn routes(&self, snapshot: &Snapshot) -> Option<LocalRoutes> {
         let mut held = self.routes.borrow_mut();
-        if let RouteSource::Rds(name) = &self.config.routes
+        if let RouteSource::Rds(rds) = &self.config.routes
             && held.0 != snapshot.version
         {
             *held = (
                 snapshot.version,
                 snapshot
-                    .route(name)
+                    .route(&rds.name)
                     .map(|routes| Rc::new(Arc::clone(routes))),
             );
         }
@@ -169,6 +221,7 @@ impl<U: Upstreams> HttpWorker<U> {
             metrics,
             exporters,
             rng: RefCell::new(Rng64::seeded(rand::random())),
+            http2_stats: stats.http2(None),
             stats,
             snapshot: RefCell::default(),
             managers: RefCell::default(),
@@ -176,7 +229,7 @@ impl<U: Upstreams> HttpWorker<U> {
     }
 
     /// The worker's side of a manager.
-    pub(super) fn manager(&self, config: &Arc<HttpManager>) -> Rc<Manager> {
+    pub(crate) fn manager(&self, config: &Arc<HttpManager>) -> Rc<Manager> {
         let key = Arc::as_ptr(config) as usize;
         let mut managers = self.managers.borrow_mut();
         if let Some(manager) = managers.get(&key) {
@@ -191,6 +244,9 @@ impl<U: Upstreams> HttpWorker<U> {
         if let Some(counted) = &counted {
             metrics::needs(counted, &mut needs);
         }
+        if let Some(local_reply) = &config.local_reply {
+            needs.add_local_reply(local_reply);
+        }
         let tracing = config.tracing.as_deref();
         if let Some(tracing) = tracing {
             needs.add_tracing(tracing);
@@ -202,16 +258,25 @@ impl<U: Upstreams> HttpWorker<U> {
             needs,
             counted,
             peers,
+            chains: Chains::start(config, self),
             tracer: tracer.map(|tracer| self.exporters.tracer(tracer, env)),
             log_queues: self.log_queues(&config.access_logs),
             routes: RefCell::new((0, inline_routes(config))),
             rbac: RefCell::default(),
+            local_limits: Known::default(),
+            rate_limits: Known::default(),
+            grpc_calls: Known::default(),
             worker_stats: self.stats.clone(),
             active_faults: Cell::new(0),
             config: Arc::clone(config),
         });
         managers.insert(key, Rc::clone(&manager));
         manager
+    }
+
+    /// A manager's filters as they are in `snapshot`.
+    pub(crate) fn chain(&self, manager: &Manager, snapshot: &Snapshot) -> Rc<Chain> {
+        manager.chains.get(&manager.config, snapshot, self)
     }
 
     /// The filters that act on no request: the first of each counts.
@@ -234,13 +299,14 @@ impl<U: Upstreams> HttpWorker<U> {
     pub fn log_queues(&self, logs: &[Arc<AccessLog>]) -> Vec<Option<Rc<Queue>>> {
         let queue = |log: &Arc<AccessLog>| match &log.target {
             Target::Grpc(log) => Some(self.exporters.log(&log.stream)),
+            Target::Otlp(log) => Some(self.exporters.otlp_log(&log.export)),
             Target::Lines { .. } => None,
         };
         logs.iter().map(queue).collect()
     }
 
     /// The current snapshot.
-    pub(super) fn snapshot(&self) -> LocalSnapshot {
+    pub(crate) fn snapshot(&self) -> LocalSnapshot {
         let now = self.live.load();
         let mut held = self.snapshot.borrow_mut();
         if !Arc::ptr_eq(&held, &now) {
@@ -249,7 +315,17 @@ impl<U: Upstreams> HttpWorker<U> {
         Rc::clone(&held)
     }
 
-    pub(super) fn random(&self) -> u64 {
+    /// The worker's counters.
+    pub(crate) fn stats(&self) -> &WorkerStats {
+        &self.stats
+    }
+
+    /// Calls of filters to services beside the request's own.
+    pub(crate) fn caller(&self) -> &Rc<Caller<U>> {
+        self.exporters.caller()
+    }
+
+    pub(crate) fn random(&self) -> u64 {
         self.rng.borrow_mut().next()
     }
 }

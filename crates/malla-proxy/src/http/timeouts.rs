@@ -26,11 +26,14 @@ pub(super) struct Timeouts {
     pub(super) per_try: Option<Duration>,
     /// Answer 204 instead of 504.
     pub(super) alternative: bool,
+    /// A gRPC upstream is told, too.
+    grpc: bool,
+    hedged: bool,
 }
 
 impl Timeouts {
     /// Reads and removes the headers that ask for limits, and tells the upstream what is left to it.
-    pub(super) fn of<U: Upstreams>(x: &mut Exchange<U>, forward: &Forward) -> Self {
+    pub(super) fn of<U: Upstreams>(x: &mut Exchange<U>, forward: &Forward, hedged: bool) -> Self {
         let router = x.cx.manager.config.router;
         let headers = &mut x.head.headers;
         let own = match &forward.stream_limit {
@@ -65,7 +68,8 @@ impl Timeouts {
         {
             per_try = None;
         }
-        if let Some(expected) = per_try.or(global) {
+        // A try that goes on beside the next one has all the time there is.
+        if let Some(expected) = per_try.filter(|_| !hedged).or(global) {
             if !router.suppress_envoy_headers {
                 let millis = u64::try_from(expected.as_millis()).unwrap_or(u64::MAX);
                 headers.insert(EXPECTED_TIMEOUT, HeaderValue::from(millis));
@@ -78,26 +82,65 @@ impl Timeouts {
             global,
             per_try,
             alternative,
+            grpc: own.is_some(),
+            hedged,
+        }
+    }
+}
+
+impl Timeouts {
+    /// Tells the upstream of a further try how much time is left to it.
+    pub(super) fn tell_rest<U: Upstreams>(&self, x: &mut Exchange<U>) {
+        let Some(expected) = self.per_try.filter(|_| !self.hedged).or(self.global) else {
+            return;
+        };
+        let spent = x.flow.progress.request_end.get().map(|end| end.elapsed());
+        let left = self.global.map(|global| {
+            // Too late is still told as something: nothing would mean no limit.
+            global
+                .saturating_sub(spent.unwrap_or_default())
+                .max(Duration::from_millis(1))
+        });
+        let expected = left.map_or(expected, |left| left.min(expected));
+        let headers = &mut x.head.headers;
+        if !x.cx.manager.config.router.suppress_envoy_headers {
+            let millis = u64::try_from(expected.as_millis()).unwrap_or(u64::MAX);
+            headers.insert(EXPECTED_TIMEOUT, HeaderValue::from(millis));
+        }
+        if self.grpc {
+            tell_grpc(headers, expected);
         }
     }
 }
 
 /// How long the whole stream may take, from its start: `None` leaves the manager's limit,
-/// `Some(None)` is no limit. Tells a gRPC upstream when its client asked for less.
-pub(super) fn of_stream(forward: &Forward, headers: &mut HeaderMap) -> Option<Option<Duration>> {
+/// `Some(None)` is no limit.
+pub(super) fn of_stream(
+    forward: &Forward,
+    headers: &mut HeaderMap,
+    is_grpc: bool,
+    of_manager: Option<Duration>,
+) -> Option<Option<Duration>> {
     let Some(StreamLimit::Whole { max, grpc }) = &forward.stream_limit else {
         return None;
     };
-    let Some((deadline, asked)) = grpc.as_ref().zip(grpc_timeout(headers)) else {
-        return *max;
+    let limit = match grpc.as_ref().zip(grpc_timeout(headers)) {
+        None => max.unwrap_or(of_manager),
+        Some((deadline, asked)) => {
+            let capped = match deadline.max {
+                max if max.is_zero() => asked,
+                max => asked.min(max),
+            };
+            Some(capped.saturating_sub(deadline.offset))
+        }
     };
-    let capped = match deadline.max {
-        max if max.is_zero() => asked,
-        max => asked.min(max),
-    };
-    let limit = capped.saturating_sub(deadline.offset);
-    tell_grpc(headers, limit);
-    Some(Some(limit))
+    // A gRPC upstream is told what there is, whatever its client asked for.
+    match limit {
+        Some(limit) if is_grpc => tell_grpc(headers, limit),
+        None if is_grpc => drop(headers.remove(&GRPC_TIMEOUT)),
+        Some(_) | None => {}
+    }
+    Some(limit)
 }
 
 /// What a gRPC client asks for, within the route's limit; `None` is no limit.

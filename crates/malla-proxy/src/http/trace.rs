@@ -37,6 +37,11 @@ impl Spans {
     pub(crate) fn trace_id(&self) -> Option<String> {
         self.request.as_ref().map(Span::trace_id)
     }
+
+    /// Trace and span of the request.
+    pub(crate) fn ids(&self) -> Option<(u128, u64)> {
+        self.request.as_ref().map(Span::ids)
+    }
 }
 
 /// Decides whether the request is traced and begins its span.

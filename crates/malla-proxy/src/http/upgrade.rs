@@ -10,7 +10,6 @@ use std::sync::Arc;
 use http::header::{self, HeaderMap};
 use http::request::Parts;
 use http::{Method, StatusCode};
-use hyper::body::Incoming;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use malla_proxy_config::http_manager::HttpManager;
@@ -33,7 +32,7 @@ pub(super) struct Upgrade {
 
 impl Upgrade {
     /// The tunnel a request asks for, if it does (RFC 9110 §7.8, §9.3.6).
-    pub(super) fn of(head: &mut Parts, body: &Option<Incoming>) -> Option<Self> {
+    pub(super) fn of(head: &mut Parts, has_body: bool) -> Option<Self> {
         let kind = if head.method == Method::CONNECT {
             match head.extensions.get::<hyper::ext::Protocol>() {
                 Some(protocol) => protocol.as_str().to_ascii_lowercase(),
@@ -41,7 +40,7 @@ impl Upgrade {
             }
         } else {
             let kind = asked(&head.headers)?;
-            if kind == "h2c" || body.is_some() {
+            if kind == "h2c" || has_body {
                 // HTTP/2 by upgrade was withdrawn (RFC 9113 §3.1), and nobody upgrades a request with a body.
                 head.headers.remove(header::UPGRADE);
                 return None;

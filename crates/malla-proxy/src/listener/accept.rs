@@ -2,43 +2,59 @@
 //!
 //! Phases: accept, listener filters (original destination, PROXY header, TLS and HTTP sniffing), hand-over to another
 //! listener, filter chain, TLS handshake, network filters, terminal.
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt;
 use malla_proxy_config::filter_chain::Terminal;
 use malla_proxy_config::listener::ListenerFilterKind;
+use malla_proxy_config::overload::{ActionKind, Timer};
 use malla_runtime::socket::{canonical, original_destination, set_keepalive};
 use tokio::io::AsyncReadExt;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
 use super::active::{Active, ActiveChain};
+use super::balance::Share;
 use super::chain::Facts;
-use super::sniff::{PeekError, inspect_http, inspect_proxy_protocol, inspect_tls, peek_until};
-use crate::connection::{Connection, TlsInfo};
+use super::listening::{Detached, Listener};
+use super::log::ConnectionLog;
+use super::manager::Command;
+use super::sniff::{
+    PeekError, Verdict as Sniffed, inspect_http, inspect_proxy_protocol, inspect_tls, peek_until,
+};
+use crate::connection::{Connection, End, Origin, TlsInfo};
+use crate::overload::Pressure;
+use crate::policy::network::Verdict;
+use crate::telemetry::odometer::Odometer;
 use crate::telemetry::stats::ListenerStats;
 use crate::transport::{Io, Socket};
 use crate::upstream::connect::keepalive;
-use crate::worker::Worker;
+use crate::worker::{ConnectionSlot, Worker};
 
 /// Pause after an accept failed for want of file descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long a handshake may go on once its chain drains.
 const DRAIN_HANDSHAKE: Duration = Duration::from_secs(1);
 
+/// What a Unix socket has in place of an address.
+const NOWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::BROADCAST), 0);
+
 /// What is being learned about a connection before its chain is chosen.
 #[derive(Debug, Clone)]
 struct Arrival {
-    local: SocketAddr,
-    direct_local: SocketAddr,
+    local: End,
+    direct_local: End,
     restored: bool,
-    remote: SocketAddr,
-    direct_remote: SocketAddr,
+    origin: Option<Arc<Origin>>,
+    remote: End,
+    direct_remote: End,
     is_tls: bool,
     server_name: String,
     protocols: Vec<String>,
@@ -62,15 +78,23 @@ enum Refusal {
 /// Accepts until told to stop; each connection becomes a task of the worker.
 pub async fn accept_loop(
     worker: Worker,
-    socket: TcpListener,
+    socket: Listener,
     current: Rc<std::cell::RefCell<Arc<Active>>>,
     stop: CancellationToken,
 ) {
+    let mut deafness = worker.pressure().deafness();
     loop {
         let accepted = tokio::select! {
             biased; // No waiting for more once told to stop.
             () = stop.cancelled() => break,
-            accepted = socket.accept() => accepted,
+            () = turned(&mut deafness, true) => None,
+            accepted = socket.accept() => Some(accepted),
+        };
+        let Some(accepted) = accepted else {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = turned(&mut deafness, false) => continue,
+            }
         };
         match accepted {
             Ok((stream, peer)) => begin(&worker, &current, stream, peer),
@@ -88,14 +112,32 @@ pub async fn accept_loop(
     }
 }
 
-fn begin(
-    worker: &Worker,
-    current: &std::cell::RefCell<Arc<Active>>,
-    stream: TcpStream,
-    peer: SocketAddr,
-) {
+/// Waits until accepting is to stop, or to go on.
+async fn turned(deafness: &mut watch::Receiver<bool>, wanted: bool) {
+    if deafness.wait_for(|deaf| *deaf == wanted).await.is_err() {
+        // Nobody is left to say so.
+        std::future::pending().await
+    }
+}
+
+fn begin(worker: &Worker, current: &std::cell::RefCell<Arc<Active>>, stream: Socket, peer: End) {
     let listener = Arc::clone(&current.borrow());
-    let Some(slot) = worker.admit_connection() else {
+    let limit = listener.config.max_connections;
+    if worker
+        .pressure()
+        .acts(ActionKind::RejectIncomingConnections)
+    {
+        let stats = worker.stats().listener(&listener.stat_name);
+        stats.downstream_cx_overload_reject.inc();
+        return;
+    }
+    let over = limit.is_some_and(|limit| listener.open.load(Ordering::Relaxed) >= limit);
+    let slot = if over {
+        None
+    } else {
+        worker.admit_connection()
+    };
+    let Some(slot) = slot else {
         worker
             .stats()
             .listener(&listener.stat_name)
@@ -103,11 +145,84 @@ fn begin(
             .inc();
         return;
     };
+    listener.open.fetch_add(1, Ordering::Relaxed);
+    let open = OpenConnection(Arc::clone(&listener.open));
+    let share = listener.balance.as_ref().map(|balance| balance.pick());
+    let counted = Counted {
+        _slot: slot,
+        _open: open,
+        share,
+    };
+    let elsewhere = counted
+        .share
+        .as_ref()
+        .filter(|share| share.worker() != worker.index())
+        .and_then(Share::tell);
+    match elsewhere {
+        None => start(worker, listener, stream, peer, counted),
+        Some(other) => match Detached::of(stream) {
+            Ok(stream) => {
+                let command = Command::Take(Box::new(Accepted {
+                    listener,
+                    stream,
+                    peer,
+                    counted,
+                }));
+                // A worker that has gone takes nobody; dropping closes it.
+                let _ = other.send(command);
+            }
+            Err(error) => tracing::warn!(%error, "a connection cannot change its worker"),
+        },
+    }
+}
+
+/// Serves a connection that another worker has accepted.
+pub fn take(worker: &Worker, accepted: Accepted) {
+    let Accepted {
+        listener,
+        stream,
+        peer,
+        counted,
+    } = accepted;
+    match stream.attach() {
+        Ok(stream) => start(worker, listener, stream, peer, counted),
+        Err(error) => tracing::warn!(%error, "a connection cannot change its worker"),
+    }
+}
+
+fn start(worker: &Worker, listener: Arc<Active>, stream: Socket, peer: End, counted: Counted) {
     let work = worker.clone();
     worker.tasks().spawn_local(Span::none(), async move {
-        let _slot = slot;
+        let _counted = counted;
         serve(work, listener, stream, peer).await;
     });
+}
+
+/// A connection on its way to the worker that is to serve it.
+#[derive(Debug)]
+pub struct Accepted {
+    listener: Arc<Active>,
+    stream: Detached,
+    peer: End,
+    counted: Counted,
+}
+
+/// Where an open connection is counted; given back by its drop.
+#[derive(Debug)]
+struct Counted {
+    _slot: ConnectionSlot,
+    _open: OpenConnection,
+    share: Option<Share>,
+}
+
+/// One connection of a listener; given back by its drop.
+#[derive(Debug)]
+struct OpenConnection(Arc<AtomicU64>);
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// The peer went away between connecting and being accepted.
@@ -119,12 +234,12 @@ fn is_transient(error: &std::io::Error) -> bool {
     )
 }
 
-async fn serve(worker: Worker, listener: Arc<Active>, stream: TcpStream, peer: SocketAddr) {
+async fn serve(worker: Worker, listener: Arc<Active>, stream: Socket, peer: End) {
     let stats = worker.stats().listener(&listener.stat_name);
     stats.downstream_cx_total.inc();
     stats.downstream_cx_active.inc();
-    let _gauge = ActiveGauge(Arc::clone(&stats));
-    match arrive(&worker, listener, stream, peer, &stats).await {
+    let _gauge = ActiveGauge(Arc::clone(&stats), Instant::now());
+    match arrive(&worker, listener, stream, peer.clone(), &stats).await {
         Ok((listener, stream, arrival)) => {
             Box::pin(enter_chain(worker, listener, stream, arrival, &stats)).await;
         }
@@ -137,12 +252,13 @@ async fn serve(worker: Worker, listener: Arc<Active>, stream: TcpStream, peer: S
     }
 }
 
-struct ActiveGauge(Arc<ListenerStats>);
+struct ActiveGauge(Arc<ListenerStats>, Instant);
 
 impl Drop for ActiveGauge {
     fn drop(&mut self) {
         self.0.downstream_cx_active.dec();
         self.0.downstream_cx_destroy.inc();
+        self.0.downstream_cx_length_ms.record(self.1.elapsed());
     }
 }
 
@@ -150,36 +266,45 @@ impl Drop for ActiveGauge {
 async fn arrive(
     worker: &Worker,
     listener: Arc<Active>,
-    mut stream: TcpStream,
-    peer: SocketAddr,
+    mut stream: Socket,
+    peer: End,
     stats: &ListenerStats,
-) -> Result<(Arc<Active>, TcpStream, Arrival), Refusal> {
-    // HTTP and TLS send in small pieces whose delay would be felt.
-    stream.set_nodelay(true)?;
-    let local = canonical(stream.local_addr()?);
+) -> Result<(Arc<Active>, Socket, Arrival), Refusal> {
+    let local = match &stream {
+        Socket::Tcp(stream) => {
+            // HTTP and TLS send in small pieces whose delay would be felt.
+            stream.set_nodelay(true)?;
+            if let Some(config) = listener.config.keepalive {
+                set_keepalive(stream, keepalive(config))
+                    .map_err(|error| std::io::Error::other(error.to_string()))?;
+            }
+            End::Ip(canonical(stream.local_addr()?))
+        }
+        // Its own name, too.
+        Socket::Unix(_) => peer.clone(),
+    };
     let mut arrival = Arrival {
-        local,
+        local: local.clone(),
         direct_local: local,
         restored: false,
-        remote: canonical(peer),
-        direct_remote: canonical(peer),
+        origin: None,
+        remote: peer.clone(),
+        direct_remote: peer,
         is_tls: false,
         server_name: String::new(),
         protocols: Vec::new(),
         accepted: Instant::now(),
         accepted_at: SystemTime::now(),
     };
-    if let Some(config) = listener.config.keepalive {
-        set_keepalive(&stream, keepalive(config))
-            .map_err(|error| std::io::Error::other(error.to_string()))?;
-    }
     look(&listener, &mut stream, &mut arrival, stats).await?;
     if !(listener.config.use_original_dst && arrival.restored) {
         return Ok((listener, stream, arrival));
     }
     let table = worker.listeners();
-    let Some(other) = table
-        .find(arrival.local)
+    let Some(other) = arrival
+        .local
+        .socket()
+        .and_then(|local| table.find(local))
         .filter(|other| !Arc::ptr_eq(other, &listener))
         .cloned()
     else {
@@ -193,7 +318,7 @@ async fn arrive(
 /// The listener filters of one listener, in order, within its timeout.
 async fn look(
     listener: &Active,
-    stream: &mut TcpStream,
+    stream: &mut Socket,
     arrival: &mut Arrival,
     stats: &ListenerStats,
 ) -> Result<(), Refusal> {
@@ -203,7 +328,7 @@ async fn look(
             if filter
                 .disabled
                 .as_ref()
-                .is_some_and(|ports| ports.matches(arrival.local.port()))
+                .is_some_and(|ports| ports.matches(arrival.local.port().unwrap_or(0)))
             {
                 continue;
             }
@@ -226,15 +351,26 @@ async fn look(
 
 async fn run_filter(
     kind: ListenerFilterKind,
-    stream: &mut TcpStream,
+    stream: &mut Socket,
     arrival: &mut Arrival,
 ) -> Result<(), Refusal> {
     match kind {
         ListenerFilterKind::OriginalDst => {
-            if let Some(original) = original_destination(stream)? {
-                arrival.local = original;
+            if let Socket::Tcp(stream) = stream
+                && let Some(original) = original_destination(stream)?
+            {
+                arrival.local = End::Ip(original);
                 arrival.restored = true;
             }
+        }
+        ListenerFilterKind::OriginalSrc { bind_port, mark } => {
+            arrival.origin = arrival.remote.socket().map(|mut source| {
+                if !bind_port {
+                    source.set_port(0);
+                }
+                let mark = (mark != 0).then_some(mark);
+                Arc::new(Origin { source, mark })
+            });
         }
         ListenerFilterKind::TlsInspector => {
             if let Some(hello) = peek_until(stream, inspect_tls).await? {
@@ -250,14 +386,20 @@ async fn run_filter(
                 arrival.protocols = vec![http.name().to_owned()];
             }
         }
-        ListenerFilterKind::ProxyProtocol { optional } => {
-            match peek_until(stream, inspect_proxy_protocol).await? {
+        ListenerFilterKind::ProxyProtocol { optional, versions } => {
+            let inspect = |prefix: &[u8]| match prefix.first() {
+                // A version that is not allowed is not looked for.
+                Some(b'P') if !versions[0] => Sniffed::IsNot,
+                Some(b'\r') if !versions[1] => Sniffed::IsNot,
+                _ => inspect_proxy_protocol(prefix),
+            };
+            match peek_until(stream, inspect).await? {
                 Some(header) => {
                     let mut read = vec![0; header.length];
                     stream.read_exact(&mut read).await?;
                     if let Some((source, destination)) = header.addresses {
-                        arrival.remote = canonical(source);
-                        let destination = canonical(destination);
+                        arrival.remote = End::Ip(canonical(source));
+                        let destination = End::Ip(canonical(destination));
                         arrival.restored |= destination != arrival.local;
                         arrival.local = destination;
                     }
@@ -273,14 +415,16 @@ async fn run_filter(
 async fn enter_chain(
     worker: Worker,
     listener: Arc<Active>,
-    stream: TcpStream,
+    stream: Socket,
     arrival: Arrival,
     stats: &ListenerStats,
 ) {
+    // Chains match Unix sockets by the same rules as an address that nobody has.
+    let address = |end: &End| end.socket().unwrap_or(NOWHERE);
     let facts = Facts {
-        destination: arrival.local,
-        source: arrival.remote,
-        direct_source: arrival.direct_remote,
+        destination: address(&arrival.local),
+        source: address(&arrival.remote),
+        direct_source: address(&arrival.direct_remote),
         server_name: &arrival.server_name,
         transport: if arrival.is_tls { "tls" } else { "raw_buffer" },
         application_protocols: &arrival.protocols,
@@ -302,22 +446,15 @@ async fn enter_chain(
     }
 }
 
-async fn through_chain(
-    worker: Worker,
+/// What is known of a connection before its handshake.
+fn connection_of(
+    worker: &Worker,
     listener: &Active,
-    chain: &Arc<ActiveChain>,
-    stream: TcpStream,
+    chain: &ActiveChain,
     arrival: Arrival,
-    stats: &ListenerStats,
-) {
-    let Some((io, tls)) = secure(&worker, chain, stream, &arrival, stats).await else {
-        return;
-    };
-    let from_tls = tls.as_ref().map(|(_, name)| name.clone());
-    let server_name = from_tls
-        .flatten()
-        .or_else(|| (!arrival.server_name.is_empty()).then(|| arrival.server_name.into()));
-    let connection = Rc::new(Connection {
+) -> Connection {
+    let server_name = (!arrival.server_name.is_empty()).then(|| arrival.server_name.into());
+    Connection {
         id: worker.next_connection_id(),
         listener: Arc::clone(&listener.config),
         chain: Arc::clone(&chain.config),
@@ -327,13 +464,65 @@ async fn through_chain(
         remote: arrival.remote,
         direct_remote: arrival.direct_remote,
         server_name,
-        tls: tls.map(|(info, _)| info),
+        tls: None,
         accepted: arrival.accepted,
         accepted_at: arrival.accepted_at,
-    });
-    if !worker.handlers().authorise(&connection).await {
-        return;
+        origin: arrival.origin,
+        socket: None,
+        state: None,
     }
+}
+
+async fn through_chain(
+    worker: Worker,
+    listener: &Active,
+    chain: &Arc<ActiveChain>,
+    stream: Socket,
+    arrival: Arrival,
+    stats: &ListenerStats,
+) {
+    let measured = match &stream {
+        Socket::Tcp(tcp) if chain.measured => tcp.as_fd().try_clone_to_owned().ok(),
+        _ => None,
+    };
+    let mut failure = None;
+    let secured = secure(&worker, chain, stream, &arrival, stats, &mut failure).await;
+    let Some((io, tls)) = secured else {
+        if let Some(failure) = failure.filter(|_| !listener.config.access_logs.is_empty()) {
+            let connection = Rc::new(connection_of(&worker, listener, chain, arrival));
+            let nothing = Odometer::default();
+            worker
+                .handlers()
+                .ended(&worker, &connection, &nothing, Some(&failure));
+        }
+        return;
+    };
+    let mut connection = connection_of(&worker, listener, chain, arrival);
+    connection.socket = measured.map(Arc::new);
+    if let Some((info, name)) = tls {
+        connection.server_name = name.or(connection.server_name);
+        connection.tls = Some(info);
+    }
+    let connection = Rc::new(connection);
+    let (io, _log) = ConnectionLog::begin(&worker, listener, &connection, io);
+    let admission = match worker.handlers().admit(&worker, &connection).await {
+        Verdict::Allowed(admission) => admission,
+        Verdict::Denied(denial) => {
+            tracing::debug!(peer = %connection.remote, reason = denial.reason, "a connection was denied");
+            if let Some(delay) = denial.delay {
+                // Until then, or until the client goes: it is counted no longer than it is there.
+                let _ = timeout(delay, until_gone(io)).await;
+            }
+            return;
+        }
+    };
+    let connection = match &admission.notes {
+        None => connection,
+        Some(notes) => Rc::new(Connection {
+            state: Some(Arc::clone(notes)),
+            ..Connection::clone(&connection)
+        }),
+    };
     match &chain.config.terminal {
         Terminal::Http(manager) => {
             worker
@@ -348,10 +537,26 @@ async fn through_chain(
                 .await;
         }
         Terminal::Tcp(proxy) => {
-            crate::tcp::serve::serve(&worker, io, &connection, proxy).await;
+            crate::tcp::serve::serve(&worker, io, &connection, proxy, &admission).await;
         }
         Terminal::Close => {}
     }
+}
+
+/// What a client that waits to be closed may send before nobody reads it any more, bytes.
+const MOST_IGNORED: usize = 64 * 1024;
+
+/// Waits until the client closes, and ignores what it says.
+async fn until_gone(mut io: Io) {
+    let mut buffer = [0; 1024];
+    let mut ignored = 0;
+    while ignored < MOST_IGNORED {
+        match io.read(&mut buffer).await {
+            Ok(0) | Err(_) => return,
+            Ok(bytes) => ignored += bytes,
+        }
+    }
+    std::future::pending().await
 }
 
 /// The limit that a handshake met.
@@ -365,7 +570,7 @@ enum Overdue {
 
 /// Waits until a connection has been at its handshake for too long: by the chain's limit for that, or by those of what
 /// the chain ends in, for which a connection that shakes hands is an idle one.
-async fn handshake_overdue(chain: &ActiveChain, accepted: Instant) -> Overdue {
+async fn handshake_overdue(chain: &ActiveChain, accepted: Instant, pressure: &Pressure) -> Overdue {
     let (idle, longest) = match &chain.config.terminal {
         Terminal::Http(manager) => {
             let common = &manager.common;
@@ -375,6 +580,7 @@ async fn handshake_overdue(chain: &ActiveChain, accepted: Instant) -> Overdue {
         Terminal::Close => (None, None),
     };
     let own = chain.config.transport_connect_timeout;
+    let own = own.map(|limit| pressure.reduced(Timer::Handshake, limit));
     let limits = [
         own.map(|limit| (Instant::now() + limit, Overdue::Handshake)),
         idle.map(|limit| (accepted + limit, Overdue::Idle)),
@@ -405,20 +611,21 @@ async fn handshake_overdue(chain: &ActiveChain, accepted: Instant) -> Overdue {
 async fn secure(
     worker: &Worker,
     chain: &ActiveChain,
-    stream: TcpStream,
+    stream: Socket,
     arrival: &Arrival,
     stats: &ListenerStats,
+    failure: &mut Option<String>,
 ) -> Option<(Io, Option<(TlsInfo, Option<Arc<str>>)>)> {
     let Some(acceptor) = &chain.acceptor else {
-        return Some((Io::Plain(Socket::Tcp(stream)), None));
+        return Some((Io::Plain(stream), None));
     };
     let snapshot = worker.live().load_full();
-    let handshake = acceptor.accept(Socket::Tcp(stream), &snapshot);
-    let peer = arrival.direct_remote;
+    let handshake = acceptor.accept(stream, &snapshot);
+    let peer = &arrival.direct_remote;
     let result = tokio::select! {
         biased; // A handshake that is done counts, however late.
         result = handshake => result,
-        limit = handshake_overdue(chain, arrival.accepted) => {
+        limit = handshake_overdue(chain, arrival.accepted, worker.pressure()) => {
             if limit == Overdue::Handshake {
                 stats.downstream_cx_transport_socket_connect_timeout.inc();
             }
@@ -448,6 +655,10 @@ async fn secure(
             }
             let source = std::error::Error::source(&error).map(ToString::to_string);
             tracing::debug!(%peer, %error, source, "TLS handshake with a client failed");
+            let words = source
+                .unwrap_or_else(|| error.to_string())
+                .replace(' ', "_");
+            *failure = Some(format!("TLS_error:|{words}:TLS_error_end"));
             None
         }
     }

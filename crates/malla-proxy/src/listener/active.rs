@@ -5,14 +5,19 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use foldhash::fast::RandomState;
 use malla_proxy_config::address::Address;
-use malla_proxy_config::filter_chain::FilterChain;
+use malla_proxy_config::filter_chain::{FilterChain, Terminal};
 use malla_proxy_config::listener::{Listener, ListenerFilter, ListenerFilterKind};
 use malla_runtime::drain::{Drain, DrainWatch};
+use tokio::sync::mpsc::UnboundedSender;
 
+use super::balance::Balance;
 use super::chain::{Conflict, Facts, Matcher};
+use super::manager::Command;
+use crate::telemetry::access_log::Needs;
 use crate::tls::TlsSetup;
 use crate::tls::accept::Acceptor;
 
@@ -28,6 +33,10 @@ pub struct Active {
     pub filters: Vec<ListenerFilter>,
     /// Prefix of its statistics: the configured one, else `address_port` with `:` spelled `_` in IPv6.
     pub stat_name: Arc<str>,
+    /// Connections now, over all workers and versions of the listener.
+    pub open: Arc<AtomicU64>,
+    /// How connections are spread over workers, where the kernel does not; of all versions.
+    pub balance: Option<Arc<Balance>>,
 }
 
 /// One filter chain with what its connections share.
@@ -35,6 +44,8 @@ pub struct Active {
 pub struct ActiveChain {
     pub config: Arc<FilterChain>,
     pub acceptor: Option<Acceptor>,
+    /// A log asks what the kernel has measured of its connections.
+    pub measured: bool,
     pub drain: DrainWatch,
     /// Taken out when the chain goes.
     pub(super) owner: std::sync::Mutex<Option<Drain>>,
@@ -47,6 +58,7 @@ impl Active {
         setup: &TlsSetup,
         parent: &DrainWatch,
         previous: Option<&Active>,
+        workers: &[UnboundedSender<Command>],
     ) -> Result<Self, Conflict> {
         let matcher = Matcher::build(config.chains.iter().map(|chain| &chain.matches))?;
         let chains = config
@@ -74,13 +86,21 @@ impl Active {
             .stat_prefix
             .clone()
             .unwrap_or_else(|| stat_name(&config));
+        let balance = config.exact_balance.then(|| {
+            let known = previous.and_then(|previous| previous.balance.clone());
+            known.unwrap_or_else(|| Arc::new(Balance::new(workers)))
+        });
         Ok(Self {
+            balance,
             has_default: config.default_chain.is_some(),
             config,
             matcher,
             chains,
             filters,
             stat_name,
+            open: previous
+                .map(|previous| Arc::clone(&previous.open))
+                .unwrap_or_default(),
         })
     }
 
@@ -111,7 +131,13 @@ impl ActiveChain {
             .as_ref()
             .map(|tls| Acceptor::new(Arc::clone(tls), setup.clone()));
         let drain = Drain::within(parent);
+        let logs = match &config.terminal {
+            Terminal::Http(manager) => manager.access_logs.as_slice(),
+            Terminal::Tcp(proxy) => proxy.access_logs.as_slice(),
+            Terminal::Close => &[],
+        };
         Self {
+            measured: Needs::of(logs.iter().map(|log| &**log)).round_trip,
             config,
             acceptor,
             drain: drain.watch(),

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -17,8 +18,11 @@ use malla_runtime::socket::{ListenOptions, SocketError, listen};
 use tokio::sync::mpsc;
 use tracing::Span;
 
+use super::accept::Accepted;
 use super::active::{Active, ActiveChain, Table};
 use super::chain::Conflict;
+use super::listening::{Listening, unix_end};
+use crate::connection::End;
 use crate::tls::TlsSetup;
 use crate::tls::accept::Acceptor;
 use crate::tls::material::TlsSetupError;
@@ -28,12 +32,14 @@ use crate::tls::material::TlsSetupError;
 pub enum Command {
     /// Serve connections of this address with this listener; `socket` comes with the first such command.
     Serve {
-        address: SocketAddr,
+        address: End,
         listener: Arc<Active>,
-        socket: Option<std::net::TcpListener>,
+        socket: Option<Listening>,
     },
     /// Accept no more on this address.
-    Stop { address: SocketAddr },
+    Stop { address: End },
+    /// Serve a connection that another worker has accepted.
+    Take(Box<Accepted>),
 }
 
 /// Why a listener cannot be served.
@@ -46,14 +52,21 @@ pub enum ListenError {
     #[error(
         "address: {address} is used by listener `{other}` already; give one of them another port"
     )]
-    Taken {
-        address: SocketAddr,
-        other: Arc<str>,
+    Taken { address: Address, other: Arc<str> },
+    #[error("address: cannot listen on the Unix socket {path} (is its folder there and writable?)")]
+    Unix {
+        path: String,
+        #[source]
+        source: io::Error,
     },
-    #[error("address: {0} is a Unix socket; this proxy listens on IP addresses only")]
-    Unix(String),
+    #[error("address: `{0}` is a name; listen on an IP address or a Unix socket")]
+    Name(Address),
     #[error("filter_chains[{chain}].transport_socket: {source}")]
     Tls { chain: usize, source: TlsSetupError },
+    #[error("{0}")]
+    Source(String),
+    #[error("socket_options")]
+    Option(#[source] io::Error),
     #[error("cannot share a listening socket among workers")]
     Share(#[source] io::Error),
 }
@@ -61,8 +74,28 @@ pub enum ListenError {
 /// A listener's sockets, bound and not yet served: one of each address for each worker.
 #[derive(Debug, Default)]
 pub struct Reservation {
-    /// `(as configured, as bound, one per worker)`.
-    sockets: Vec<(SocketAddr, SocketAddr, Vec<std::net::TcpListener>)>,
+    sockets: Vec<Bound>,
+}
+
+/// An address as configured and as bound, and a socket for each worker.
+type Bound = (Address, End, Vec<Listening>);
+
+impl Reservation {
+    fn has(&self, address: &Address) -> bool {
+        let mut sockets = self.sockets.iter();
+        sockets.any(|(configured, _, _)| configured == address)
+    }
+
+    /// Takes over what a version of `listener` holds that will never be served; sockets it does not want are closed.
+    #[must_use]
+    pub fn and(mut self, held: Option<Self>, listener: &Listener) -> Self {
+        let held = held.into_iter().flat_map(|held| held.sockets);
+        let wanted =
+            |address: &Address| listener.bind_to_port && listener.addresses.contains(address);
+        self.sockets
+            .extend(held.filter(|(configured, _, _)| wanted(configured)));
+        self
+    }
 }
 
 /// All listeners of the proxy.
@@ -75,13 +108,22 @@ pub struct Manager {
     drain_time: Duration,
     table: Arc<ArcSwap<Table>>,
     listeners: BTreeMap<Arc<str>, Entry>,
+    changes: Changes,
+}
+
+/// How often listeners have come, changed and gone.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Changes {
+    pub added: u64,
+    pub modified: u64,
+    pub removed: u64,
 }
 
 #[derive(Debug)]
 struct Entry {
     active: Arc<Active>,
     /// As configured and as bound (they differ for port 0).
-    bound: Vec<(SocketAddr, SocketAddr)>,
+    bound: Vec<(Address, End)>,
 }
 
 impl Manager {
@@ -99,10 +141,16 @@ impl Manager {
             drain_time,
             table,
             listeners: BTreeMap::new(),
+            changes: Changes::default(),
         }
     }
 
-    /// Binds what a new or changed listener needs, and checks that its chains can be told apart.
+    pub fn changes(&self) -> Changes {
+        self.changes
+    }
+
+    /// Binds what a new or changed listener needs, and checks that its chains can be told apart. `held` is what a former
+    /// version holds that is still waiting to be served: it is not bound again (see [`Reservation::and`]).
     ///
     /// # Errors
     /// With a reason for the author of the listener; nothing has changed then.
@@ -110,13 +158,11 @@ impl Manager {
         &self,
         listener: &Listener,
         snapshot: &Snapshot,
+        held: Option<&Reservation>,
     ) -> Result<Reservation, ListenError> {
         check(listener, &self.setup, snapshot)?;
         let mut reservation = Reservation::default();
         for address in &listener.addresses {
-            let Some(address) = address.socket() else {
-                return Err(ListenError::Unix(address.to_string()));
-            };
             if !listener.bind_to_port {
                 continue;
             }
@@ -125,11 +171,15 @@ impl Manager {
                 entry
                     .bound
                     .iter()
-                    .any(|(configured, _)| *configured == address)
+                    .any(|(configured, _)| configured == address)
             }) {
                 continue; // The sockets are there; they go on with the new listener.
             }
+            if held.is_some_and(|held| held.has(address)) {
+                continue; // A version that has never been served has them.
+            }
             if let Some(other) = self.owner_of(address, &listener.name) {
+                let address = address.clone();
                 return Err(ListenError::Taken { address, other });
             }
             reservation.sockets.push(self.bind(address, listener)?);
@@ -153,6 +203,7 @@ impl Manager {
             &self.setup,
             &self.drain,
             old.as_deref(),
+            &self.workers,
         ) {
             Ok(active) => Arc::new(active),
             Err(conflict) => {
@@ -161,32 +212,26 @@ impl Manager {
                 return Err(conflict.into());
             }
         };
-        let wanted: Vec<SocketAddr> = match listener.bind_to_port {
-            true => listener
-                .addresses
-                .iter()
-                .filter_map(Address::socket)
-                .collect(),
-            false => Vec::new(),
-        };
         let mut bound = Vec::new();
         for (configured, actual) in previous.map(|entry| entry.bound).unwrap_or_default() {
-            if wanted.contains(&configured) {
+            if listener.bind_to_port && listener.addresses.contains(&configured) {
                 self.tell_all(|| Command::Serve {
-                    address: actual,
+                    address: actual.clone(),
                     listener: Arc::clone(&active),
                     socket: None,
                 });
                 bound.push((configured, actual));
             } else {
-                self.tell_all(|| Command::Stop { address: actual });
+                self.tell_all(|| Command::Stop {
+                    address: actual.clone(),
+                });
             }
         }
         for (configured, actual, sockets) in reservation.sockets {
             for (worker, socket) in self.workers.iter().zip(sockets) {
                 let listener = Arc::clone(&active);
                 let _ = worker.send(Command::Serve {
-                    address: actual,
+                    address: actual.clone(),
                     listener,
                     socket: Some(socket),
                 });
@@ -202,6 +247,10 @@ impl Manager {
             },
         );
         self.publish();
+        match old {
+            Some(_) => self.changes.modified += 1,
+            None => self.changes.added += 1,
+        }
         if let Some(old) = old {
             let kept = |chain: &Arc<ActiveChain>| {
                 active
@@ -220,9 +269,12 @@ impl Manager {
             return false;
         };
         for (_, actual) in &entry.bound {
-            self.tell_all(|| Command::Stop { address: *actual });
+            self.tell_all(|| Command::Stop {
+                address: actual.clone(),
+            });
         }
         self.publish();
+        self.changes.removed += 1;
         self.retire(entry.active.chains().iter());
         tracing::info!(listener = name, "listener removed");
         true
@@ -232,7 +284,9 @@ impl Manager {
     pub fn stop_accepting(&mut self) {
         for entry in self.listeners.values() {
             for (_, actual) in &entry.bound {
-                self.tell_all(|| Command::Stop { address: *actual });
+                self.tell_all(|| Command::Stop {
+                    address: actual.clone(),
+                });
             }
         }
     }
@@ -253,7 +307,9 @@ impl Manager {
             };
             if !graceful {
                 for (_, actual) in &entry.bound {
-                    self.tell_all(|| Command::Stop { address: *actual });
+                    self.tell_all(|| Command::Stop {
+                        address: actual.clone(),
+                    });
                 }
             }
             for chain in entry.active.chains() {
@@ -265,30 +321,40 @@ impl Manager {
     }
 
     /// Where a listener accepts; the actual ports.
-    pub fn bound(&self, name: &str) -> Vec<SocketAddr> {
+    pub fn bound(&self, name: &str) -> Vec<End> {
         let entry = self.listeners.get(name);
         entry
-            .map(|entry| entry.bound.iter().map(|(_, actual)| *actual).collect())
+            .map(|entry| {
+                entry
+                    .bound
+                    .iter()
+                    .map(|(_, actual)| actual.clone())
+                    .collect()
+            })
             .unwrap_or_default()
     }
 
     /// Every listener with the addresses it accepts on.
-    pub fn listeners(&self) -> impl Iterator<Item = (&Arc<Active>, Vec<SocketAddr>)> {
+    pub fn listeners(&self) -> impl Iterator<Item = (&Arc<Active>, Vec<End>)> {
         self.listeners.values().map(|entry| {
-            let bound = entry.bound.iter().map(|(_, actual)| *actual).collect();
+            let bound = entry
+                .bound
+                .iter()
+                .map(|(_, actual)| actual.clone())
+                .collect();
             (&entry.active, bound)
         })
     }
 
-    fn owner_of(&self, address: SocketAddr, except: &str) -> Option<Arc<str>> {
-        if address.port() == 0 {
+    fn owner_of(&self, address: &Address, except: &str) -> Option<Arc<str>> {
+        if address.socket().is_some_and(|address| address.port() == 0) {
             return None;
         }
         let owns = |entry: &&Entry| {
             entry
                 .bound
                 .iter()
-                .any(|(configured, _)| *configured == address)
+                .any(|(configured, _)| configured == address)
         };
         let others = self.listeners.iter().filter(|(name, _)| &***name != except);
         others
@@ -297,20 +363,57 @@ impl Manager {
             .map(|entry| Arc::clone(&entry.active.config.name))
     }
 
-    /// One socket per worker; the first finds out the port and whether anybody else has it.
-    fn bind(
+    /// One socket per worker, or one that all of them share.
+    fn bind(&self, address: &Address, listener: &Listener) -> Result<Bound, ListenError> {
+        let (actual, sockets) = match address {
+            Address::Socket(socket) => {
+                let (actual, sockets) = self.bind_ip(*socket, listener)?;
+                (End::Ip(actual), sockets)
+            }
+            Address::Pipe { path, mode } => {
+                (unix_end(address), self.bind_unix(path, *mode, listener)?)
+            }
+            Address::Name { .. } => return Err(ListenError::Name(address.clone())),
+        };
+        Ok((address.clone(), actual, sockets))
+    }
+
+    fn bind_unix(
+        &self,
+        path: &Path,
+        mode: u32,
+        listener: &Listener,
+    ) -> Result<Vec<Listening>, ListenError> {
+        let socket = Listening::unix(path, mode).map_err(|source| {
+            let path = path.display().to_string();
+            ListenError::Unix { path, source }
+        })?;
+        super::options::set(&socket, listener).map_err(ListenError::Option)?;
+        self.shared(socket)
+    }
+
+    /// The first socket finds out the port and whether anybody else has it.
+    fn bind_ip(
         &self,
         address: SocketAddr,
         listener: &Listener,
-    ) -> Result<(SocketAddr, SocketAddr, Vec<std::net::TcpListener>), ListenError> {
+    ) -> Result<(SocketAddr, Vec<Listening>), ListenError> {
         let options = ListenOptions {
             reuse_port: false,
             transparent: listener.transparent,
             freebind: listener.freebind,
-            dual_stack: false,
+            dual_stack: listener.ipv4_compat && address.is_ipv6(),
         };
-        // A probe without SO_REUSEPORT: another process that shares its port must not silently take half of our traffic.
-        drop(listen(address, options)?);
+        // Without SO_REUSEPORT: another process that shares its port must not silently take half of our traffic.
+        let probe = listen(address, options)?;
+        if !listener.reuse_port {
+            let actual = probe.local_addr().map_err(ListenError::Share)?;
+            let socket = probe.into_std().map_err(ListenError::Share)?;
+            let socket = Listening::Tcp(socket);
+            super::options::set(&socket, listener).map_err(ListenError::Option)?;
+            return Ok((actual, self.shared(socket)?));
+        }
+        drop(probe);
         let shared = ListenOptions {
             reuse_port: true,
             ..options
@@ -320,9 +423,22 @@ impl Manager {
         for _ in 0..self.workers.len().max(1) {
             let socket = listen(actual, shared)?;
             actual = socket.local_addr().map_err(ListenError::Share)?;
-            sockets.push(socket.into_std().map_err(ListenError::Share)?);
+            let socket = Listening::Tcp(socket.into_std().map_err(ListenError::Share)?);
+            super::options::set(&socket, listener).map_err(ListenError::Option)?;
+            sockets.push(socket);
         }
-        Ok((address, actual, sockets))
+        Ok((actual, sockets))
+    }
+
+    /// The same socket for each worker.
+    fn shared(&self, socket: Listening) -> Result<Vec<Listening>, ListenError> {
+        let more = 1..self.workers.len().max(1);
+        let mut sockets = more
+            .map(|_| socket.share())
+            .collect::<io::Result<Vec<_>>>()
+            .map_err(ListenError::Share)?;
+        sockets.push(socket);
+        Ok(sockets)
     }
 
     fn publish(&self) {

@@ -2,13 +2,14 @@
 //!
 //! Invariant: a connection without a request (TCP) has no headers and no path.
 
-use std::net::SocketAddr;
-
+use ipnet::IpNet;
 use malla_proxy_config::matcher::StringMatcher;
-use malla_proxy_config::rbac::{Action, Permission, Policy, Principal, Rbac};
+use malla_proxy_config::metadata::{Metadata, Object, Value};
+use malla_proxy_config::rbac::{Action, Permission, Policy, Principal, Rbac, SourcedMetadata};
 use malla_proxy_config::request::{HeaderMatcher, RequestView};
 
-use crate::connection::Connection;
+use super::attributes;
+use crate::connection::{Connection, End};
 
 /// Who and what is asked about.
 #[derive(Debug, Clone, Copy)]
@@ -17,8 +18,12 @@ pub struct Subject<'a> {
     pub connection: &'a Connection,
     /// The request, in HTTP.
     pub request: Option<&'a RequestView<'a>>,
+    /// What the route says of itself.
+    pub route: Option<&'a Metadata>,
     /// The client, `x-forwarded-for` taken into account.
-    pub remote: SocketAddr,
+    pub remote: &'a End,
+    /// The protocol of the request.
+    pub protocol: Option<http::Version>,
 }
 
 /// A decision, and the policy behind it.
@@ -45,6 +50,21 @@ pub fn decide<'r>(rules: &'r Rbac, subject: &Subject<'_>) -> Decision<'r> {
     Decision { allowed, policy }
 }
 
+/// What a decision was, and which policy made it.
+pub fn describe(prefix: &str, kind: &str, decision: &Decision<'_>, note: &mut Object) {
+    if let Some(policy) = decision.policy {
+        let key = format!("{prefix}{kind}_effective_policy_id");
+        note.insert(key, Value::String(policy.to_owned()));
+    }
+    let result = if decision.allowed {
+        "allowed"
+    } else {
+        "denied"
+    };
+    let key = format!("{prefix}{kind}_engine_result");
+    note.insert(key, Value::String(result.to_owned()));
+}
+
 fn matches(policy: &Policy, subject: &Subject<'_>) -> bool {
     policy
         .permissions
@@ -54,10 +74,14 @@ fn matches(policy: &Policy, subject: &Subject<'_>) -> bool {
             .principals
             .iter()
             .any(|principal| is(principal, subject))
+        && policy
+            .condition
+            .as_ref()
+            .is_none_or(|condition| attributes::holds(condition, subject))
 }
 
 fn permits(permission: &Permission, subject: &Subject<'_>) -> bool {
-    let local = subject.connection.local;
+    let local = &subject.connection.local;
     match permission {
         Permission::Any => true,
         Permission::And(all) => all.iter().all(|permission| permits(permission, subject)),
@@ -65,10 +89,13 @@ fn permits(permission: &Permission, subject: &Subject<'_>) -> bool {
         Permission::Not(permission) => !permits(permission, subject),
         Permission::Header(matcher) => header_matches(matcher, subject),
         Permission::UrlPath(matcher) => path_matches(matcher, subject),
-        Permission::DestinationIp(range) => range.contains(&local.ip()),
-        Permission::DestinationPort(port) => u32::from(local.port()) == *port,
+        Permission::DestinationIp(range) => is_within(range, local),
+        Permission::DestinationPort(port) => {
+            local.port().is_some_and(|own| u32::from(own) == *port)
+        }
         Permission::DestinationPortRange(start, end) => {
-            (*start..*end).contains(&i64::from(local.port()))
+            let port = local.port().map(i64::from);
+            port.is_some_and(|port| (*start..*end).contains(&port))
         }
         Permission::ServerName(matcher) => matcher.is_match(
             subject
@@ -77,6 +104,10 @@ fn permits(permission: &Permission, subject: &Subject<'_>) -> bool {
                 .as_deref()
                 .unwrap_or_default(),
         ),
+        Permission::Metadata(metadata) => metadata_matches(metadata, subject),
+        Permission::UriTemplate(template) => subject
+            .request
+            .is_some_and(|request| template.is_match(request.path_only())),
     }
 }
 
@@ -87,12 +118,31 @@ fn is(principal: &Principal, subject: &Subject<'_>) -> bool {
         Principal::Or(any) => any.iter().any(|principal| is(principal, subject)),
         Principal::Not(principal) => !is(principal, subject),
         Principal::Authenticated(name) => is_authenticated(name.as_ref(), subject.connection),
-        Principal::SourceIp(range) => range.contains(&subject.connection.remote.ip()),
-        Principal::DirectRemoteIp(range) => range.contains(&subject.connection.direct_remote.ip()),
-        Principal::RemoteIp(range) => range.contains(&subject.remote.ip()),
+        Principal::SourceIp(range) => is_within(range, &subject.connection.remote),
+        Principal::DirectRemoteIp(range) => is_within(range, &subject.connection.direct_remote),
+        Principal::RemoteIp(range) => is_within(range, subject.remote),
         Principal::Header(matcher) => header_matches(matcher, subject),
         Principal::UrlPath(matcher) => path_matches(matcher, subject),
+        Principal::Metadata(metadata) => metadata_matches(metadata, subject),
+        Principal::FilterState(matcher) => {
+            matcher.is_match(subject.request.and_then(|request| request.state))
+        }
     }
+}
+
+/// A Unix socket is in no range.
+fn is_within(range: &IpNet, end: &End) -> bool {
+    end.ip().is_some_and(|ip| range.contains(&ip))
+}
+
+fn metadata_matches(metadata: &SourcedMetadata, subject: &Subject<'_>) -> bool {
+    let tree = if metadata.of_route {
+        subject.route
+    } else {
+        let state = subject.request.and_then(|request| request.state);
+        state.map(|state| &state.metadata)
+    };
+    metadata.matcher.is_match(tree)
 }
 
 /// Without a request every header is missing.

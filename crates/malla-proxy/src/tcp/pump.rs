@@ -44,6 +44,21 @@ pub struct Totals {
     pub from_upstream: Cell<u64>,
 }
 
+/// One end of a copy.
+pub trait Side: AsyncRead + AsyncWrite + Unpin {
+    /// The socket, if there is nothing between it and the bytes.
+    fn tcp(&self) -> Option<&TcpStream>;
+}
+
+impl Side for Io {
+    fn tcp(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Plain(Socket::Tcp(socket)) => Some(socket),
+            Self::Plain(Socket::Unix(_)) | Self::Tls(_) | Self::Counted(..) => None,
+        }
+    }
+}
+
 /// When to give up.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Limits {
@@ -68,8 +83,8 @@ pub enum End {
 
 /// Copies until both directions have ended, one failed, or a limit passed.
 pub async fn pump(
-    down: &mut Io,
-    up: &mut Io,
+    down: &mut impl Side,
+    up: &mut impl Side,
     buffer: &Buffer,
     limits: Limits,
     totals: &Totals,
@@ -161,8 +176,8 @@ impl<'a> Direction<'a> {
 
     fn poll(
         &mut self,
-        from: &mut Io,
-        to: &mut Io,
+        from: &mut impl Side,
+        to: &mut impl Side,
         buffer: &Buffer,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), End>> {
@@ -177,8 +192,7 @@ impl<'a> Direction<'a> {
                 }
                 State::Copying => {
                     if self.pipe.is_some()
-                        && let (Io::Plain(Socket::Tcp(from)), Io::Plain(Socket::Tcp(to))) =
-                            (&*from, &*to)
+                        && let (Some(from), Some(to)) = (from.tcp(), to.tcp())
                     {
                         ready!(self.splice(from, to, cx))?;
                         continue;
@@ -192,7 +206,7 @@ impl<'a> Direction<'a> {
     }
 
     /// Writes what an earlier poll left over.
-    fn write_rest(&mut self, to: &mut Io, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
+    fn write_rest(&mut self, to: &mut impl Side, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
         while self.written < self.rest.len() {
             let count = ready!(Pin::new(&mut *to).poll_write(cx, &self.rest[self.written..]));
             match count {
@@ -218,8 +232,8 @@ impl<'a> Direction<'a> {
     /// Reads once and writes as much of it as `to` takes.
     fn copy(
         &mut self,
-        from: &mut Io,
-        to: &mut Io,
+        from: &mut impl Side,
+        to: &mut impl Side,
         buffer: &Buffer,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), End>> {
@@ -270,12 +284,12 @@ impl<'a> Direction<'a> {
         Poll::Ready(Ok(()))
     }
 
-    fn consider_splicing(&mut self, from: &Io, to: &Io) {
+    fn consider_splicing(&mut self, from: &impl Side, to: &impl Side) {
         if self.busy < BUSY_READS || !self.rest.is_empty() {
             return;
         }
         self.busy = 0;
-        if let (Io::Plain(Socket::Tcp(_)), Io::Plain(Socket::Tcp(_))) = (from, to) {
+        if from.tcp().is_some() && to.tcp().is_some() {
             // Out of file descriptors: copying goes on.
             self.pipe = Pipe::new().ok();
         }

@@ -1,6 +1,6 @@
 //! Moves bytes between two sockets through a pipe, without copying them to user space (splice(2)).
 //!
-//! The only `unsafe` of this crate. Invariant: [`Pipe::held`] is what was put in and not yet taken out.
+//! Invariant: [`Pipe::held`] is what was put in and not yet taken out.
 #![allow(unsafe_code)]
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};

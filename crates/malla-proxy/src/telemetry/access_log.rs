@@ -3,31 +3,45 @@
 //! [`Value`] is what one command comes to: text, a number, or nothing (`-` in text, `null` in JSON).
 
 mod expression;
+mod files;
 mod json;
 mod value;
 
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use malla_proxy_config::access_log::{AccessLog, GrpcLog, LogFilter, Target};
-use malla_proxy_config::format::{Format, Layout, LayoutBody, Segment};
+use malla_proxy_config::expression::Expression;
+use malla_proxy_config::format::{
+    Field, Format, Layout, LayoutBody, Milestone, Operator, Plain, Segment,
+};
+use malla_proxy_config::headers::HeaderText;
+use malla_proxy_config::http_filter::StateNote;
+use malla_proxy_config::http_manager::local_reply::LocalReply;
 use malla_proxy_config::tracing::Tracing;
 
-use super::export::entry;
 use super::export::queue::Queue;
+use super::export::{entry, otlp_logs};
 use super::log_writer::WorkerLogs;
 use super::record::Record;
 use crate::balance::Rng64;
 
+pub use files::Files;
 pub(crate) use json::quote;
 pub(crate) use value::protocol;
+use value::{CLIENT_CERT, ORIGINAL_HOST};
 pub use value::{Environment, Source, Value};
 
 /// True if the log's filter takes the record.
 pub fn takes(log: &AccessLog, source: &Source<'_>, rng: &mut Rng64) -> bool {
     let filter = log.filter.as_ref();
     filter.is_none_or(|filter| passes(filter, source, rng))
+}
+
+/// True if a filter takes the record; `random` decides shares.
+pub fn fits(filter: &LogFilter, source: &Source<'_>, random: u64) -> bool {
+    passes(filter, source, &mut Rng64::seeded(random))
 }
 
 /// Appends the line of a record.
@@ -42,6 +56,14 @@ pub fn write_line(layout: &Layout, source: &Source<'_>, out: &mut Vec<u8>) {
             out.push(b'\n');
         }
     }
+}
+
+/// What a note of filter state says; `None` where it is not made.
+pub fn note_text(note: &StateNote, source: &Source<'_>) -> Option<Arc<str>> {
+    let mut out = Vec::new();
+    write_line(&note.text, source, &mut out);
+    let text = String::from_utf8_lossy(&out);
+    (!note.skip_if_empty || !text.is_empty()).then(|| Arc::from(&*text))
 }
 
 /// Writes a record to all logs that take it: lines to files, entries to the queues that stand at the same places.
@@ -68,6 +90,12 @@ pub fn write_all(
                     true => entry::tcp(out, log, source),
                     false => entry::http(out, log, source),
                 });
+            }
+            Target::Otlp(log) => {
+                let Some(Some(queue)) = queues.get(index) else {
+                    continue;
+                };
+                queue.add(|out| otlp_logs::record(out, log, source));
             }
         }
     }
@@ -102,14 +130,10 @@ pub fn header_value(format: &Format, source: &Source<'_>) -> Option<http::Header
 fn passes(filter: &LogFilter, source: &Source<'_>, rng: &mut Rng64) -> bool {
     let record = source.record;
     match filter {
-        LogFilter::All => true,
+        LogFilter::NotHealthCheck => !record.health_check,
         LogFilter::Traceable => record.traced,
         LogFilter::Expression(expression) => expression::holds(expression, source),
-        LogFilter::Types { types, exclude } => {
-            // `AccessLogType`: the end of a TCP connection, or of a request.
-            let kind = if record.protocol.is_none() { 3 } else { 6 };
-            types.contains(&kind) != *exclude
-        }
+        LogFilter::Types { types, exclude } => types.contains(&record.log_type().0) != *exclude,
         LogFilter::Status(op, want) => op.holds(
             record.status.map_or(0, |status| status.as_u16().into()),
             *want,
@@ -119,7 +143,7 @@ fn passes(filter: &LogFilter, source: &Source<'_>, rng: &mut Rng64) -> bool {
         LogFilter::And(all) => all.iter().all(|filter| passes(filter, source, rng)),
         LogFilter::Or(any) => any.iter().any(|filter| passes(filter, source, rng)),
         LogFilter::Header(matcher) => match &matcher.field {
-            malla_proxy_config::format::Field::Header(name) => {
+            Field::Header(name) => {
                 let mut headers = HeaderMap::new();
                 if let Some(value) = record.request_headers.get(name)
                     && let Ok(value) = http::HeaderValue::from_bytes(&value)
@@ -173,6 +197,22 @@ pub struct Needs {
     pub sizes: bool,
     /// All fields of all three.
     pub everything: bool,
+    /// Endpoints that were tried before the last one.
+    pub attempts: bool,
+    /// When the answer's body began and ended.
+    pub moments: bool,
+    /// Bytes on the wire.
+    pub wire: bool,
+    /// How long finding the route took.
+    pub route_time: bool,
+    /// What the kernel has measured of the client's connection.
+    pub round_trip: bool,
+}
+
+fn add(list: &mut Vec<HeaderName>, name: HeaderName) {
+    if !list.contains(&name) {
+        list.push(name);
+    }
 }
 
 impl Needs {
@@ -181,11 +221,9 @@ impl Needs {
         let mut out = Self::default();
         for log in logs {
             match &log.target {
-                Target::Lines { layout, .. } => match &layout.body {
-                    LayoutBody::Text(format) => out.add(format),
-                    LayoutBody::Json(format) => json::visit(format, &mut |format| out.add(format)),
-                },
+                Target::Lines { layout, .. } => out.add_layout(layout),
                 Target::Grpc(log) => out.add_entry(log),
+                Target::Otlp(log) => log.visit(&mut |format| out.add(format)),
             }
             if let Some(filter) = &log.filter {
                 out.add_filter(filter);
@@ -197,17 +235,13 @@ impl Needs {
     /// Adds what entries of a log service tell.
     fn add_entry(&mut self, log: &GrpcLog) {
         self.sizes = true;
-        let add = |list: &mut Vec<http::HeaderName>, names: &[http::HeaderName]| {
-            for name in names {
-                if !list.contains(name) {
-                    list.push(name.clone());
-                }
-            }
+        let more = |list: &mut Vec<HeaderName>, names: &[HeaderName]| {
+            names.iter().for_each(|name| add(list, name.clone()));
         };
-        add(&mut self.request, &entry::REQUEST_HEADERS);
-        add(&mut self.request, &log.request_headers);
-        add(&mut self.response, &log.response_headers);
-        add(&mut self.trailers, &log.trailers);
+        more(&mut self.request, &entry::REQUEST_HEADERS);
+        more(&mut self.request, &log.request_headers);
+        more(&mut self.response, &log.response_headers);
+        more(&mut self.trailers, &log.trailers);
         log.tags.iter().for_each(|tag| self.add(&tag.value));
     }
 
@@ -217,35 +251,111 @@ impl Needs {
         late.for_each(|tag| self.add(&tag.value));
     }
 
-    /// Adds what a format reads.
-    pub fn add(&mut self, format: &Format) {
-        use malla_proxy_config::format::{Field, Operator};
-        for segment in &format.0 {
-            let Segment::Command { operator, .. } = segment else {
-                continue;
-            };
-            let (list, fields) = match operator {
-                Operator::Request(main, other) | Operator::RequestWithoutQuery(main, other) => {
-                    (&mut self.request, [Some(main), other.as_ref()])
-                }
-                Operator::Response(main, other) => {
-                    (&mut self.response, [Some(main), other.as_ref()])
-                }
-                Operator::Trailer(main, other) => {
-                    (&mut self.trailers, [Some(main), other.as_ref()])
-                }
-                _ => continue,
-            };
-            for field in fields.into_iter().flatten() {
-                let name = match field {
-                    Field::Header(name) => name.clone(),
-                    Field::Authority => http::header::HOST,
-                    Field::Method | Field::Path | Field::Scheme | Field::Status => continue,
-                };
-                if !list.contains(&name) {
-                    list.push(name);
+    /// Adds what answers of the proxy's own read of their requests.
+    pub fn add_local_reply(&mut self, config: &LocalReply) {
+        for mapper in &config.mappers {
+            self.add_filter(&mapper.filter);
+            mapper
+                .layout
+                .iter()
+                .for_each(|layout| self.add_layout(layout));
+            for add in &mapper.headers {
+                if let HeaderText::Format(format) = &add.value {
+                    self.add(format);
                 }
             }
+        }
+        config
+            .layout
+            .iter()
+            .for_each(|layout| self.add_layout(layout));
+    }
+
+    fn add_layout(&mut self, layout: &Layout) {
+        match &layout.body {
+            LayoutBody::Text(format) => self.add(format),
+            LayoutBody::Json(format) => json::visit(format, &mut |format| self.add(format)),
+        }
+    }
+
+    /// Adds what a format reads.
+    pub fn add(&mut self, format: &Format) {
+        for segment in &format.0 {
+            if let Segment::Command { operator, .. } = segment {
+                operator.visit(&mut |operator| self.add_operator(operator));
+            }
+        }
+    }
+
+    fn add_operator(&mut self, operator: &Operator) {
+        let (list, fields) = match operator {
+            Operator::Request(main, other) | Operator::RequestWithoutQuery(main, other) => {
+                (&mut self.request, [Some(main), other.as_ref()])
+            }
+            Operator::Response(main, other) => (&mut self.response, [Some(main), other.as_ref()]),
+            Operator::Trailer(main, other) => (&mut self.trailers, [Some(main), other.as_ref()]),
+            Operator::Expression { expression, .. } => return self.add_expression(expression),
+            Operator::ForwardedCert(_) => return add(&mut self.request, CLIENT_CERT),
+            Operator::ServerName { .. } => {
+                add(&mut self.request, http::header::HOST);
+                return add(&mut self.request, ORIGINAL_HOST);
+            }
+            Operator::CommonDuration { start, end, .. } => {
+                let ends = [Milestone::UpstreamBodyBegin, Milestone::UpstreamReceiveEnd];
+                self.moments |= ends.contains(start) || ends.contains(end);
+                return;
+            }
+            Operator::Plain(plain) => return self.add_plain(*plain),
+            _ => return,
+        };
+        for field in fields.into_iter().flatten() {
+            match field {
+                Field::Header(name) => add(list, name.clone()),
+                Field::Authority => add(list, http::header::HOST),
+                Field::Method | Field::Path | Field::Scheme | Field::Status => {}
+            }
+        }
+    }
+
+    fn add_plain(&mut self, plain: Plain) {
+        match plain {
+            Plain::StreamId => add(&mut self.request, HeaderName::from_static("x-request-id")),
+            Plain::RequestHeadersBytes
+            | Plain::ResponseHeadersBytes
+            | Plain::ResponseTrailersBytes => self.sizes = true,
+            Plain::RouteResolutionTime => self.route_time = true,
+            Plain::DownstreamCxRtt => self.round_trip = true,
+            Plain::UpstreamHostsAttempted
+            | Plain::UpstreamHostsAttemptedWithoutPort
+            | Plain::UpstreamHostNamesAttempted
+            | Plain::UpstreamHostNamesAttemptedWithoutPort
+            | Plain::UpstreamConnectionIdsAttempted => self.attempts = true,
+            Plain::UpstreamWireBytesSent
+            | Plain::UpstreamWireBytesReceived
+            | Plain::UpstreamHeaderBytesSent
+            | Plain::UpstreamHeaderBytesReceived
+            | Plain::UpstreamDecompressedHeaderBytesSent
+            | Plain::UpstreamDecompressedHeaderBytesReceived
+            | Plain::DownstreamWireBytesSent
+            | Plain::DownstreamWireBytesReceived
+            | Plain::DownstreamHeaderBytesSent
+            | Plain::DownstreamHeaderBytesReceived
+            | Plain::DownstreamDecompressedHeaderBytesSent
+            | Plain::DownstreamDecompressedHeaderBytesReceived => self.wire = true,
+            _ => {}
+        }
+    }
+
+    fn add_expression(&mut self, expression: &Expression) {
+        self.sizes = true;
+        self.everything |= expression.reads_headers();
+        for name in [
+            http::header::HOST,
+            http::header::REFERER,
+            http::header::USER_AGENT,
+            HeaderName::from_static("x-request-id"),
+        ] {
+            add(&mut self.request, name);
         }
     }
 
@@ -254,28 +364,10 @@ impl Needs {
             LogFilter::And(all) | LogFilter::Or(all) => {
                 all.iter().for_each(|filter| self.add_filter(filter))
             }
-            LogFilter::Expression(expression) => {
-                self.sizes = true;
-                self.everything |= expression.reads_headers();
-                for name in [
-                    http::header::HOST,
-                    http::header::REFERER,
-                    http::header::USER_AGENT,
-                ] {
-                    if !self.request.contains(&name) {
-                        self.request.push(name);
-                    }
-                }
-                let id = http::HeaderName::from_static("x-request-id");
-                if !self.request.contains(&id) {
-                    self.request.push(id);
-                }
-            }
+            LogFilter::Expression(expression) => self.add_expression(expression),
             LogFilter::Header(matcher) => {
-                if let malla_proxy_config::format::Field::Header(name) = &matcher.field
-                    && !self.request.contains(name)
-                {
-                    self.request.push(name.clone());
+                if let Field::Header(name) = &matcher.field {
+                    add(&mut self.request, name.clone());
                 }
             }
             _ => {}

@@ -54,7 +54,13 @@ flags! {
     DurationTimeout = "DT" "DurationTimeout",
     NoClusterFound = "NC" "NoClusterFound",
     DropOverload = "DO" "DropOverload",
+    UnconditionalDropOverload = "UDO" "UnconditionalDropOverload",
+    UnauthorizedExternalService = "UAEX" "UnauthorizedExternalService",
     DownstreamRemoteReset = "DR" "DownstreamRemoteReset",
+    RateLimited = "RL" "RateLimited",
+    RateLimitServiceError = "RLSE" "RateLimitServiceError",
+    FailedLocalHealthCheck = "LH" "FailedLocalHealthCheck",
+    NoFilterConfigFound = "NFCF" "NoFilterConfigFound",
 }
 
 /// The flags of a request, each once, in the order they were set.

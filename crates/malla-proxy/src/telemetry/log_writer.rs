@@ -16,10 +16,8 @@ use std::time::Duration;
 
 use malla_proxy_config::access_log::Sink;
 
-/// A buffer goes out when it has this many bytes (Envoy's `file_flush_min_size_kb` is 64)…
+/// A buffer goes out when it has this many bytes (Envoy's `file_flush_min_size_kb` is 64), or by [`WorkerLogs::flush`].
 const FLUSH_AT: usize = 64 << 10;
-/// …or this old, by [`WorkerLogs::flush`] being called so often.
-pub const FLUSH_EVERY: Duration = Duration::from_secs(1);
 /// Buffers waiting for the thread.
 const QUEUE: usize = 256;
 
@@ -164,7 +162,7 @@ impl WorkerLogs {
         }
     }
 
-    /// Hands over what is buffered. Call it every [`FLUSH_EVERY`] and at the end.
+    /// Hands over what is buffered. Call it regularly and at the end.
     pub fn flush(&self) {
         for (sink, buffer) in self.buffers.lines.borrow_mut().iter_mut() {
             if !buffer.is_empty() {
@@ -175,10 +173,10 @@ impl WorkerLogs {
         }
     }
 
-    /// Flushes for as long as it is polled; the last flush is that of the last clone's drop.
-    pub async fn flush_regularly(self) {
+    /// Flushes every `interval` for as long as it is polled; the last flush is that of the last clone's drop.
+    pub async fn flush_regularly(self, interval: Duration) {
         loop {
-            tokio::time::sleep(FLUSH_EVERY).await;
+            tokio::time::sleep(interval).await;
             self.flush();
         }
     }

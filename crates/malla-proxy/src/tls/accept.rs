@@ -4,19 +4,22 @@ use std::sync::Arc;
 
 use malla_identity::credential::Credential;
 use malla_proxy_config::Snapshot;
-use malla_proxy_config::tls::DownstreamTls;
+use malla_proxy_config::tls::{DownstreamTls, Tickets};
 use rustls::ServerConfig;
 use rustls::server::{
     ClientHello, NoServerSessionStorage, ResolvesServerCert, ServerSessionMemoryCache,
 };
 use rustls::sign::CertifiedKey;
+use tokio::time::Instant;
 use tokio_rustls::{LazyConfigAcceptor, TlsStream};
 
 use super::material::{Secrets, TlsSetupError};
+use super::tickets::SharedTickets;
 use super::verify::{ClientCheck, PeerCheck};
 use super::{Cached, TlsSetup, peer};
 use crate::connection::TlsInfo;
 use crate::transport::Socket;
+use crate::transport::ahead::Ahead;
 
 /// TLS 1.2 sessions kept for resumption by id; TLS 1.3 uses tickets.
 const SESSIONS: usize = 256;
@@ -87,22 +90,30 @@ impl Acceptor {
         &self,
         socket: Socket,
         snapshot: &Snapshot,
-    ) -> Result<(Box<TlsStream<Socket>>, TlsInfo), AcceptError> {
+    ) -> Result<(Box<TlsStream<Ahead<Socket>>>, TlsInfo), AcceptError> {
         let ready = self.ready(snapshot)?;
-        let hello = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), socket);
+        let hello =
+            LazyConfigAcceptor::new(rustls::server::Acceptor::default(), Ahead::new(socket));
         let start = Box::pin(hello).await.map_err(AcceptError::Handshake)?;
+        let begun = Instant::now();
         let config = ready.config_for(&start.client_hello());
         let stream = Box::pin(start.into_stream(config))
             .await
             .map_err(AcceptError::Handshake)?;
-        let info = peer::downstream_info(stream.get_ref().1, ready.check.as_deref(), &ready.own);
+        let mut info =
+            peer::downstream_info(stream.get_ref().1, ready.check.as_deref(), &ready.own);
+        info.handshake = Some((begun, Instant::now()));
         Ok((Box::new(TlsStream::Server(stream)), info))
     }
 
     fn ready(&self, snapshot: &Snapshot) -> Result<Ready, TlsSetupError> {
-        self.config.get(&self.context.common, snapshot, |secrets| {
-            self.build(secrets)
-        })
+        let context = &self.context;
+        self.config.get(
+            &context.common,
+            context.tickets.sds(),
+            snapshot,
+            |secrets| self.build(secrets),
+        )
     }
 
     fn build(&self, secrets: &Secrets) -> Result<Ready, TlsSetupError> {
@@ -130,16 +141,19 @@ impl Acceptor {
             .with_protocol_versions(&versions)?
             .with_client_cert_verifier(Arc::new(verifier))
             .with_cert_resolver(Arc::new(resolver));
+        // Envoy sets SSL_OP_CIPHER_SERVER_PREFERENCE.
+        config.ignore_client_order = true;
         config.alpn_protocols = common
             .alpn
             .iter()
             .map(|name| name.clone().into_bytes())
             .collect();
-        if !self.context.disable_stateless_resumption {
+        let keys = self.setup.ticket_keys(&self.context.tickets, secrets)?;
+        config.send_tls13_tickets = usize::from(self.context.tickets != Tickets::Off);
+        if !keys.is_empty() {
+            config.ticketer = Arc::new(SharedTickets::new(&keys)?);
+        } else if self.context.tickets != Tickets::Off {
             config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
-            config.send_tls13_tickets = 1;
-        } else {
-            config.send_tls13_tickets = 0;
         }
         config.session_storage = if self.context.disable_stateful_resumption {
             Arc::new(NoServerSessionStorage {})

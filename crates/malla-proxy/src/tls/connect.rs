@@ -2,9 +2,9 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
-use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use malla_identity::credential::Credential;
 use malla_proxy_config::Snapshot;
 use malla_proxy_config::tls::UpstreamTls;
 use rustls::ClientConfig;
@@ -18,6 +18,7 @@ use super::material::{Secrets, TlsSetupError};
 use super::verify::{PeerCheck, ServerCheck};
 use super::{Cached, TlsSetup, peer};
 use crate::transport::Socket;
+use crate::transport::ahead::Ahead;
 use crate::upstream::UpstreamTlsInfo;
 
 /// Sessions remembered for resumption, over all servers of a cluster.
@@ -37,8 +38,8 @@ pub struct Connector {
 #[derive(Debug, Clone)]
 struct Ready {
     config: Arc<ClientConfig>,
-    /// First URI SAN of the certificate that is shown.
-    own: Option<Arc<str>>,
+    /// The certificate that is shown.
+    own: Option<Arc<Credential>>,
     check: Option<Arc<PeerCheck>>,
     /// Configurations that also check the server's name against the SNI sent.
     named: Arc<Mutex<HashMap<String, Arc<ClientConfig>>>>,
@@ -130,6 +131,16 @@ impl Connector {
     /// `alpn` is what the connection is for, as far as that is known.
     pub fn new(context: Arc<UpstreamTls>, setup: TlsSetup, alpn: &[&str]) -> Self {
         let alpn = offered(&context.common.alpn, alpn);
+        Self::with_alpn(context, setup, alpn)
+    }
+
+    /// Offers exactly these protocols, whatever the context says.
+    pub fn offering(context: Arc<UpstreamTls>, setup: TlsSetup, alpn: &[&str]) -> Self {
+        let alpn = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+        Self::with_alpn(context, setup, alpn)
+    }
+
+    fn with_alpn(context: Arc<UpstreamTls>, setup: TlsSetup, alpn: Vec<Vec<u8>>) -> Self {
         Self {
             context,
             setup,
@@ -165,11 +176,39 @@ impl Connector {
         name: Option<&str>,
         check_name: bool,
         snapshot: &Snapshot,
-    ) -> Result<(Box<TlsStream<Socket>>, Rc<UpstreamTlsInfo>), ConnectError> {
+    ) -> Result<(Box<TlsStream<Ahead<Socket>>>, UpstreamTlsInfo), ConnectError> {
         let ready = self.ready(snapshot)?;
+        let stream = self.handshake(&ready, socket, name, check_name).await?;
+        let mut info = peer::upstream_info(stream.get_ref().1, ready.own.as_ref());
+        info.server_name = name.map(Arc::from);
+        Ok((Box::new(TlsStream::Client(stream)), info))
+    }
+
+    /// As [`Self::connect`], for connections that serve the proxy itself: what is known of the peer is not kept.
+    ///
+    /// # Errors
+    /// As for [`Self::connect`].
+    pub async fn connect_own(
+        &self,
+        socket: Socket,
+        name: Option<&str>,
+        snapshot: &Snapshot,
+    ) -> Result<Box<TlsStream<Ahead<Socket>>>, ConnectError> {
+        let ready = self.ready(snapshot)?;
+        let stream = self.handshake(&ready, socket, name, false).await?;
+        Ok(Box::new(TlsStream::Client(stream)))
+    }
+
+    async fn handshake(
+        &self,
+        ready: &Ready,
+        socket: Socket,
+        name: Option<&str>,
+        check_name: bool,
+    ) -> Result<tokio_rustls::client::TlsStream<Ahead<Socket>>, ConnectError> {
         let config = match name {
             Some(name) if check_name || self.context.auto_sni_san_validation => {
-                self.named(&ready, name)?
+                self.named(ready, name)?
             }
             _ => Arc::clone(&ready.config),
         };
@@ -184,32 +223,29 @@ impl Connector {
                     .into(),
             ),
         };
-        let connecting = TlsConnector::from(config).connect(server, socket);
-        let stream = Box::pin(connecting)
-            .await
-            .map_err(ConnectError::Handshake)?;
-        let info = peer::upstream_info(stream.get_ref().1, ready.own.as_ref());
-        Ok((Box::new(TlsStream::Client(stream)), Rc::new(info)))
+        let connecting = TlsConnector::from(config).connect(server, Ahead::new(socket));
+        Box::pin(connecting).await.map_err(ConnectError::Handshake)
     }
 
     fn ready(&self, snapshot: &Snapshot) -> Result<Ready, TlsSetupError> {
-        self.config.get(&self.context.common, snapshot, |secrets| {
-            let check = self.setup.peer_check(&self.context.common, secrets)?;
-            let (config, own) = self.build(secrets, check.clone())?;
-            Ok(Ready {
-                config,
-                own,
-                check: check.map(Arc::new),
-                named: Arc::default(),
+        self.config
+            .get(&self.context.common, None, snapshot, |secrets| {
+                let check = self.setup.peer_check(&self.context.common, secrets)?;
+                let (config, own) = self.build(secrets, check.clone())?;
+                Ok(Ready {
+                    config,
+                    own,
+                    check: check.map(Arc::new),
+                    named: Arc::default(),
+                })
             })
-        })
     }
 
     fn build(
         &self,
         secrets: &Secrets,
         check: Option<PeerCheck>,
-    ) -> Result<(Arc<ClientConfig>, Option<Arc<str>>), TlsSetupError> {
+    ) -> Result<(Arc<ClientConfig>, Option<Arc<Credential>>), TlsSetupError> {
         let common = &self.context.common;
         let (provider, versions) = self.setup.parameters(&common.params)?;
         let own = self.setup.credentials(common, secrets)?;
@@ -223,8 +259,7 @@ impl Connector {
             )));
         config.alpn_protocols = self.alpn.clone();
         config.resumption = Resumption::in_memory_sessions(SESSIONS);
-        let name = own.first().and_then(|own| own.names().uris.first());
-        Ok((Arc::new(config), name.map(|name| Arc::from(&**name))))
+        Ok((Arc::new(config), own.into_iter().next().map(Arc::new)))
     }
 
     fn named(&self, ready: &Ready, name: &str) -> Result<Arc<ClientConfig>, TlsSetupError> {

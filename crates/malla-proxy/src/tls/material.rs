@@ -6,17 +6,18 @@ use malla_identity::bundle::TrustBundle;
 use malla_identity::credential::Credential;
 use malla_identity::pem::MaterialError;
 use malla_proxy_config::Snapshot;
+use malla_proxy_config::config_source::Reference;
 use malla_proxy_config::secret::{Secret, SecretKind};
 use malla_proxy_config::tls::{
-    CertificateSource, CommonTls, DataSource, TlsCertificate, TlsParams, TlsVersion,
+    CertificateSource, CommonTls, DataSource, Tickets, TlsCertificate, TlsParams, TlsVersion,
     ValidationContext,
 };
 use rustls::crypto::CryptoProvider;
 use rustls::version::{TLS12, TLS13};
 use rustls::{NamedGroup, SupportedCipherSuite, SupportedProtocolVersion};
 
-use super::TlsSetup;
 use super::verify::PeerCheck;
+use super::{TlsSetup, preference};
 
 /// Where Linux distributions keep the system's roots, most common first.
 const SYSTEM_ROOTS: [&str; 4] = [
@@ -53,6 +54,10 @@ pub enum TlsSetupError {
         names: String,
         have: String,
     },
+    #[error("session_ticket_keys: a key has {0} bytes; 80 are needed")]
+    TicketKey(usize),
+    #[error("the files of the secret are being replaced; they were never twice the same")]
+    Changing,
     #[error("the system has no certificate bundle at {}", SYSTEM_ROOTS.join(", "))]
     NoSystemRoots,
     #[error("tls")]
@@ -64,6 +69,7 @@ pub enum TlsSetupError {
 pub struct Secrets {
     certificates: Vec<Option<Arc<Secret>>>,
     validation: Option<Arc<Secret>>,
+    tickets: Option<Arc<Secret>>,
 }
 
 impl PartialEq for Secrets {
@@ -80,12 +86,17 @@ impl PartialEq for Secrets {
                 .zip(&other.certificates)
                 .all(|(a, b)| same(a, b))
             && same(&self.validation, &other.validation)
+            && same(&self.tickets, &other.tickets)
     }
 }
 
 impl Secrets {
     /// Loads each cell once.
-    pub fn load(common: &CommonTls, snapshot: &Snapshot) -> Result<Self, TlsSetupError> {
+    pub fn load(
+        common: &CommonTls,
+        tickets: Option<&Reference>,
+        snapshot: &Snapshot,
+    ) -> Result<Self, TlsSetupError> {
         let secret = |name: &Arc<str>| {
             let cell = snapshot.secret(name).and_then(|cell| cell.load_full());
             cell.ok_or_else(|| TlsSetupError::Missing(Arc::clone(name)))
@@ -95,13 +106,16 @@ impl Secrets {
             .iter()
             .map(|source| match source {
                 CertificateSource::Static(_) => Ok(None),
-                CertificateSource::Sds(name) => secret(name).map(Some),
+                CertificateSource::Sds(sds) => secret(&sds.name).map(Some),
             })
             .collect::<Result<_, _>>()?;
-        let validation = common.validation.sds.as_ref().map(secret).transpose()?;
+        let validation = common.validation.sds.as_ref();
+        let validation = validation.map(|sds| secret(&sds.name)).transpose()?;
+        let tickets = tickets.map(|sds| secret(&sds.name)).transpose()?;
         Ok(Self {
             certificates,
             validation,
+            tickets,
         })
     }
 }
@@ -124,12 +138,49 @@ impl TlsSetup {
                         ..
                     }),
                 ) => self.credential(pair),
-                (CertificateSource::Sds(name), _) => Err(TlsSetupError::WrongKind {
-                    name: Arc::clone(name),
+                (CertificateSource::Sds(sds), _) => Err(TlsSetupError::WrongKind {
+                    name: Arc::clone(&sds.name),
                     expected: "TLS certificate",
                 }),
             })
             .collect()
+    }
+
+    /// The keys of a listener's session tickets, the first one for writing; empty: the process's own.
+    pub fn ticket_keys(
+        &self,
+        tickets: &Tickets,
+        secrets: &Secrets,
+    ) -> Result<Vec<[u8; 80]>, TlsSetupError> {
+        let sources = match (tickets, secrets.tickets.as_deref()) {
+            (Tickets::Own | Tickets::Off, _) => return Ok(Vec::new()),
+            (Tickets::Keys(sources), _) => sources,
+            (
+                Tickets::Sds(_),
+                Some(Secret {
+                    kind: SecretKind::TicketKeys(sources),
+                    ..
+                }),
+            ) => sources,
+            (Tickets::Sds(sds), _) => {
+                return Err(TlsSetupError::WrongKind {
+                    name: Arc::clone(&sds.name),
+                    expected: "list of session ticket keys",
+                });
+            }
+        };
+        self.read_ticket_keys(sources)
+    }
+
+    pub(super) fn read_ticket_keys(
+        &self,
+        sources: &[DataSource],
+    ) -> Result<Vec<[u8; 80]>, TlsSetupError> {
+        let key = |source| {
+            let bytes = self.read(source)?;
+            <[u8; 80]>::try_from(&*bytes).map_err(|_| TlsSetupError::TicketKey(bytes.len()))
+        };
+        sources.iter().map(key).collect()
     }
 
     /// How the peer is checked; `None` if the context says nothing about it.
@@ -196,6 +247,7 @@ impl TlsSetup {
                 matches!(suite, SupportedCipherSuite::Tls13(_))
                     || wanted.contains(&cipher_name(*suite))
             });
+            preference::as_listed(&mut provider.cipher_suites, &wanted);
             if !provider
                 .cipher_suites
                 .iter()
@@ -232,12 +284,15 @@ impl TlsSetup {
         Ok((Arc::new(provider), versions))
     }
 
-    fn credential(&self, pair: &TlsCertificate) -> Result<Credential, TlsSetupError> {
+    pub(super) fn credential(&self, pair: &TlsCertificate) -> Result<Credential, TlsSetupError> {
         let (chain, key) = (self.read(&pair.chain)?, self.read(&pair.key)?);
         Ok(Credential::from_pem(&chain, &key, &self.provider)?)
     }
 
-    fn bundle(&self, contexts: &[&ValidationContext]) -> Result<TrustBundle, TlsSetupError> {
+    pub(super) fn bundle(
+        &self,
+        contexts: &[&ValidationContext],
+    ) -> Result<TrustBundle, TlsSetupError> {
         let mut roots = Vec::new();
         for context in contexts {
             if let Some(source) = &context.trusted_ca {
@@ -262,7 +317,7 @@ impl TlsSetup {
         Ok(bundle)
     }
 
-    fn read(&self, source: &DataSource) -> Result<Vec<u8>, TlsSetupError> {
+    pub(super) fn read(&self, source: &DataSource) -> Result<Vec<u8>, TlsSetupError> {
         let file = |path: &Path| {
             std::fs::read(path).map_err(|source| TlsSetupError::Read {
                 path: path.display().to_string(),
@@ -270,7 +325,7 @@ impl TlsSetup {
             })
         };
         match source {
-            DataSource::Inline(bytes) => Ok(bytes.to_vec()),
+            DataSource::Inline(bytes) | DataSource::Loaded { bytes, .. } => Ok(bytes.to_vec()),
             DataSource::File(path) => file(path),
             DataSource::Env(name) => (self.env)(name)
                 .map(String::into_bytes)

@@ -8,7 +8,7 @@ use malla_identity::credential::Credential;
 use malla_identity::distinguished_name;
 use malla_identity::pem;
 use malla_identity::verify::Usage;
-use rustls::{CommonState, ProtocolVersion, ServerConnection};
+use rustls::{CommonState, NamedGroup, ProtocolVersion, ServerConnection};
 use rustls_pki_types::CertificateDer;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
@@ -50,20 +50,28 @@ pub(super) fn downstream_info(
         alpn: alpn(connection),
         version: version(connection),
         cipher: cipher(connection),
+        group: group(connection),
+        own: own.first().map(|own| Arc::clone(own.certified())),
+        handshake: None,
     }
 }
 
 /// The facts of our handshake with a server.
 pub(super) fn upstream_info(
     connection: &rustls::ClientConnection,
-    own: Option<&Arc<str>>,
+    own: Option<&Arc<Credential>>,
 ) -> UpstreamTlsInfo {
     let peer = connection.peer_certificates().and_then(certificate);
     UpstreamTlsInfo {
         peer_uri_sans: peer
-            .map(|peer| peer.uri_sans.into_iter().take(1).collect())
+            .as_ref()
+            .map(|peer| peer.uri_sans.iter().take(1).cloned().collect())
             .unwrap_or_default(),
-        local_uri_san: own.cloned(),
+        peer: peer.map(Arc::new),
+        local_uri_san: own.and_then(|own| Some(Arc::from(&**own.names().uris.first()?))),
+        own: own.map(|own| Arc::clone(own.certified())),
+        server_name: None,
+        group: group(connection),
         alpn: alpn(connection),
         version: version(connection),
         cipher: cipher(connection),
@@ -89,6 +97,20 @@ fn cipher(connection: &CommonState) -> &'static str {
     connection.negotiated_cipher_suite().map_or("", cipher_name)
 }
 
+/// The group's name as BoringSSL has it.
+fn group(connection: &CommonState) -> &'static str {
+    let group = connection.negotiated_key_exchange_group();
+    match group.map(|group| group.name()) {
+        Some(NamedGroup::X25519) => "X25519",
+        Some(NamedGroup::secp256r1) => "P-256",
+        Some(NamedGroup::secp384r1) => "P-384",
+        Some(NamedGroup::secp521r1) => "P-521",
+        Some(NamedGroup::X25519MLKEM768) => "X25519MLKEM768",
+        Some(other) => other.as_str().unwrap_or(""),
+        None => "",
+    }
+}
+
 /// Reads a peer's chain, leaf first; `None` if the leaf does not parse.
 pub fn certificate(chain: &[CertificateDer<'_>]) -> Option<PeerCertificate> {
     let leaf = chain.first()?;
@@ -104,6 +126,7 @@ pub fn certificate(chain: &[CertificateDer<'_>]) -> Option<PeerCertificate> {
         sha256: hex(digest(&SHA256, leaf).as_ref()).into(),
         pem: url_encode(&pem::encode_certificates(std::slice::from_ref(leaf))).into(),
         chain_pem: url_encode(&pem::encode_certificates(chain)).into(),
+        chain: chain.iter().map(|one| one.clone().into_owned()).collect(),
         not_before: time(parsed.validity().not_before.timestamp()),
         not_after: time(parsed.validity().not_after.timestamp()),
         ..PeerCertificate::default()
@@ -120,7 +143,7 @@ pub fn certificate(chain: &[CertificateDer<'_>]) -> Option<PeerCertificate> {
     Some(out)
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes
         .iter()
         .fold(String::with_capacity(bytes.len() * 2), |mut out, byte| {

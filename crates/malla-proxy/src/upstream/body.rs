@@ -27,6 +27,10 @@ use crate::telemetry::stats::ClusterStats;
 pub struct Outgoing {
     body: RequestBody,
     sent: Rc<Cell<Option<Instant>>>,
+    /// The endpoint takes none.
+    drops_trailers: bool,
+    /// Nobody but the client says how long it is.
+    hides_length: bool,
 }
 
 impl Outgoing {
@@ -37,9 +41,21 @@ impl Outgoing {
             Self {
                 body,
                 sent: Rc::clone(&sent),
+                drops_trailers: false,
+                hides_length: false,
             },
             sent,
         )
+    }
+
+    /// Keeps trailers from an endpoint that is not configured to take them.
+    pub(super) fn drop_trailers(&mut self) {
+        self.drops_trailers = true;
+    }
+
+    /// Keeps the codec from announcing a length that the client has not.
+    pub(super) fn hide_length(&mut self) {
+        self.hides_length = true;
     }
 
     /// The body as it came, if the connection never took it.
@@ -57,8 +73,20 @@ impl Body for Outgoing {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
         let this = self.get_mut();
-        let frame = Pin::new(&mut this.body).poll_frame(cx);
-        if let Poll::Ready(None) = frame {
+        let mut frame = Pin::new(&mut this.body).poll_frame(cx);
+        if let Poll::Ready(Some(Ok(last))) = &frame
+            && last.is_trailers()
+            && this.drops_trailers
+        {
+            frame = Poll::Ready(None);
+        }
+        let over = match &frame {
+            Poll::Ready(None) => true,
+            // The codec does not ask for an end that it knows.
+            Poll::Ready(Some(_)) => this.body.is_end_stream() || is_spent(&this.body),
+            Poll::Pending => false,
+        };
+        if over {
             this.sent.set(Some(Instant::now()));
         }
         frame
@@ -69,8 +97,16 @@ impl Body for Outgoing {
     }
 
     fn size_hint(&self) -> SizeHint {
+        if self.hides_length {
+            return SizeHint::default();
+        }
         self.body.size_hint()
     }
+}
+
+/// Nothing is left of a body whose length was announced.
+fn is_spent(body: &RequestBody) -> bool {
+    body.size_hint().exact() == Some(0)
 }
 
 /// What one request occupies; freed by its drop.
@@ -78,7 +114,7 @@ impl Body for Outgoing {
 pub(super) struct Slots {
     _active: ActiveGuard,
     _permit: Permit,
-    _stats: ActiveRequest,
+    request: ActiveRequest,
 }
 
 impl Slots {
@@ -86,25 +122,37 @@ impl Slots {
         Self {
             _active: active,
             _permit: permit,
-            _stats: ActiveRequest::new(stats),
+            request: ActiveRequest::new(stats),
         }
+    }
+
+    /// The answer has come to its end.
+    fn answered(self) {
+        let ActiveRequest { stats, since } = &self.request;
+        stats.upstream_rq_time.record(since.elapsed());
     }
 }
 
-/// `upstream_rq_active` of one request.
+/// `upstream_rq_active` and `upstream_rq_time` of one request.
 #[derive(Debug)]
-struct ActiveRequest(Arc<ClusterStats>);
+struct ActiveRequest {
+    stats: Arc<ClusterStats>,
+    since: Instant,
+}
 
 impl ActiveRequest {
     fn new(stats: &Arc<ClusterStats>) -> Self {
         stats.upstream_rq_active.inc();
-        Self(Arc::clone(stats))
+        Self {
+            stats: Arc::clone(stats),
+            since: Instant::now(),
+        }
     }
 }
 
 impl Drop for ActiveRequest {
     fn drop(&mut self) {
-        self.0.upstream_rq_active.dec();
+        self.stats.upstream_rq_active.dec();
     }
 }
 
@@ -114,11 +162,14 @@ pub struct UpstreamBody {
     incoming: Incoming,
     /// `None` once the body has ended.
     held: Option<(Lease, Slots)>,
+    /// Trailers are passed on.
+    trailers: bool,
 }
 
 impl UpstreamBody {
     pub(super) fn new(incoming: Incoming, lease: Lease, slots: Slots) -> Self {
         let mut body = Self {
+            trailers: lease.takes_trailers(),
             incoming,
             held: Some((lease, slots)),
         };
@@ -130,7 +181,7 @@ impl UpstreamBody {
 
     fn finish(&mut self) {
         if let Some((lease, slots)) = self.held.take() {
-            drop(slots);
+            slots.answered();
             lease.give_back();
         }
     }
@@ -149,10 +200,10 @@ impl Body for UpstreamBody {
         Poll::Ready(match frame {
             Some(Ok(frame)) => {
                 // Known ends save the poll that would only say so, and free the connection one turn earlier.
-                if this.incoming.is_end_stream() {
+                if frame.is_trailers() || this.incoming.is_end_stream() {
                     this.finish();
                 }
-                Some(Ok(frame))
+                (frame.is_data() || this.trailers).then_some(Ok(frame))
             }
             Some(Err(error)) => {
                 this.held = None;
@@ -228,6 +279,9 @@ fn h2_reset(error: &h2::Error) -> ResetKind {
         ResetKind::Remote
     } else if error.reason() == Some(h2::Reason::CANCEL) {
         ResetKind::Local
+    } else if error.is_reset() && !error.is_library() {
+        // The codec resets a stream by itself where the request's body fails.
+        ResetKind::Downstream
     } else {
         ResetKind::ProtocolError
     }

@@ -56,6 +56,7 @@ pub struct Breakers {
     pub requests: Resource,
     pub retries: Resource,
     budget: Option<RetryBudget>,
+    track_remaining: bool,
 }
 
 /// Which resource a permit counts.
@@ -75,19 +76,18 @@ impl Breakers {
             requests: Resource::new(limits.max_requests),
             retries: Resource::new(limits.max_retries),
             budget: limits.retry_budget,
+            track_remaining: limits.track_remaining,
         })
     }
 
     /// Takes one of `kind`, or counts an overflow.
     pub fn acquire(self: &Arc<Self>, kind: Kind) -> Option<Permit> {
-        let maximum = match (kind, self.budget) {
-            (Kind::Retry, Some(budget)) => self.budgeted(budget),
-            _ => self.resource(kind).maximum,
-        };
-        self.resource(kind).try_take(maximum).then(|| Permit {
-            of: Arc::clone(self),
-            kind,
-        })
+        self.resource(kind)
+            .try_take(self.maximum(kind))
+            .then(|| Permit {
+                of: Arc::clone(self),
+                kind,
+            })
     }
 
     /// Takes one of `kind` over the limit: a host without any connection always gets one, or its queue would never move.
@@ -105,6 +105,26 @@ impl Breakers {
             Kind::Pending => &self.pending_requests,
             Kind::Request => &self.requests,
             Kind::Retry => &self.retries,
+        }
+    }
+
+    /// Whether `remaining_*` gauges are wanted.
+    pub fn tracks_remaining(&self) -> bool {
+        self.track_remaining
+    }
+
+    /// How many more of `kind` there may be now.
+    pub fn remaining(&self, kind: Kind) -> u64 {
+        u64::from(
+            self.maximum(kind)
+                .saturating_sub(self.resource(kind).used()),
+        )
+    }
+
+    fn maximum(&self, kind: Kind) -> u32 {
+        match (kind, self.budget) {
+            (Kind::Retry, Some(budget)) => self.budgeted(budget),
+            _ => self.resource(kind).maximum,
         }
     }
 

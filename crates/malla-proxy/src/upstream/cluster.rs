@@ -10,8 +10,8 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, Guard};
 use malla_proxy_config::Snapshot;
 use malla_proxy_config::address::Address;
-use malla_proxy_config::cluster::{Cluster, Discovery};
-use malla_proxy_config::endpoints::Endpoint;
+use malla_proxy_config::cluster::{Cluster, Discovery, DnsResolver};
+use malla_proxy_config::endpoints::{Endpoint, Locality};
 use malla_proxy_config::snapshot::{ClusterEntry, EndpointCell};
 use malla_runtime::task::AbortOnDrop;
 use tokio::runtime::Handle;
@@ -21,8 +21,10 @@ use tokio::time::Instant;
 use super::breaker::Breakers;
 use super::connect::Connectors;
 use super::dns;
+use super::health::{self, Flag, HealthState};
 use super::host::{Host, HostSet, States, transport_index};
 use super::outlier::{self, Detector, Monitor, Outcome};
+use crate::live::Live;
 use crate::tls::TlsSetup;
 use crate::tls::connect::Connector;
 use crate::tls::material::TlsSetupError;
@@ -34,16 +36,32 @@ pub struct SharedCluster {
     /// Default and high priority.
     pub breakers: [Arc<Breakers>; 2],
     pub outlier: Option<OutlierState>,
+    /// Active health checks.
+    pub health: Option<HealthState>,
     pub connectors: Connectors,
+    /// What became of look-ups of its names.
+    pub lookups: dns::Lookups,
+    /// Where the proxy is.
+    pub home: Arc<Home>,
     source: EndpointCell,
     hosts: ArcSwap<HostSet>,
     states: Mutex<States>,
     /// Grows when the balancing of unchanged endpoints must change (ejections).
-    health: AtomicU64,
+    health_version: AtomicU64,
     membership_changes: AtomicU64,
     /// Whether endpoints have been found at all; DNS clusters start out not knowing.
     resolved: watch::Sender<bool>,
     tasks: Mutex<Vec<AbortOnDrop<()>>>,
+}
+
+/// Where the proxy is (`node.locality`), and among which other proxies.
+#[derive(Debug, Default)]
+pub struct Home {
+    pub locality: Arc<Locality>,
+    /// The cluster of the proxies that share the work (`cluster_manager.local_cluster_name`).
+    pub cluster: Option<Arc<str>>,
+    /// Who is asked for names, where a cluster does not say.
+    pub resolver: Option<Arc<DnsResolver>>,
 }
 
 /// Outlier detection of one cluster.
@@ -54,7 +72,7 @@ pub struct OutlierState {
 }
 
 impl SharedCluster {
-    fn new(entry: &ClusterEntry, setup: &TlsSetup) -> Arc<Self> {
+    fn new(entry: &ClusterEntry, setup: &TlsSetup, home: &Arc<Home>) -> Arc<Self> {
         let config = Arc::clone(&entry.config);
         let is_dns = matches!(
             config.discovery,
@@ -75,11 +93,14 @@ impl SharedCluster {
                 Arc::clone(&entry.endpoints)
             },
             outlier,
+            health: config.health_check.as_ref().map(|_| HealthState::default()),
             connectors: Connectors::new(&config, setup.clone()),
             config,
+            home: Arc::clone(home),
+            lookups: dns::Lookups::default(),
             hosts: ArcSwap::default(),
             states: Mutex::default(),
-            health: AtomicU64::new(0),
+            health_version: AtomicU64::new(0),
             membership_changes: AtomicU64::new(0),
             resolved: watch::Sender::new(!is_dns),
             tasks: Mutex::default(),
@@ -104,7 +125,7 @@ impl SharedCluster {
 
     /// Grows with every ejection and return.
     pub fn health_version(&self) -> u64 {
-        self.health.load(Ordering::Acquire)
+        self.health_version.load(Ordering::Acquire)
     }
 
     /// How often the set of hosts changed.
@@ -112,13 +133,17 @@ impl SharedCluster {
         self.membership_changes.load(Ordering::Relaxed)
     }
 
-    /// Replaces the endpoints (DNS).
-    pub(super) fn set_endpoints(&self, set: malla_proxy_config::endpoints::EndpointSet) {
+    /// Replaces the endpoints (DNS); true if they are others.
+    pub(super) fn set_endpoints(&self, set: malla_proxy_config::endpoints::EndpointSet) -> bool {
         let unchanged = self.source.load().as_ref().is_some_and(|old| **old == set);
         if !unchanged {
             self.source.store(Some(Arc::new(set)));
+            if let Some(health) = &self.health {
+                health.hosts_changed.notify_one();
+            }
         }
         self.set_resolved();
+        !unchanged
     }
 
     /// Lets requests stop waiting for the first DNS answer, whatever it was.
@@ -127,16 +152,72 @@ impl SharedCluster {
             .send_if_modified(|known| !std::mem::replace(known, true));
     }
 
-    /// Waits for the first DNS answer; at once for other clusters.
+    /// Waits for the first DNS answer and the first round of health checks; at once for other clusters.
     pub async fn resolved(&self) {
-        if !*self.resolved.borrow() {
-            let _ = self.resolved.subscribe().wait_for(|known| *known).await;
+        let first_round = self.health.as_ref().map(|health| &health.first_round);
+        for known in [Some(&self.resolved), first_round].into_iter().flatten() {
+            if !*known.borrow() {
+                let _ = known.subscribe().wait_for(|known| *known).await;
+            }
         }
     }
 
     /// Whether [`Self::resolved`] would wait.
     pub fn is_resolved(&self) -> bool {
-        *self.resolved.borrow()
+        let unchecked = self
+            .health
+            .as_ref()
+            .is_some_and(|health| !*health.first_round.borrow());
+        *self.resolved.borrow() && !unchecked
+    }
+
+    /// Whether a request or connection was ever sent to the cluster (`no_traffic_interval`).
+    pub(super) fn had_traffic(&self) -> bool {
+        let hosts = self.hosts();
+        hosts
+            .hosts
+            .iter()
+            .any(|host| host.state.cx_total.load(Ordering::Relaxed) > 0)
+    }
+
+    /// Health checks changed their mind about a host.
+    pub(super) fn health_changed(&self, host: &Host) {
+        let flags = &host.state.flags;
+        if flags.has(Flag::Leaving) && flags.has(Flag::Failed) {
+            // Nothing keeps it any more.
+            self.rebuild();
+        }
+        self.health_version.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// A healthy host is let back in by outlier detection.
+    pub(super) fn pardon(&self, host: &Host) {
+        let (Some(outlier), Some(settings)) = (&self.outlier, &self.config.outlier) else {
+            return;
+        };
+        let monitor = &host.state.monitor;
+        let healthy = !host.state.flags.has(Flag::Failed);
+        if !settings.uneject_on_check || !healthy || !monitor.is_ejected() {
+            return;
+        }
+        lock(&outlier.detector).pardon(&host.endpoint.address, monitor, &outlier.stats);
+        self.health_version.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// A host asked in an answer not to be used any more.
+    pub(super) fn fail_at_once(&self, host: &Host) {
+        let Some(health) = &self.health else { return };
+        if !health::is_checked(host) {
+            return;
+        }
+        let flags = &host.state.flags;
+        let failed = flags.set(Flag::Failed, true);
+        let excluded = flags.set(Flag::Excluded, true);
+        health::count(&health.stats.failure);
+        health::count(&health.stats.passive_failure);
+        if failed || excluded {
+            self.health_changed(host);
+        }
     }
 
     /// The host of an address that no load assignment has (ORIGINAL_DST), made on first sight.
@@ -152,9 +233,12 @@ impl SharedCluster {
             health: malla_proxy_config::endpoints::Health::Healthy,
             weight: 1,
             metadata: malla_proxy_config::metadata::Metadata::default(),
+            check: None,
+            more_addresses: Vec::new(),
         });
         Arc::new(Host {
             transport: transport_index(&self.config, &endpoint),
+            canary: false,
             endpoint,
             priority: 0,
             locality: Arc::default(),
@@ -203,7 +287,7 @@ impl SharedCluster {
             &outlier.stats,
         );
         if ejected {
-            self.health.fetch_add(1, Ordering::AcqRel);
+            self.health_version.fetch_add(1, Ordering::AcqRel);
             tracing::info!(cluster = %self.config.name, host = %address, cause = cause.name(), "host ejected");
         }
     }
@@ -218,7 +302,7 @@ impl SharedCluster {
             .collect();
         let monitor_of = |address: &Address| monitors.get(address).copied();
         if lock(&outlier.detector).interval(Instant::now(), monitor_of, &outlier.stats) {
-            self.health.fetch_add(1, Ordering::AcqRel);
+            self.health_version.fetch_add(1, Ordering::AcqRel);
         }
     }
 
@@ -227,7 +311,13 @@ impl SharedCluster {
         // Loaded again under the lock: another worker may have come first, with newer endpoints.
         let source = self.source.load_full();
         let next = match &source {
-            Some(source) => HostSet::build(&self.config, source, &mut states, Instant::now()),
+            Some(source) => {
+                let mut next = HostSet::build(&self.config, source, &mut states, Instant::now());
+                if self.health.is_some() && !self.config.ignore_health_on_removal {
+                    next.keep_healthy(&self.hosts.load(), &mut states);
+                }
+                next
+            }
             None => HostSet::default(),
         };
         if let Some(outlier) = &self.outlier {
@@ -236,10 +326,16 @@ impl SharedCluster {
         }
         self.hosts.store(Arc::new(next));
         self.membership_changes.fetch_add(1, Ordering::Relaxed);
+        if let Some(health) = &self.health {
+            health.hosts_changed.notify_one();
+        }
     }
 
-    fn start_tasks(self: &Arc<Self>, control: &Handle) {
+    fn start_tasks(self: &Arc<Self>, control: &Handle, live: &Live) {
         let mut tasks = lock(&self.tasks);
+        if self.health.is_some() {
+            tasks.push(health::follow(control, Arc::downgrade(self), live.clone()));
+        }
         if let Some(settings) = &self.config.outlier {
             let every = settings.interval;
             tasks.push(spawn_every(
@@ -317,16 +413,29 @@ pub fn preview(entry: &ClusterEntry) -> Vec<Arc<Host>> {
 pub struct Clusters {
     control: Handle,
     setup: TlsSetup,
+    live: Live,
+    home: Arc<Home>,
     known: Arc<Mutex<HashMap<Arc<str>, Arc<SharedCluster>>>>,
 }
 
 impl Clusters {
-    /// `control` runs DNS and timers.
-    pub fn new(control: Handle, setup: TlsSetup) -> Self {
+    /// `control` runs DNS, health checks and timers; checks follow `live`.
+    pub fn new(control: Handle, setup: TlsSetup, live: Live) -> Self {
         Self {
             control,
             setup,
+            live,
+            home: Arc::default(),
             known: Arc::default(),
+        }
+    }
+
+    /// Where the proxy is; call it before the first cluster is used.
+    #[must_use]
+    pub fn at(self, home: Home) -> Self {
+        Self {
+            home: Arc::new(home),
+            ..self
         }
     }
 
@@ -338,10 +447,20 @@ impl Clusters {
         {
             return Arc::clone(cluster);
         }
-        let cluster = SharedCluster::new(entry, &self.setup);
-        cluster.start_tasks(&self.control);
+        let cluster = SharedCluster::new(entry, &self.setup, &self.home);
+        cluster.start_tasks(&self.control, &self.live);
         known.insert(Arc::clone(&entry.config.name), Arc::clone(&cluster));
         cluster
+    }
+
+    /// Endpoints have changed. Where new ones get their share by and by, they are new from now on, not from their first
+    /// request on; other clusters see it when they are used.
+    pub fn note_endpoints(&self) {
+        let known = lock(&self.known);
+        let slow = known
+            .values()
+            .filter(|cluster| cluster.config.balance.slow_start.is_some());
+        slow.for_each(|cluster| drop(cluster.hosts()));
     }
 
     /// Whether the certificates written in a cluster can be used; those of secrets may come later.
@@ -370,7 +489,8 @@ impl Clusters {
         lock(&self.known).get(name).cloned()
     }
 
-    /// Follows a new snapshot: forgets clusters that left it, and starts resolving names before the first request.
+    /// Follows a new snapshot: forgets clusters that left it, and starts resolving names and checking health before the
+    /// first request.
     pub fn follow(&self, snapshot: &Snapshot) {
         let current = |cluster: &SharedCluster| {
             let entry = snapshot.cluster(&cluster.config.name);
@@ -378,11 +498,16 @@ impl Clusters {
         };
         lock(&self.known).retain(|_, cluster| current(cluster));
         for entry in snapshot.clusters() {
-            if matches!(
+            let is_dns = matches!(
                 entry.config.discovery,
                 Discovery::StrictDns(_) | Discovery::LogicalDns(_)
-            ) {
+            );
+            let is_local = self.home.cluster.as_ref() == Some(&entry.config.name);
+            if is_dns || is_local || entry.config.health_check.is_some() {
                 self.get(entry);
+            }
+            if entry.config.balance.slow_start.is_some() {
+                drop(self.get(entry).hosts());
             }
         }
     }

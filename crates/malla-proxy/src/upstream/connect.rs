@@ -1,25 +1,28 @@
 //! Opens connections to endpoints: socket options, PROXY header, TLS, one timeout over all of it.
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use malla_proxy_config::Snapshot;
 use malla_proxy_config::address::Address;
 use malla_proxy_config::cluster::{Cluster, ProxyProtocolVersion, Transport, UpstreamProtocol};
 use malla_proxy_config::listener::TcpKeepalive;
-use malla_runtime::socket::{ConnectOptions, Keepalive, SocketError};
+use malla_runtime::socket::{ConnectOptions, Keepalive, SocketError, connect_with};
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::host::Host;
-use super::{SendError, UpstreamTlsInfo};
-use crate::connection::Connection;
+use super::{Opened, SendError, UpstreamTlsInfo};
+use crate::connection::{Connection, Origin};
+use crate::listener::set_all;
 use crate::tls::TlsSetup;
 use crate::tls::connect::{ConnectError, Connector};
-use crate::transport::{Io, Socket};
+use crate::transport::{Io, Socket, unix_name};
 
 /// What a connection is for; decides the ALPN offered where the configuration names none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -32,7 +35,7 @@ pub enum Purpose {
 }
 
 impl Purpose {
-    fn alpn(self) -> &'static [&'static str] {
+    pub(super) fn alpn(self) -> &'static [&'static str] {
         match self {
             Self::Tcp => &[],
             Self::Http1 => &["http/1.1"],
@@ -62,6 +65,11 @@ pub struct Connectors {
 }
 
 impl Connectors {
+    /// How handshakes are set up.
+    pub(super) fn setup(&self) -> &TlsSetup {
+        &self.setup
+    }
+
     pub fn new(cluster: &Cluster, setup: TlsSetup) -> Self {
         let slots = (0..=cluster.transport_matches.len())
             .map(|_| Default::default())
@@ -69,7 +77,7 @@ impl Connectors {
         Self { setup, slots }
     }
 
-    fn get(
+    pub(super) fn get(
         &self,
         transport: &Transport,
         index: Option<u16>,
@@ -96,14 +104,17 @@ pub struct Connected {
     pub io: Io,
     pub local: Option<SocketAddr>,
     pub remote: Option<SocketAddr>,
-    pub tls: Option<Rc<UpstreamTlsInfo>>,
+    pub tls: Option<UpstreamTlsInfo>,
+    pub opened: Opened,
 }
 
-/// What the TLS handshake takes from the request (`auto_sni`).
+/// What a connection takes from whom it is opened for: names for the TLS handshake (`auto_sni`), its source.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct RequestName {
     pub sni: Option<Arc<str>>,
     pub check: bool,
+    /// In place of the cluster's own source.
+    pub origin: Option<Arc<Origin>>,
 }
 
 /// Why no connection came about.
@@ -144,10 +155,39 @@ pub async fn connect(
     downstream: Option<&Connection>,
     snapshot: &Snapshot,
 ) -> Result<Connected, Failure> {
-    let work = establish(
-        cluster, connectors, host, purpose, name, downstream, snapshot,
-    );
-    match timeout(cluster.connect_timeout, work).await {
+    let transport = transport_of(cluster, host.transport);
+    let target = Target {
+        address: &host.endpoint.address,
+        more: &host.endpoint.more_addresses,
+        hostname: &host.endpoint.hostname,
+        proxy_protocol: transport.proxy_protocol,
+        ends: downstream
+            .and_then(|downstream| Some((downstream.remote.socket()?, downstream.local.socket()?))),
+        connector: connectors.get(transport, host.transport, purpose),
+    };
+    within(
+        cluster.connect_timeout,
+        target.establish(cluster, name, snapshot),
+    )
+    .await
+}
+
+/// The transport of an endpoint whose metadata chose `index`.
+pub(super) fn transport_of(cluster: &Cluster, index: Option<u16>) -> &Transport {
+    match index {
+        Some(index) => cluster
+            .transport_matches
+            .get(usize::from(index))
+            .map_or(&cluster.transport, |entry| &entry.transport),
+        None => &cluster.transport,
+    }
+}
+
+async fn within(
+    limit: Duration,
+    work: impl Future<Output = Result<Connected, Failure>>,
+) -> Result<Connected, Failure> {
+    match timeout(limit, work).await {
         Ok(result) => result,
         Err(_) => Err(Failure {
             reason: Arc::from(""),
@@ -156,78 +196,158 @@ pub async fn connect(
     }
 }
 
-async fn establish(
-    cluster: &Cluster,
-    connectors: &Connectors,
-    host: &Host,
-    purpose: Purpose,
-    name: &RequestName,
-    downstream: Option<&Connection>,
-    snapshot: &Snapshot,
-) -> Result<Connected, Failure> {
-    let mut socket = open(cluster, &host.endpoint.address).await?;
-    let (local, remote) = (socket.local(), socket.peer());
-    let transport = match host.transport {
-        Some(index) => cluster
-            .transport_matches
-            .get(usize::from(index))
-            .map_or(&cluster.transport, |m| &m.transport),
-        None => &cluster.transport,
-    };
-    if let (Some(version), Some(downstream)) = (transport.proxy_protocol, downstream) {
-        let header = proxy_header(version, downstream.remote, downstream.local);
-        socket
-            .write_all(&header)
-            .await
-            .map_err(|error| refused(&error))?;
-    }
-    let Some(connector) = connectors.get(transport, host.transport, purpose) else {
-        return Ok(Connected {
-            io: Io::Plain(socket),
-            local,
-            remote,
-            tls: None,
-        });
-    };
-    let sni = connector.server_name(&host.endpoint.hostname, name.sni.as_deref());
-    let (stream, info) = connector
-        .connect(socket, sni, name.check, snapshot)
-        .await
-        .map_err(|error| tls_failure(&error))?;
-    Ok(Connected {
-        io: Io::Tls(stream),
-        local,
-        remote,
-        tls: Some(info),
-    })
+/// Where a connection goes, and what is said on it first.
+#[derive(Debug)]
+pub(super) struct Target<'a> {
+    pub(super) address: &'a Address,
+    /// Tried beside it when it does not answer.
+    pub(super) more: &'a [SocketAddr],
+    pub(super) hostname: &'a str,
+    pub(super) proxy_protocol: Option<ProxyProtocolVersion>,
+    /// Source and destination for the PROXY header; `None` where the proxy speaks for itself.
+    pub(super) ends: Option<(SocketAddr, SocketAddr)>,
+    pub(super) connector: Option<&'a Connector>,
 }
 
-async fn open(cluster: &Cluster, address: &Address) -> Result<Socket, Failure> {
+impl Target<'_> {
+    /// Connects, says PROXY, shakes hands.
+    pub(super) async fn establish(
+        &self,
+        cluster: &Cluster,
+        name: &RequestName,
+        snapshot: &Snapshot,
+    ) -> Result<Connected, Failure> {
+        let begun = Instant::now();
+        let mut socket = open_any(cluster, self.address, self.more, name.origin.as_deref()).await?;
+        let mut opened = Opened {
+            begun,
+            connected: Instant::now(),
+            secured: None,
+        };
+        let (local, remote) = (socket.local(), socket.peer());
+        if let Some(version) = self.proxy_protocol {
+            let header = match self.ends {
+                Some((source, destination)) => proxy_header(version, source, destination),
+                None => own_header(version, local, remote),
+            };
+            socket
+                .write_all(&header)
+                .await
+                .map_err(|error| refused(&error))?;
+        }
+        let Some(connector) = self.connector else {
+            return Ok(Connected {
+                io: Io::Plain(socket),
+                local,
+                remote,
+                tls: None,
+                opened,
+            });
+        };
+        let sni = connector.server_name(self.hostname, name.sni.as_deref());
+        let (stream, info) = connector
+            .connect(socket, sni, name.check, snapshot)
+            .await
+            .map_err(|error| tls_failure(&error))?;
+        opened.secured = Some(Instant::now());
+        Ok(Connected {
+            io: Io::Tls(stream),
+            local,
+            remote,
+            tls: Some(info),
+            opened,
+        })
+    }
+}
+
+/// Opens the first address that answers, the next one joining every [`ATTEMPT_DELAY`] or at a failure (RFC 8305).
+async fn open_any(
+    cluster: &Cluster,
+    address: &Address,
+    more: &[SocketAddr],
+    origin: Option<&Origin>,
+) -> Result<Socket, Failure> {
+    let Address::Socket(first) = address else {
+        return open(cluster, address, origin).await;
+    };
+    if more.is_empty() {
+        return open(cluster, address, origin).await;
+    }
+    let mut left = interleaved(*first, more).into_iter();
+    let mut under_way = FuturesUnordered::new();
+    let mut failed = None;
+    loop {
+        if let Some(next) = left.next() {
+            under_way.push(async move { open(cluster, &Address::Socket(next), origin).await });
+        } else if under_way.is_empty() {
+            return Err(failed.unwrap_or_else(|| refused(&io::Error::other("no address"))));
+        }
+        let delay = async {
+            match left.len() {
+                0 => std::future::pending().await,
+                _ => tokio::time::sleep(ATTEMPT_DELAY).await,
+            }
+        };
+        tokio::select! {
+            Some(result) = under_way.next() => match result {
+                Ok(socket) => return Ok(socket),
+                Err(failure) => failed = Some(failure),
+            },
+            () = delay => {}
+        }
+    }
+}
+
+/// Address families take turns, the first address's family first.
+fn interleaved(first: SocketAddr, more: &[SocketAddr]) -> Vec<SocketAddr> {
+    let (same, other): (Vec<SocketAddr>, Vec<SocketAddr>) = std::iter::once(first)
+        .chain(more.iter().copied())
+        .partition(|address| address.is_ipv4() == first.is_ipv4());
+    let mut out = Vec::with_capacity(more.len() + 1);
+    let (mut same, mut other) = (same.into_iter(), other.into_iter());
+    loop {
+        let pair = [same.next(), other.next()];
+        if pair == [None, None] {
+            return out;
+        }
+        out.extend(pair.into_iter().flatten());
+    }
+}
+
+pub(crate) async fn open(
+    cluster: &Cluster,
+    address: &Address,
+    origin: Option<&Origin>,
+) -> Result<Socket, Failure> {
     match address {
         Address::Socket(address) => {
+            let bind = cluster.bind.as_ref();
+            let source = bind.and_then(|bind| bind.source_for(*address));
             let options = ConnectOptions {
-                source: cluster
-                    .bind
-                    .map(|bind| bind.source)
-                    .filter(|source| source.is_ipv4() == address.is_ipv4()),
+                source: origin.map(|origin| origin.source).or(source),
+                transparent: origin.is_some(),
+                mark: origin.and_then(|origin| origin.mark),
+                freebind: bind.is_some_and(|bind| bind.freebind),
                 keepalive: cluster.keepalive.map(keepalive),
-                ..ConnectOptions::default()
             };
-            let stream = malla_runtime::socket::connect(*address, options)
-                .await
-                .map_err(|error| {
-                    let kind = match &error {
-                        SocketError::Connect { .. } if !is_bind(error.io()) => FailureKind::Refused,
-                        _ => FailureKind::Bind,
-                    };
-                    Failure {
-                        kind,
-                        ..refused(error.io())
-                    }
-                })?;
+            let stream = connect_with(*address, options, |socket| {
+                let wanted = bind.map_or(&[][..], |bind| &bind.options);
+                set_all(socket, wanted)
+            })
+            .await
+            .map_err(|error| {
+                let kind = match &error {
+                    SocketError::Connect { .. } if !is_bind(error.io()) => FailureKind::Refused,
+                    _ => FailureKind::Bind,
+                };
+                Failure {
+                    kind,
+                    ..refused(error.io())
+                }
+            })?;
             Ok(Socket::Tcp(stream))
         }
-        Address::Pipe(path) => UnixStream::connect(path)
+        Address::Pipe { path, .. } => UnixStream::connect(unix_name(path))
             .await
             .map(Socket::Unix)
             .map_err(|error| refused(&error)),
@@ -280,6 +400,28 @@ pub fn keepalive(config: TcpKeepalive) -> Keepalive {
     }
 }
 
+/// Between the starts of attempts at the addresses of one endpoint (RFC 8305 §5, Envoy's value).
+const ATTEMPT_DELAY: Duration = Duration::from_millis(300);
+
+/// The PROXY header of a connection of the proxy's own.
+fn own_header(
+    version: ProxyProtocolVersion,
+    local: Option<SocketAddr>,
+    remote: Option<SocketAddr>,
+) -> Vec<u8> {
+    match (version, local, remote) {
+        (ProxyProtocolVersion::V1, Some(local), Some(remote)) => {
+            proxy_header(version, local, remote)
+        }
+        (ProxyProtocolVersion::V1, ..) => b"PROXY UNKNOWN\r\n".to_vec(),
+        (ProxyProtocolVersion::V2, ..) => {
+            let mut out = b"\r\n\r\n\0\r\nQUIT\n".to_vec();
+            out.extend([0x20, 0, 0, 0]); // LOCAL
+            out
+        }
+    }
+}
+
 /// A PROXY protocol header (HAProxy's specification, sections 2.1 and 2.2).
 fn proxy_header(
     version: ProxyProtocolVersion,
@@ -326,9 +468,25 @@ fn proxy_header(
 
 #[cfg(test)]
 mod tests {
-    use super::proxy_header;
+    use super::{interleaved, proxy_header};
     use crate::listener::sniff::{ProxyHeader, Verdict, inspect_proxy_protocol};
     use malla_proxy_config::cluster::ProxyProtocolVersion::{V1, V2};
+
+    #[test]
+    fn families_take_turns() {
+        let at = |text: &str| text.parse().unwrap();
+        let order = interleaved(
+            at("[::1]:1"),
+            &[
+                at("[::1]:2"),
+                at("1.0.0.1:1"),
+                at("1.0.0.1:2"),
+                at("1.0.0.1:3"),
+            ],
+        );
+        let want = ["[::1]:1", "1.0.0.1:1", "[::1]:2", "1.0.0.1:2", "1.0.0.1:3"].map(at);
+        assert_eq!(order, want);
+    }
 
     #[test]
     fn our_own_inspector_reads_the_headers_back() {

@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::telemetry::odometer::Odometer;
 use crate::telemetry::stats::ClusterStats;
 use crate::transport::Io;
 
@@ -14,16 +15,22 @@ use crate::transport::Io;
 pub(super) struct Counted {
     io: Io,
     stats: Arc<ClusterStats>,
+    odometer: Arc<Odometer>,
 }
 
 impl Counted {
-    pub(super) fn new(io: Io, stats: Arc<ClusterStats>) -> Self {
-        Self { io, stats }
+    pub(super) fn new(io: Io, stats: Arc<ClusterStats>, odometer: Arc<Odometer>) -> Self {
+        Self {
+            io,
+            stats,
+            odometer,
+        }
     }
 
     fn sent(&self, result: &Poll<io::Result<usize>>) {
         if let Poll::Ready(Ok(count)) = result {
             self.stats.upstream_cx_tx_bytes_total.add(*count as u64);
+            self.odometer.went(*count as u64);
         }
     }
 }
@@ -40,6 +47,7 @@ impl AsyncRead for Counted {
         let count = buffer.filled().len() - before;
         if count > 0 {
             this.stats.upstream_cx_rx_bytes_total.add(count as u64);
+            this.odometer.came(count as u64);
         }
         result
     }

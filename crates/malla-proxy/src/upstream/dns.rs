@@ -1,13 +1,18 @@
 //! Resolves the names of DNS clusters, again and again, and turns answers into endpoints.
 //!
 //! The resolver is small on purpose: `/etc/hosts`, then the name servers of `/etc/resolv.conf` with its search list, over
-//! UDP and over TCP where an answer was cut off. Answers' TTLs are kept, which `getaddrinfo` throws away.
+//! UDP and over TCP where an answer was cut off. Answers' TTLs are kept, which `getaddrinfo` throws away. A name that nobody
+//! has keeps no address; one that nobody answers for keeps those it had.
 mod resolver;
 mod sysconf;
 
+#[cfg(fuzzing)]
+pub use self::{resolver::answered, sysconf::looked_up};
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::{Arc, Weak};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use malla_proxy_config::address::Address;
@@ -21,8 +26,8 @@ use crate::balance::Rng64;
 
 pub use self::resolver::{Answer, ResolveError, Resolver};
 
-/// TTLs shorter than this would turn one name into a stream of queries.
-const MIN_REFRESH: Duration = Duration::from_secs(1);
+/// Envoy's shortest `dns_refresh_rate`.
+const MIN_REFRESH: Duration = Duration::from_millis(1);
 
 /// Where the system's resolver settings are.
 #[derive(Debug, Clone)]
@@ -40,7 +45,35 @@ impl Default for SystemFiles {
     }
 }
 
-/// Keeps a cluster's endpoints resolved for as long as the cluster lives.
+/// What became of look-ups (`update_*`).
+#[derive(Debug, Default)]
+pub struct Lookups {
+    attempt: AtomicU64,
+    success: AtomicU64,
+    failure: AtomicU64,
+    no_rebuild: AtomicU64,
+}
+
+impl Lookups {
+    /// By Envoy's names; nothing for clusters that have no names.
+    pub fn all(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let all = [
+            ("update_attempt", &self.attempt),
+            ("update_success", &self.success),
+            ("update_failure", &self.failure),
+            ("update_no_rebuild", &self.no_rebuild),
+        ];
+        let all = all.map(|(name, count)| (name, count.load(Ordering::Relaxed)));
+        let used = all[0].1 > 0;
+        all.into_iter().filter(move |_| used)
+    }
+}
+
+fn count(of: &AtomicU64) {
+    of.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Keeps a cluster's endpoints resolved for as long as the cluster lives: each name for itself, in its own time.
 pub(super) fn follow(
     control: &Handle,
     cluster: Weak<SharedCluster>,
@@ -48,76 +81,176 @@ pub(super) fn follow(
     logical: bool,
 ) -> AbortOnDrop<()> {
     AbortOnDrop::adopt(control.spawn(async move {
-        let resolver = Resolver::new(SystemFiles::default());
-        let mut rng = Rng64::seeded(Weak::as_ptr(&cluster) as u64);
-        let mut failures = 0u32;
-        loop {
-            let round = resolve_all(&resolver, &dns, logical).await;
-            let Some(cluster) = cluster.upgrade() else { return };
-            let wait = match round {
-                Ok((set, ttl)) => {
-                    failures = 0;
-                    cluster.set_endpoints(set);
-                    let ttl = ttl.filter(|_| dns.respect_ttl);
-                    ttl.unwrap_or(dns.refresh).max(MIN_REFRESH)
-                }
-                Err(error) => {
-                    tracing::debug!(cluster = %cluster.config.name, %error, "name resolution failed; the last answer stays");
-                    cluster.set_resolved();
-                    let (first, longest) = dns.failure_refresh;
-                    let wait = first.saturating_mul(1 << failures.min(16)).min(longest).max(MIN_REFRESH);
-                    failures += 1;
-                    wait
-                }
-            };
-            drop(cluster);
-            tokio::time::sleep(wait + dns.jitter.mul_f64(rng.unit())).await;
+        let Some(home) = cluster.upgrade().map(|cluster| Arc::clone(&cluster.home)) else {
+            return;
+        };
+        let settings = dns.resolver.clone().or_else(|| home.resolver.clone());
+        let known = Known::new(&dns.template, logical);
+        if known.names.is_empty()
+            && let Some(cluster) = cluster.upgrade()
+        {
+            cluster.set_endpoints(known.endpoints());
         }
+        let resolver = Resolver::new(SystemFiles::default(), settings);
+        let names = known.names.iter().enumerate().map(|(at, name)| {
+            let one = Name {
+                at,
+                name,
+                known: &known,
+                resolver: &resolver,
+                cluster: &cluster,
+                dns: &dns,
+            };
+            one.follow()
+        });
+        futures_util::future::join_all(names).await;
     }))
 }
 
-/// Resolves every name of the template. A name that fails fails the round, unless others answered.
-async fn resolve_all(
-    resolver: &Resolver,
-    dns: &Dns,
+/// What the names of a cluster were last found to be.
+struct Known<'a> {
+    template: &'a EndpointSet,
     logical: bool,
-) -> Result<(EndpointSet, Option<Duration>), ResolveError> {
-    let mut set = (*dns.template).clone();
-    let mut ttl: Option<Duration> = None;
-    let mut failed = None;
-    for group in &mut set.localities {
-        let mut resolved = Vec::new();
-        for endpoint in &group.endpoints {
-            let Address::Name { host, port } = &endpoint.address else {
-                resolved.push(Arc::clone(endpoint));
-                continue;
-            };
-            match resolver.resolve(host, dns.family).await {
-                Ok(answer) => {
-                    ttl = Some(ttl.map_or(answer.ttl, |ttl| ttl.min(answer.ttl)));
-                    let count = if logical { 1 } else { usize::MAX };
-                    let addresses = answer.addresses.into_iter().take(count);
-                    resolved.extend(addresses.map(|ip| Arc::new(at(endpoint, host, ip, *port))));
-                }
-                Err(error) => failed = Some(error),
+    names: Vec<&'a str>,
+    /// `None` was never answered.
+    found: Mutex<Vec<Option<Vec<IpAddr>>>>,
+}
+
+impl<'a> Known<'a> {
+    fn new(template: &'a EndpointSet, logical: bool) -> Self {
+        let mut names: Vec<&str> = Vec::new();
+        for (_, endpoint) in template.iter() {
+            if let Address::Name { host, .. } = &endpoint.address
+                && !names.contains(&&**host)
+            {
+                names.push(host);
             }
         }
-        group.endpoints = resolved;
-    }
-    match failed {
-        Some(error)
-            if set
-                .localities
-                .iter()
-                .all(|group| group.endpoints.is_empty()) =>
-        {
-            Err(error)
+        Self {
+            template,
+            logical,
+            found: Mutex::new(vec![None; names.len()]),
+            names,
         }
-        _ => Ok((set, ttl)),
+    }
+
+    fn learn(&self, at: usize, addresses: Vec<IpAddr>) {
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(slot) = found.get_mut(at) {
+            *slot = Some(addresses);
+        }
+    }
+
+    /// The endpoints, as far as their names are known.
+    fn endpoints(&self) -> EndpointSet {
+        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut set = self.template.clone();
+        for group in &mut set.localities {
+            let mut resolved = Vec::new();
+            for endpoint in &group.endpoints {
+                let Address::Name { host, port } = &endpoint.address else {
+                    resolved.push(Arc::clone(endpoint));
+                    continue;
+                };
+                let at = self.names.iter().position(|name| *name == &**host);
+                let Some(addresses) = at.and_then(|at| found.get(at)?.as_deref()) else {
+                    continue;
+                };
+                if self.logical {
+                    resolved.extend(one_of(endpoint, host, addresses, *port));
+                } else {
+                    let each = addresses.iter();
+                    resolved
+                        .extend(each.map(|ip| Arc::new(at_address(endpoint, host, *ip, *port))));
+                }
+            }
+            group.endpoints = resolved;
+        }
+        set
     }
 }
 
-fn at(endpoint: &Endpoint, name: &str, ip: IpAddr, port: u16) -> Endpoint {
+/// One name of a cluster.
+struct Name<'a> {
+    at: usize,
+    name: &'a str,
+    known: &'a Known<'a>,
+    resolver: &'a Resolver,
+    cluster: &'a Weak<SharedCluster>,
+    dns: &'a Dns,
+}
+
+impl Name<'_> {
+    /// Looks it up again and again; ends with the cluster.
+    async fn follow(self) {
+        let mut rng = Rng64::seeded(Weak::as_ptr(self.cluster) as u64 ^ self.at as u64);
+        let mut failures = 0u32;
+        loop {
+            let Some(cluster) = self.cluster.upgrade() else {
+                return;
+            };
+            count(&cluster.lookups.attempt);
+            drop(cluster);
+            let result = self.resolver.resolve(self.name, self.dns.family).await;
+            let Some(cluster) = self.cluster.upgrade() else {
+                return;
+            };
+            let wait = match result {
+                // One logical endpoint is not given up for an answer without an address.
+                Ok(answer) if !(self.known.logical && answer.addresses.is_empty()) => {
+                    failures = 0;
+                    let wait = self.wait(&answer, &mut rng);
+                    count(&cluster.lookups.success);
+                    self.known.learn(self.at, answer.addresses);
+                    if !cluster.set_endpoints(self.known.endpoints()) {
+                        count(&cluster.lookups.no_rebuild);
+                    }
+                    wait
+                }
+                failed => {
+                    if let Err(error) = failed {
+                        tracing::debug!(cluster = %cluster.config.name, %error, "name resolution failed; the last answer stays");
+                    }
+                    count(&cluster.lookups.failure);
+                    cluster.set_resolved();
+                    failures += 1;
+                    self.wait_after(failures, &mut rng)
+                }
+            };
+            drop(cluster);
+            tokio::time::sleep(wait.max(MIN_REFRESH)).await;
+        }
+    }
+
+    /// The time after an answer.
+    fn wait(&self, answer: &Answer, rng: &mut Rng64) -> Duration {
+        let dns = self.dns;
+        let ttl = Some(answer.ttl).filter(|ttl| dns.respect_ttl && !ttl.is_zero());
+        let ttl = ttl.filter(|_| !answer.addresses.is_empty());
+        let wait = ttl.map_or(dns.refresh, |ttl| ttl.max(dns.min_ttl));
+        wait + dns.jitter.mul_f64(rng.unit())
+    }
+
+    /// The time after so many failures in a row.
+    fn wait_after(&self, failures: u32, rng: &mut Rng64) -> Duration {
+        let Some((base, longest)) = self.dns.failure_refresh else {
+            return self.dns.refresh;
+        };
+        let doubled = base.saturating_mul(1 << failures.saturating_sub(1).min(16));
+        doubled.min(longest).mul_f64(rng.unit())
+    }
+}
+
+/// One endpoint with all addresses of its name: the first that answers is used.
+fn one_of(endpoint: &Endpoint, name: &str, ips: &[IpAddr], port: u16) -> Option<Arc<Endpoint>> {
+    let (first, more) = ips.split_first()?;
+    Some(Arc::new(Endpoint {
+        more_addresses: more.iter().map(|ip| SocketAddr::new(*ip, port)).collect(),
+        ..at_address(endpoint, name, *first, port)
+    }))
+}
+
+fn at_address(endpoint: &Endpoint, name: &str, ip: IpAddr, port: u16) -> Endpoint {
     let hostname = if endpoint.hostname.is_empty() {
         name.to_owned()
     } else {

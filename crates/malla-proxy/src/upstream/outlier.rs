@@ -133,7 +133,7 @@ impl Monitor {
     pub fn record(&self, outcome: Outcome, settings: &OutlierDetection) -> Option<Cause> {
         let local_failure = matches!(
             outcome,
-            Outcome::ConnectFailed | Outcome::ConnectTimedOut | Outcome::TimedOut
+            Outcome::ConnectFailed | Outcome::ConnectTimedOut | Outcome::TimedOut | Outcome::Reset
         );
         if settings.split_local_origin_errors && local_failure {
             return self.record_local(false, settings);
@@ -224,6 +224,11 @@ pub struct Stats {
     pub ejections_active: AtomicU64,
     pub ejections_enforced_total: AtomicU64,
     pub ejections_overflow: AtomicU64,
+    /// Envoy's older count: those by 5xx and success rate that the limits allowed, enforced or not.
+    pub ejections_total: AtomicU64,
+    /// How often a threshold was reached, also where limits forbade more: by 5xx in a row, by success rate.
+    pub ejections_consecutive_5xx: AtomicU64,
+    pub ejections_success_rate: AtomicU64,
     /// By cause, in the order of [`Cause`].
     pub detected: [AtomicU64; 7],
     pub enforced: [AtomicU64; 7],
@@ -285,8 +290,27 @@ impl<K: PartialEq + Clone> Detector<K> {
         }
         // Reset first: a host without interleaved successes must be able to trigger again.
         monitor.reset(cause);
+        if cause == Cause::Consecutive5xx {
+            stats
+                .ejections_consecutive_5xx
+                .fetch_add(1, Ordering::Relaxed);
+        }
         stats.detected[cause as usize].fetch_add(1, Ordering::Relaxed);
         self.eject(now, key, monitor, cause, stats)
+    }
+
+    /// An active health check found the host healthy: it may come back at once.
+    pub fn pardon(&mut self, key: &K, monitor: &Monitor, stats: &Stats) {
+        if let Some((_, record)) = self.hosts.iter_mut().find(|(known, _)| known == key) {
+            record.ejected_at = None;
+        }
+        monitor.ejected.store(false, Ordering::Relaxed);
+        for cause in Cause::ALL {
+            monitor.reset(cause);
+        }
+        stats
+            .ejections_active
+            .store(self.active() as u64, Ordering::Relaxed);
     }
 
     /// The interval timer: lets hosts back in and judges success rates. Returns whether anybody's state changed.
@@ -359,6 +383,9 @@ impl<K: PartialEq + Clone> Detector<K> {
         if percent > f64::from(self.settings.max_ejection_percent) && !first {
             stats.ejections_overflow.fetch_add(1, Ordering::Relaxed);
             return false;
+        }
+        if matches!(cause, Cause::Consecutive5xx | Cause::SuccessRate) {
+            stats.ejections_total.fetch_add(1, Ordering::Relaxed);
         }
         if self.rng.below(100) as u32 >= self.enforcing(cause) {
             return false;
@@ -477,6 +504,9 @@ impl<K: PartialEq + Clone> Detector<K> {
         }
         let mut changed = false;
         for (key, monitor, cause) in verdicts {
+            if cause == Cause::SuccessRate {
+                stats.ejections_success_rate.fetch_add(1, Ordering::Relaxed);
+            }
             stats.detected[cause as usize].fetch_add(1, Ordering::Relaxed);
             changed |= !monitor.is_ejected() && self.eject(now, &key, monitor, cause, stats);
         }
@@ -507,6 +537,7 @@ mod tests {
             max_ejection_jitter: Duration::ZERO,
             max_ejection_percent: 10,
             always_eject_one: false,
+            uneject_on_check: true,
             success_rate: SuccessRate {
                 enforcing_percent: 100,
                 enforcing_local_percent: 100,

@@ -6,6 +6,7 @@
 //!
 //! Invariants: one thread only; no borrow is held over an await; a connection that failed to open fails every waiting
 //! request, so that retries can choose another host.
+mod ahead;
 mod conn;
 
 use std::cell::{Cell, RefCell};
@@ -22,24 +23,32 @@ use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
 use super::breaker::{Breakers, Kind};
-use super::cluster::SharedCluster;
+use super::cluster::{Clusters, SharedCluster};
 use super::connect::{Connected, Failure, FailureKind, Purpose, RequestName, connect};
 use super::host::Host;
 use super::outlier::Outcome;
-use super::{SendError, UpstreamTlsInfo};
+use super::{Opened, SendError, UpstreamTlsInfo};
 use crate::connection::Connection;
 use crate::live::Live;
-use crate::telemetry::stats::ClusterStats;
+use crate::telemetry::odometer::Odometer;
+use crate::telemetry::stats::{ClusterStats, WorkerStats};
 
+pub(super) use self::ahead::{AT_A_TIME, Load};
+#[cfg(test)]
+pub(super) use self::conn::READ_AHEAD;
 pub(super) use self::conn::{ConnGuard, H1, H2, Lease};
 
 /// What a pool needs of its worker.
 #[derive(Debug, Clone)]
 pub(super) struct Surroundings {
     pub(super) live: Live,
+    /// The clusters over all workers.
+    pub(super) clusters: Clusters,
     pub(super) tasks: DrainWatch,
     pub(super) shared: Arc<SharedCluster>,
     pub(super) stats: Arc<ClusterStats>,
+    /// Where further counters come from.
+    pub(super) registry: WorkerStats,
     /// Numbers upstream connections (`%UPSTREAM_CONNECTION_ID%`); each worker has its own stretch.
     pub(super) next_id: Rc<Cell<u64>>,
 }
@@ -79,6 +88,8 @@ pub(super) struct ConnInfo {
     pub(super) local: Option<SocketAddr>,
     pub(super) remote: Option<SocketAddr>,
     pub(super) tls: Option<Rc<UpstreamTlsInfo>>,
+    pub(super) times: Opened,
+    pub(super) odometer: Arc<Odometer>,
     pub(super) opened: Instant,
 }
 
@@ -105,6 +116,7 @@ impl Pool {
     /// A connection for one request. Waits for one to become free or to be opened.
     pub(super) async fn obtain(self: &Rc<Self>, high_priority: bool) -> Result<Lease, SendError> {
         if let Some(lease) = self.take_ready() {
+            self.open_ahead(high_priority);
             return Ok(lease);
         }
         let stats = &self.around.stats;
@@ -117,6 +129,7 @@ impl Pool {
         let (give, receive) = oneshot::channel();
         self.inner.borrow_mut().waiting.push_back(give);
         self.connect_for_waiting(high_priority);
+        self.open_ahead(high_priority);
         match receive.await {
             Ok(Ok(lease)) => Ok(lease),
             Ok(Err(failure)) => Err(failure.into()),
@@ -162,14 +175,22 @@ impl Pool {
                 if idle && !conn.is_closed() {
                     stats.upstream_cx_idle_timeout.inc();
                 }
-                idle || conn.is_closed() || is_old(http.max_connection_duration, &conn.info, now)
+                let old = is_old(http.max_connection_duration, &conn.info, now);
+                if old && !idle && !conn.is_closed() {
+                    stats.upstream_cx_max_duration_reached.inc();
+                }
+                idle || conn.is_closed() || old
             }));
             gone_shared.extend(inner.shared.extract_if(.., |conn| {
                 let idle = conn.is_idle() && expired(conn.idle_since());
                 if idle && !conn.is_closed() {
                     stats.upstream_cx_idle_timeout.inc();
                 }
-                idle || conn.is_closed() || is_old(http.max_connection_duration, &conn.info, now)
+                let old = is_old(http.max_connection_duration, &conn.info, now);
+                if old && !idle && !conn.is_closed() {
+                    stats.upstream_cx_max_duration_reached.inc();
+                }
+                idle || conn.is_closed() || old
             }));
         }
         drop((gone, gone_shared));
@@ -204,24 +225,36 @@ impl Pool {
     fn connect_for_waiting(self: &Rc<Self>, high_priority: bool) {
         let missing = {
             let inner = self.inner.borrow();
-            let streams = match self.purpose {
-                Purpose::Http2 => self.stream_limit(),
-                Purpose::HttpAny if inner.speaks_h2 || inner.open == 0 => self.stream_limit(),
-                _ => 1,
-            };
-            let wanted = inner.waiting.len().div_ceil(streams.max(1));
+            let wanted = inner.waiting.len().div_ceil(self.streams(&inner).max(1));
             wanted.saturating_sub(inner.connecting)
         };
         for _ in 0..missing {
-            let Some(guard) = self.admit_connection(high_priority) else {
+            if !self.open_another(high_priority) {
                 return;
-            };
-            self.inner.borrow_mut().connecting += 1;
-            let pool = Rc::clone(self);
-            self.around
-                .tasks
-                .spawn_local(Span::none(), async move { pool.open_one(guard).await });
+            }
         }
+    }
+
+    /// How many streams a connection under way will take.
+    fn streams(&self, inner: &Inner) -> usize {
+        match self.purpose {
+            Purpose::Http2 => self.stream_limit(),
+            Purpose::HttpAny if inner.speaks_h2 || inner.open == 0 => self.stream_limit(),
+            _ => 1,
+        }
+    }
+
+    /// Begins to open a connection; false where there may be no more.
+    fn open_another(self: &Rc<Self>, high_priority: bool) -> bool {
+        let Some(guard) = self.admit_connection(high_priority) else {
+            return false;
+        };
+        self.inner.borrow_mut().connecting += 1;
+        let pool = Rc::clone(self);
+        self.around
+            .tasks
+            .spawn_local(Span::none(), async move { pool.open_one(guard).await });
+        true
     }
 
     fn stream_limit(&self) -> usize {
@@ -302,6 +335,7 @@ impl Pool {
     /// Puts HTTP on a fresh connection and adds it to the pool.
     async fn start(self: &Rc<Self>, connected: Connected, guard: ConnGuard) -> Result<(), Failure> {
         let stats = &self.around.stats;
+        guard.connected();
         let over_tls = connected.tls.is_some();
         if over_tls {
             stats.ssl_handshake.inc();
@@ -318,7 +352,9 @@ impl Pool {
             id,
             local: connected.local,
             remote: connected.remote,
-            tls: connected.tls,
+            tls: connected.tls.map(Rc::new),
+            times: connected.opened,
+            odometer: Arc::default(),
             opened: Instant::now(),
         });
         let hold = Holder::new(self, guard);

@@ -1,9 +1,11 @@
 //! The clusters as one worker uses them: host choice, pools, and the sending of a request ([`Upstreams`]).
 mod pick;
+mod priorities;
 mod send;
+mod subset;
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,11 +18,11 @@ use malla_runtime::drain::DrainWatch;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::Upstreams;
 use super::cluster::{Clusters, SharedCluster};
 use super::connect::{Purpose, RequestName};
 use super::host::Host;
-use super::pool::{Pool, Surroundings};
+use super::pool::{AT_A_TIME, Load, Pool, Surroundings};
+use super::{Choice, Upstreams};
 use crate::balance::Rng64;
 use crate::connection::Connection;
 use crate::live::Live;
@@ -63,6 +65,10 @@ pub(super) struct WorkerCluster {
     picker: RefCell<Picker>,
     rng: RefCell<Rng64>,
     pools: RefCell<HashMap<PoolKey, Rc<Pool>, RandomState>>,
+    /// The proxies' own cluster, once it mattered.
+    local: RefCell<Option<Arc<SharedCluster>>>,
+    /// Hosts that are chosen already, for the requests to come (`predictive_preconnect_ratio`).
+    foreseen: RefCell<VecDeque<Arc<Host>>>,
     /// Hosts of ORIGINAL_DST clusters, by address.
     dynamic: RefCell<HashMap<Address, Arc<Host>, RandomState>>,
 }
@@ -174,9 +180,11 @@ impl WorkerCluster {
         let stats: Arc<ClusterStats> = worker.stats.cluster(&shared.config.stat_name);
         let around = Surroundings {
             live: worker.live.clone(),
+            clusters: worker.clusters.clone(),
             tasks: worker.tasks.clone(),
             shared,
             stats,
+            registry: worker.stats.clone(),
             next_id: Rc::clone(&worker.next_id),
         };
         Self {
@@ -184,6 +192,8 @@ impl WorkerCluster {
             picker: RefCell::default(),
             rng: RefCell::new(Rng64::seeded(rand::random())),
             pools: RefCell::default(),
+            local: RefCell::default(),
+            foreseen: RefCell::default(),
             dynamic: RefCell::default(),
         }
     }
@@ -197,9 +207,10 @@ impl WorkerCluster {
         &self,
         host: &Arc<Host>,
         purpose: Purpose,
-        name: RequestName,
+        mut name: RequestName,
         downstream: &Connection,
     ) -> Rc<Pool> {
+        name.origin.clone_from(&downstream.origin);
         let config = self.config();
         let transport = match host.transport {
             Some(index) => config
@@ -231,6 +242,32 @@ impl WorkerCluster {
         );
         pools.insert(key, Rc::clone(&pool));
         pool
+    }
+
+    /// Opens connections where the next requests will go.
+    fn connect_ahead(&self, purpose: Purpose, name: &RequestName, choice: &Choice<'_>) {
+        let Some(policy) = self.config().preconnect else {
+            return;
+        };
+        if policy.predictive <= 1.0 {
+            return;
+        }
+        for _ in 0..AT_A_TIME {
+            let pools = self.pools.borrow();
+            let load = pools.values().map(|pool| pool.load());
+            let load = load.fold(Load::default(), Load::and);
+            drop(pools);
+            if !load.exceeds(policy.predictive, 1) {
+                return;
+            }
+            let Some(host) = self.foresee(choice) else {
+                return;
+            };
+            let pool = self.pool(&host, purpose, name.clone(), choice.connection);
+            if !pool.expect_another(policy.predictive, choice.high_priority) {
+                return;
+            }
+        }
     }
 
     fn retire_all(&self) {
@@ -291,6 +328,7 @@ fn request_name<B>(http: &UpstreamHttp, request: &http::Request<B>) -> RequestNa
     RequestName {
         sni: name.filter(|_| http.auto_sni).map(Arc::from),
         check: http.auto_san_validation,
+        origin: None,
     }
 }
 

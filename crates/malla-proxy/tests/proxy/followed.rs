@@ -23,14 +23,14 @@ use super::support::{LIMIT, Running, echo, free_port, options, round_trip, tcp_p
 
 /// Gives every node the same resources, and remembers what was refused.
 #[derive(Clone)]
-struct Plane {
+pub struct Plane {
     resources: Arc<watch::Sender<Arc<dyn NodeResources>>>,
     set: Arc<Mutex<ResourceSet>>,
     events: Arc<Mutex<Vec<String>>>,
 }
 
 impl Plane {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let set = ResourceSet::default();
         let first: Arc<dyn NodeResources> = Arc::new(set.clone());
         Self {
@@ -40,13 +40,13 @@ impl Plane {
         }
     }
 
-    fn change(&self, change: impl FnOnce(&mut ResourceSet)) {
+    pub fn change(&self, change: impl FnOnce(&mut ResourceSet)) {
         let mut set = self.set.lock().unwrap();
         change(&mut set);
         self.resources.send_replace(Arc::new(set.clone()));
     }
 
-    fn put_listener(&self, name: &str, address: SocketAddr, chains: &[(&str, &str)]) {
+    pub fn put_listener(&self, name: &str, address: SocketAddr, chains: &[(&str, &str)]) {
         let chains: Vec<String> = chains
             .iter()
             .map(|(matches, cluster)| {
@@ -66,7 +66,7 @@ impl Plane {
         self.change(|set| set.put(LISTENER, name, any::encode(&listener)));
     }
 
-    fn put_cluster(&self, name: &str) {
+    pub fn put_cluster(&self, name: &str) {
         let yaml = format!(
             "{{ name: {name}, type: EDS, connect_timeout: 1s, eds_cluster_config: {{ eds_config: {{ ads: {{}} }} }} }}"
         );
@@ -74,7 +74,7 @@ impl Plane {
         self.change(|set| set.put(CLUSTER, name, any::encode(&cluster)));
     }
 
-    fn put_endpoint(&self, name: &str, address: SocketAddr) {
+    pub fn put_endpoint(&self, name: &str, address: SocketAddr) {
         let yaml = format!(
             "{{ cluster_name: {name}, endpoints: [ {{ lb_endpoints: [ {{ endpoint: {{ address: {{ socket_address: {{ address: {}, port_value: {} }} }} }} }} ] }} ] }}",
             address.ip(),
@@ -84,7 +84,22 @@ impl Plane {
         self.change(|set| set.put(ENDPOINTS, name, any::encode(&assignment)));
     }
 
-    async fn until_refused(&self, text: &str) {
+    /// How often a client has acknowledged (`Acked`) or refused (`Nacked`) something of a type.
+    pub fn count(&self, event: &str, type_url: &str) -> usize {
+        let events = self.events.lock().unwrap();
+        let fits = |one: &&String| one.starts_with(event) && one.contains(type_url);
+        events.iter().filter(fits).count()
+    }
+
+    /// Waits until it has done so more than `before` times.
+    pub async fn until_more(&self, event: &str, type_url: &str, before: usize) {
+        until(&format!("{event} of {type_url}"), || {
+            self.count(event, type_url) > before
+        })
+        .await;
+    }
+
+    pub async fn until_refused(&self, text: &str) {
         until(&format!("a refusal with `{text}`"), || {
             self.events
                 .lock()
@@ -174,8 +189,12 @@ async fn clusters_endpoints_and_listeners_come_over_ads() {
         .admin("/config_dump?resource=dynamic_active_clusters")
         .await;
     assert!(dump.contains("\"name\": \"app\""), "{dump}");
+    proxy.until_stat("listener_manager.listener_added: 1").await;
     plane.change(|set| set.remove(LISTENER, "in"));
     until("the listener to go", || handle.addr("in").is_none()).await;
+    proxy
+        .until_stat("listener_manager.listener_removed: 1")
+        .await;
     proxy.stop().await;
 }
 
@@ -236,6 +255,26 @@ async fn connections_of_unchanged_chains_outlive_an_update() {
     proxy.stop().await;
 }
 
+/// As when a certificate is late and the control plane has more to say meanwhile.
+#[tokio::test]
+async fn a_listener_may_change_while_it_waits() {
+    let plane = Plane::new();
+    plane.put_cluster("app"); // Nothing is known of its endpoints.
+    let address = free_port();
+    plane.put_listener("in", address, &[("{}", "other")]);
+    let (proxy, _) = follow(&plane, LIMIT).await;
+    plane.until_more("Acked", LISTENER, 0).await;
+    for cluster in ["another", "app"] {
+        let before = plane.count("Acked", LISTENER);
+        plane.put_listener("in", address, &[("{}", cluster)]);
+        plane.until_more("Acked", LISTENER, before).await;
+    }
+    assert_eq!(plane.count("Nacked", LISTENER), 0);
+    plane.put_endpoint("app", echo("app ").await);
+    until_answer(address, "app x").await;
+    proxy.stop().await;
+}
+
 #[tokio::test]
 async fn what_cannot_be_served_is_refused_and_the_old_serves_on() {
     let plane = Plane::new();
@@ -245,7 +284,7 @@ async fn what_cannot_be_served_is_refused_and_the_old_serves_on() {
     plane.put_listener("in", anywhere(), &[("{}", "app")]);
     let address = listening(&handle, "in").await;
     until_answer(address, "app x").await;
-    let taken = std::net::TcpListener::bind(free_port().await).unwrap();
+    let taken = std::net::TcpListener::bind(free_port()).unwrap();
     plane.put_listener("other", taken.local_addr().unwrap(), &[("{}", "app")]);
     plane
         .until_refused(&format!("cannot listen on {}", taken.local_addr().unwrap()))

@@ -17,7 +17,7 @@ async fn check(policy: &str) {
             &[cluster("hashed", &backends, &more)],
         )
     };
-    let at = free_port().await;
+    let at = free_port();
     let _envoy = Envoy::start(&yaml(at)).await;
     let (proxy, address) = Running::start(&yaml("127.0.0.1:0".parse().unwrap()), "tcp").await;
     let mut chosen = std::collections::BTreeSet::new();

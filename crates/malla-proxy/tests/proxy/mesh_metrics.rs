@@ -271,7 +271,7 @@ async fn both_ends_of_a_request_name_both_ends() {
 
 #[tokio::test]
 async fn what_cannot_be_reached_has_its_flags_and_strangers_are_unknown() {
-    let nowhere = super::support::free_port().await;
+    let nowhere = super::support::free_port();
     let inbound = manager(INBOUND, "{ disable_host_header_fallback: true }", "app");
     let yaml = bootstrap(
         &node("cart", "shop"),

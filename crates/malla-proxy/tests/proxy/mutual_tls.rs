@@ -64,7 +64,7 @@ async fn malla_calls_malla() {
 #[tokio::test]
 async fn malla_calls_envoy() {
     let certs = Certs::new(&["client", "server"]);
-    let at = free_port().await;
+    let at = free_port();
     let _envoy = Envoy::start(&server_side(&certs, at, echo("hi ").await)).await;
     let (proxy, address) =
         Running::start(&client_side(&certs, anywhere(), at, "server"), "out").await;
@@ -77,7 +77,7 @@ async fn envoy_calls_malla() {
     let certs = Certs::new(&["client", "server"]);
     let (proxy, inner) =
         Running::start(&server_side(&certs, anywhere(), echo("hi ").await), "in").await;
-    let at = free_port().await;
+    let at = free_port();
     let _envoy = Envoy::start(&client_side(&certs, at, inner, "server")).await;
     assert_eq!(round_trip(at, "malla").await, "hi malla");
     proxy.stop().await;

@@ -81,6 +81,18 @@ impl Running {
     }
 }
 
+/// Goes through the scenario while Envoy, or the proxy in this process, runs the configuration.
+pub async fn under(with_envoy: bool, yaml: &str, scenario: impl AsyncFnOnce()) {
+    if with_envoy {
+        let _envoy = Envoy::start(yaml).await;
+        scenario().await;
+    } else {
+        let proxy = Running::run(bind(yaml).await.unwrap());
+        scenario().await;
+        proxy.stop().await;
+    }
+}
+
 /// The body of a GET, without its head.
 pub async fn http_get(address: SocketAddr, path: &str) -> String {
     let work = async {
@@ -287,6 +299,7 @@ fn envoy_binary() -> PathBuf {
 
 /// A stock Envoy that runs until dropped.
 pub struct Envoy {
+    pub admin: SocketAddr,
     child: Child,
     _folder: tempfile::TempDir,
 }
@@ -313,6 +326,7 @@ impl Envoy {
             .spawn()
             .unwrap();
         let mut envoy = Self {
+            admin: "127.0.0.1:0".parse().unwrap(),
             child,
             _folder: folder,
         };
@@ -327,6 +341,7 @@ impl Envoy {
             if let Ok(admin) = text.trim().parse()
                 && http_get(admin, "/ready").await.contains("LIVE")
             {
+                self.admin = admin;
                 return;
             }
             let over = self.child.try_wait().unwrap().is_some() || Instant::now() > deadline;
@@ -345,11 +360,7 @@ impl Drop for Envoy {
     }
 }
 
-/// A port nobody listens on now.
-pub async fn free_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0")
-        .await
-        .unwrap()
-        .local_addr()
-        .unwrap()
+/// A port nobody listens on, and nobody else will.
+pub fn free_port() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], super::ports::free_port()))
 }

@@ -61,7 +61,7 @@ async fn bytes_go_through_and_are_counted() {
 
 #[tokio::test]
 async fn an_endpoint_that_refuses_closes_the_connection() {
-    let (proxy, address) = Running::start(&one_hop(anywhere(), free_port().await, ""), "tcp").await;
+    let (proxy, address) = Running::start(&one_hop(anywhere(), free_port(), ""), "tcp").await;
     assert_eq!(round_trip(address, "hello").await, "");
     proxy
         .until_stat("cluster.backend.upstream_cx_connect_fail: 1")

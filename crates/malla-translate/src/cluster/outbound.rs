@@ -1,9 +1,9 @@
-//! `outbound|port|subset|host`.
+//! `outbound|port|subset|host`, and on gateways between networks `outbound_.port_.subset_.host`.
 
 use std::collections::BTreeSet;
 
 use malla_model::service::{Resolution, ServicePort};
-use malla_model::traffic::{Balance, ClientTlsMode, Subset};
+use malla_model::traffic::{Balance, ClientTlsMode, H2Upgrade, Subset};
 use malla_model::{Protocol, Service};
 use malla_xds_proto::cluster::cluster::common_lb_config::{
     LocalityConfigSpecifier, LocalityWeightedLbConfig,
@@ -18,6 +18,7 @@ use malla_xds_proto::wkt;
 use super::{base, istio_metadata, original_dst, policy, set_protocol};
 use crate::authn::speaks_mtls;
 use crate::endpoints::{load_assignment, of_port, weighs_localities};
+use crate::gateways::auto_passthrough;
 use crate::metrics;
 use crate::names::{outbound_cluster, outbound_sni};
 use crate::node::Profile;
@@ -26,8 +27,6 @@ use crate::telemetry;
 use crate::tls::{self, Within};
 use crate::view::View;
 
-/// Envoy's DNS answers are refreshed that often when the answer has no time to live.
-const DNS_REFRESH: std::time::Duration = std::time::Duration::from_secs(60);
 /// Keeps many clusters' refreshes from falling together.
 const DNS_JITTER: std::time::Duration = std::time::Duration::from_millis(100);
 
@@ -35,7 +34,7 @@ pub(crate) fn clusters(view: &View<'_>) -> Vec<Cluster> {
     let mut clusters = Vec::new();
     for service in view.services() {
         let rule = view.rule(&service.hostname, service.namespace());
-        for port in service.ports.iter().filter(|p| p.protocol != Protocol::Udp) {
+        for port in view.ports(service) {
             let subsets = rule.as_ref().map_or(&[][..], |rule| &rule.subsets);
             for subset in std::iter::once(None).chain(subsets.iter().map(Some)) {
                 clusters.push(cluster(view, service, port, subset, rule.as_ref()));
@@ -45,7 +44,29 @@ pub(crate) fn clusters(view: &View<'_>) -> Vec<Cluster> {
     for (service, port) in telemetry::hidden(view) {
         clusters.push(cluster(view, service, port, None, None));
     }
+    for service in auto_passthrough(view) {
+        let rule = view.rule(&service.hostname, service.namespace());
+        for port in view.ports(service) {
+            let subsets = rule.as_ref().map_or(&[][..], |rule| &rule.subsets);
+            for subset in std::iter::once(None).chain(subsets.iter().map(Some)) {
+                clusters.push(unopened(view, service, port, subset, rule.as_ref()));
+            }
+        }
+    }
     clusters
+}
+
+/// For connections whose TLS goes through unopened: the client's own socket is the only one.
+fn unopened(
+    view: &View<'_>,
+    service: &Service,
+    port: &ServicePort,
+    subset: Option<&Subset>,
+    rule: Option<&Rule>,
+) -> Cluster {
+    let subset_name = subset.map_or("", |subset| &*subset.name);
+    let name = outbound_sni(port.port, subset_name, &service.hostname);
+    shaped(view, &name, service, port, subset, rule).0
 }
 
 fn cluster(
@@ -55,32 +76,13 @@ fn cluster(
     subset: Option<&Subset>,
     rule: Option<&Rule>,
 ) -> Cluster {
-    let policy = rule
-        .map(|rule| rule.policy(port.port, subset))
-        .unwrap_or_default();
     let subset_name = subset.map(|subset| &*subset.name);
     let name = outbound_cluster(
         port.port,
         subset_name.unwrap_or_default(),
         &service.hostname,
     );
-    let mut cluster = discovered(view, &name, service, port, subset, &policy);
-    cluster.metadata = Some(istio_metadata(
-        [service],
-        service.external,
-        subset_name,
-        rule.map(|rule| &rule.object),
-    ));
-    cluster.circuit_breakers = Some(CircuitBreakers {
-        thresholds: vec![policy::breakers(
-            policy.connection_pool.as_ref(),
-            policy.retry_budget.as_ref(),
-        )],
-        ..CircuitBreakers::default()
-    });
-    if let Some(pool) = &policy.connection_pool {
-        policy::apply_connections(&mut cluster, pool);
-    }
+    let (mut cluster, policy) = shaped(view, &name, service, port, subset, rule);
     let mut protocol = policy::protocol(port.protocol, policy.connection_pool.as_ref());
     if let Some(verification) = host_verification(&policy, port.protocol) {
         protocol
@@ -90,11 +92,52 @@ fn cluster(
     if let Some(protocol) = &protocol {
         set_protocol(&mut cluster, protocol);
     }
+    secure(view, &mut cluster, service, port, subset_name, &policy);
+    cluster
+}
+
+/// The cluster with everything that does not depend on what is spoken, and the policy that shaped it.
+fn shaped(
+    view: &View<'_>,
+    name: &str,
+    service: &Service,
+    port: &ServicePort,
+    subset: Option<&Subset>,
+    rule: Option<&Rule>,
+) -> (Cluster, Policy) {
+    let mut policy = rule
+        .map(|rule| rule.policy(port.port, subset))
+        .unwrap_or_default();
+    if view.mesh.settings.h2_upgrade && port.protocol == Protocol::Http {
+        let pool = policy.connection_pool.get_or_insert_default();
+        if pool.h2_upgrade == H2Upgrade::Default {
+            pool.h2_upgrade = H2Upgrade::Upgrade;
+        }
+    }
+    let mut cluster = discovered(view, name, service, port, subset, &policy);
+    cluster.metadata = Some(istio_metadata(
+        [service],
+        service.external,
+        subset.map(|subset| &*subset.name),
+        rule.map(|rule| &rule.object),
+    ));
+    cluster.circuit_breakers = Some(CircuitBreakers {
+        thresholds: vec![policy::breakers(
+            policy.connection_pool.as_ref(),
+            policy.retry_budget.as_ref(),
+        )],
+        ..CircuitBreakers::default()
+    });
+    if let Some(keepalive) = &view.mesh.settings.tcp_keepalive {
+        policy::keep_alive(&mut cluster, keepalive);
+    }
+    if let Some(pool) = &policy.connection_pool {
+        policy::apply_connections(&mut cluster, pool);
+    }
     if let Some(outlier) = &policy.outlier {
         policy::apply_outlier(&mut cluster, outlier);
     }
-    secure(view, &mut cluster, service, port, subset_name, &policy);
-    cluster
+    (cluster, policy)
 }
 
 #[expect(
@@ -112,7 +155,7 @@ fn discovered(
 ) -> Cluster {
     let balancer = policy.load_balancer.as_ref();
     let follow_client = balancer.is_some_and(|lb| lb.algorithm == Balance::Passthrough);
-    if service.resolution == Resolution::Passthrough || follow_client {
+    if view.goes_where_meant(service) || follow_client {
         return original_dst(view, name);
     }
     let kind = match service.resolution {
@@ -134,14 +177,14 @@ fn discovered(
             DnsLookupFamily::V4Only
         }
         .into();
-        cluster.dns_refresh_rate = Some(wkt::duration(DNS_REFRESH));
+        cluster.dns_refresh_rate = Some(wkt::duration(view.mesh.settings.dns_refresh));
         cluster.dns_jitter = Some(wkt::duration(DNS_JITTER));
         cluster.respect_dns_ttl = true;
     }
     policy::apply_balance(&mut cluster, balancer);
     // Unready endpoints are sent too; without this Envoy would use them when most are unready.
     policy::panic_threshold(&mut cluster, 0);
-    if weighs_localities(view, policy) {
+    if weighs_localities(view, service, policy) {
         let common = cluster
             .common_lb_config
             .get_or_insert_with(CommonLbConfig::default);
@@ -183,8 +226,8 @@ fn secure(
     }
     let sans = server_names(view, service, port);
     if let Some(tls) = &policy.tls {
-        cluster.transport_socket =
-            tls::rule_client(tls, &sni, within, &sans).map(|context| tls::client_socket(&context));
+        cluster.transport_socket = tls::rule_client(tls, &view.node.namespace, &sni, within, &sans)
+            .map(|context| tls::client_socket(&context));
         return;
     }
     if !view.mesh.settings.auto_mtls || service.external {

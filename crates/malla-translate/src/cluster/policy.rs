@@ -1,10 +1,12 @@
 //! DestinationRule blocks as settings of a cluster. Where a rule is silent these are Istio's
 //! defaults: practically unlimited pools, not Envoy's 1024.
 
+use std::time::Duration;
+
 use malla_model::Protocol;
 use malla_model::traffic::{
-    Balance, ConnectionPool, H2Upgrade, HashTable, LoadBalancer, OutlierDetection, RetryBudget,
-    Warmup,
+    Balance, ConnectionPool, H2Upgrade, HashTable, Keepalive, LoadBalancer, OutlierDetection,
+    RetryBudget, Warmup,
 };
 use malla_xds_proto::cluster::circuit_breakers::Thresholds;
 use malla_xds_proto::cluster::circuit_breakers::thresholds;
@@ -26,6 +28,9 @@ use malla_xds_proto::upstream_http::http_protocol_options::{
 use malla_xds_proto::wkt;
 
 use crate::tls::Within;
+
+/// How long connections to places nobody registered are kept unused (Istio's).
+const PASSTHROUGH_IDLE: Duration = Duration::from_secs(300);
 
 /// No limit that anybody would reach.
 pub(crate) fn unlimited() -> Thresholds {
@@ -75,18 +80,21 @@ pub(crate) fn apply_connections(cluster: &mut Cluster, pool: &ConnectionPool) {
         cluster.connect_timeout = Some(wkt::duration(timeout));
     }
     if let Some(keepalive) = &pool.tcp_keepalive {
-        let seconds = |d: std::time::Duration| {
-            wkt::uint32(u32::try_from(d.as_secs()).unwrap_or(u32::MAX).max(1))
-        };
-        cluster.upstream_connection_options = Some(UpstreamConnectionOptions {
-            tcp_keepalive: Some(TcpKeepalive {
-                keepalive_probes: keepalive.probes.map(wkt::uint32),
-                keepalive_time: keepalive.time.map(seconds),
-                keepalive_interval: keepalive.interval.map(seconds),
-            }),
-            ..UpstreamConnectionOptions::default()
-        });
+        keep_alive(cluster, keepalive);
     }
+}
+
+pub(crate) fn keep_alive(cluster: &mut Cluster, keepalive: &Keepalive) {
+    let seconds =
+        |d: std::time::Duration| wkt::uint32(u32::try_from(d.as_secs()).unwrap_or(u32::MAX).max(1));
+    cluster.upstream_connection_options = Some(UpstreamConnectionOptions {
+        tcp_keepalive: Some(TcpKeepalive {
+            keepalive_probes: keepalive.probes.map(wkt::uint32),
+            keepalive_time: keepalive.time.map(seconds),
+            keepalive_interval: keepalive.interval.map(seconds),
+        }),
+        ..UpstreamConnectionOptions::default()
+    });
 }
 
 /// How HTTP is spoken upstream; `None` is Envoy's default, plain HTTP/1.1.
@@ -127,9 +135,16 @@ pub(crate) fn protocol(
     })
 }
 
-/// Whatever the client spoke.
-pub(crate) fn downstream_protocol() -> HttpProtocolOptions {
-    protocol(Protocol::Sniffed, None).unwrap_or_default()
+/// Whatever the client spoke, to wherever it was going: connections nobody uses end after five minutes.
+pub(crate) fn passthrough_protocol() -> HttpProtocolOptions {
+    let common = CommonOptions {
+        idle_timeout: Some(wkt::duration(PASSTHROUGH_IDLE)),
+        ..CommonOptions::default()
+    };
+    HttpProtocolOptions {
+        common_http_protocol_options: Some(common),
+        ..protocol(Protocol::Sniffed, None).unwrap_or_default()
+    }
 }
 
 /// HTTP/1.1 said in so many words, for options that need to be said with something.
@@ -166,7 +181,11 @@ fn explicit(protocol: ProtocolConfig) -> UpstreamProtocolOptions {
 
 fn common_options(pool: &ConnectionPool) -> CommonOptions {
     CommonOptions {
-        idle_timeout: pool.http_idle_timeout.map(wkt::duration),
+        idle_timeout: pool
+            .http_idle_timeout
+            .or(pool.tcp_idle_timeout)
+            .map(wkt::duration),
+        max_connection_duration: pool.max_connection_duration.map(wkt::duration),
         // Zero is Istio's "no limit", which Envoy says by leaving it out.
         max_requests_per_connection: pool
             .max_requests_per_connection

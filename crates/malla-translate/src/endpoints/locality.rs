@@ -5,7 +5,10 @@
 //! does not. Priorities are contiguous, because Envoy refuses gaps.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::LazyLock;
 
+use malla_model::Service;
+use malla_model::service::Distribution;
 use malla_model::traffic::LocalityBalancing;
 use malla_model::workload::{Endpoint, Locality};
 use malla_xds_proto::endpoint::{LbEndpoint, LocalityLbEndpoints};
@@ -17,12 +20,14 @@ use crate::view::View;
 /// Groups by (priority, locality).
 pub(crate) fn group(
     view: &View<'_>,
+    service: &Service,
     endpoints: Vec<(&Endpoint, LbEndpoint)>,
     policy: &Policy,
 ) -> Vec<LocalityLbEndpoints> {
-    let setting = setting(view, policy);
+    let setting = setting(view, service, policy);
     let shares = setting.and_then(|setting| shares(setting, view.locality()));
-    let failover = setting.filter(|_| policy.outlier.is_some() && shares.is_none());
+    let fails_over = policy.outlier.is_some() || prefers(service, policy).is_some();
+    let failover = setting.filter(|_| fails_over && shares.is_none());
 
     let mut groups: BTreeMap<(u32, &Locality), Vec<LbEndpoint>> = BTreeMap::new();
     for (endpoint, lb_endpoint) in endpoints {
@@ -51,28 +56,52 @@ pub(crate) fn group(
     out
 }
 
-/// The setting in force; `None` where locality balancing is off.
-fn setting<'a>(view: &View<'_>, policy: &'a Policy) -> Option<&'a LocalityBalancing> {
-    static DEFAULT: LocalityBalancing = LocalityBalancing {
-        enabled: None,
-        distribute: Vec::new(),
-        failover: Vec::new(),
-        failover_priority: Vec::new(),
-    };
-    let own = policy
-        .load_balancer
-        .as_ref()
-        .and_then(|lb| lb.locality.as_ref());
-    let on = own
-        .and_then(|setting| setting.enabled)
-        .unwrap_or(view.mesh.settings.locality_balancing);
-    on.then(|| own.unwrap_or(&DEFAULT))
+/// The setting in force: the rule's, else what the Service prefers, else the mesh's; `None` where it is off.
+fn setting<'s>(
+    view: &'s View<'_>,
+    service: &Service,
+    policy: &'s Policy,
+) -> Option<&'s LocalityBalancing> {
+    let setting = own(policy)
+        .or_else(|| prefers(service, policy))
+        .unwrap_or(&view.mesh.settings.locality);
+    (setting.enabled != Some(false)).then_some(setting)
+}
+
+fn own(policy: &Policy) -> Option<&LocalityBalancing> {
+    policy.load_balancer.as_ref()?.locality.as_ref()
+}
+
+/// Nearest first, as the Service asks for it; without outlier detection, because that is Kubernetes' own promise.
+fn prefers(service: &Service, policy: &Policy) -> Option<&'static LocalityBalancing> {
+    static NEAR: LazyLock<[LocalityBalancing; 2]> = LazyLock::new(|| {
+        let places = [
+            "topology.istio.io/network",
+            "topology.kubernetes.io/region",
+            "topology.kubernetes.io/zone",
+            "topology.istio.io/subzone",
+            "kubernetes.io/hostname",
+        ];
+        [3, 5].map(|count| LocalityBalancing {
+            failover_priority: places.iter().take(count).map(|it| (*it).into()).collect(),
+            ..LocalityBalancing::default()
+        })
+    });
+    let [zone, machine] = &*NEAR;
+    match service.distribution {
+        _ if own(policy).is_some() => None,
+        Distribution::Any => None,
+        Distribution::SameZone => Some(zone),
+        Distribution::SameNode => Some(machine),
+    }
 }
 
 /// Whether localities take shares of traffic by weight in that cluster.
-pub(crate) fn weighs_localities(view: &View<'_>, policy: &Policy) -> bool {
-    setting(view, policy).is_some_and(|setting| {
-        policy.outlier.is_some() || shares(setting, view.locality()).is_some()
+pub(crate) fn weighs_localities(view: &View<'_>, service: &Service, policy: &Policy) -> bool {
+    setting(view, service, policy).is_some_and(|setting| {
+        policy.outlier.is_some()
+            || prefers(service, policy).is_some()
+            || shares(setting, view.locality()).is_some()
     })
 }
 

@@ -12,8 +12,8 @@ use malla_xds_proto::wkt::duration;
 
 use super::hcm::{Routes, Side};
 use super::{base, chain, filter, hcm, sniff, tcp};
-use crate::gateways::{self, Bound, Port, Spoken};
-use crate::names::{outbound_cluster, outbound_sni};
+use crate::gateways::{self, Bound, Port, Spoken, auto_passthrough_of};
+use crate::names::outbound_sni;
 use crate::rbac;
 use crate::route::{in_scope, tcp_destinations};
 use crate::tls;
@@ -154,25 +154,15 @@ fn passthrough(view: &View<'_>, server: &Bound<'_>) -> Vec<FilterChain> {
 /// Between networks: the name in the handshake is a cluster's, and TLS goes through unopened.
 fn auto_passthrough(view: &View<'_>, server: &Bound<'_>) -> Vec<FilterChain> {
     let mut chains = Vec::new();
-    for service in view.services() {
-        let admitted = server.server.hosts.iter().any(|allowed| {
-            allowed.host.covers(&service.hostname)
-                && allowed
-                    .namespace
-                    .as_deref()
-                    .is_none_or(|ns| ns == service.namespace())
-        });
-        if !admitted || service.external {
-            continue;
-        }
+    for service in auto_passthrough_of(view, server.server) {
         let rule = view.rule(&service.hostname, service.namespace());
         let subsets = rule.iter().flat_map(|rule| &rule.subsets).map(|s| &*s.name);
         let subsets: Vec<&str> = std::iter::once("").chain(subsets).collect();
         for port in service.ports.iter().filter(|p| p.protocol != Protocol::Udp) {
             for subset in &subsets {
-                let cluster = outbound_cluster(port.port, subset, &service.hostname);
+                let cluster = outbound_sni(port.port, subset, &service.hostname);
                 let of = FilterChainMatch {
-                    server_names: vec![outbound_sni(port.port, subset, &service.hostname)],
+                    server_names: vec![cluster.clone()],
                     application_protocols: tls::MESH_ALPNS.map(Into::into).to_vec(),
                     ..FilterChainMatch::default()
                 };

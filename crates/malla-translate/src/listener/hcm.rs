@@ -1,5 +1,6 @@
 //! HTTP connection managers, with Istio's settings.
 
+use malla_model::settings::PathNormalization;
 use malla_xds_proto::core::Http1ProtocolOptions;
 use malla_xds_proto::hcm::http_connection_manager::{
     CodecType, ForwardClientCertDetails, PathWithEscapedSlashesAction, RouteSpecifier,
@@ -54,6 +55,7 @@ pub(crate) fn manager(
     let told = telemetry::side(side);
     let tracing = telemetry::tracing::of_manager(view, told);
     let by_request_id = tracing.as_ref().is_none_or(|it| it.sample_by_request_id);
+    let paths = view.mesh.settings.path_normalization;
     let mut config = HttpConnectionManager {
         codec_type: CodecType::Auto.into(),
         stat_prefix,
@@ -67,8 +69,18 @@ pub(crate) fn manager(
         }),
         access_log: logs::of(view, told, logs::Layer::Http),
         stream_idle_timeout: Some(NO_TIMEOUT),
-        normalize_path: Some(wkt::boolean(true)),
-        path_with_escaped_slashes_action: PathWithEscapedSlashesAction::KeepUnchanged.into(),
+        normalize_path: Some(wkt::boolean(paths != PathNormalization::None)),
+        merge_slashes: matches!(
+            paths,
+            PathNormalization::MergeSlashes | PathNormalization::DecodeAndMergeSlashes
+        ),
+        path_with_escaped_slashes_action: match paths {
+            PathNormalization::DecodeAndMergeSlashes => {
+                PathWithEscapedSlashesAction::UnescapeAndForward
+            }
+            _ => PathWithEscapedSlashesAction::KeepUnchanged,
+        }
+        .into(),
         upgrade_configs: vec![UpgradeConfig {
             upgrade_type: "websocket".into(),
             ..UpgradeConfig::default()

@@ -1,13 +1,16 @@
-//! `virtualInbound`: everything that arrives for the workload.
+//! What arrives for the workload: at `virtualInbound`, or at ports that a Sidecar opens.
 //!
-//! For every port a service opens there is a set of filter chains, which ones depends on how the
+//! For every port that a service or a Sidecar's ingress listener opens there is a set of filter chains, which ones depends on how the
 //! workload takes connections (PeerAuthentication) and on what the port speaks. A connection that
 //! no chain of its port takes is closed, and that is what STRICT means for plaintext.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use malla_model::Protocol;
+use malla_model::gateway::ServerTls;
+use malla_model::patch::Context;
 use malla_model::policy::MtlsMode;
+use malla_model::sidecar::{Capture, Ingress};
 use malla_xds_proto::core::TrafficDirection;
 use malla_xds_proto::listener::{Filter, FilterChain, FilterChainMatch, Listener};
 use malla_xds_proto::wkt;
@@ -20,6 +23,7 @@ use crate::names::{
     BLACK_HOLE, INBOUND_PASSTHROUGH, INBOUND_PORT, VIRTUAL_INBOUND, inbound_cluster,
 };
 use crate::node::{Interception, Profile};
+use crate::patch;
 use crate::rbac;
 use crate::route::inbound_configuration;
 use crate::tls::{self, Served};
@@ -48,16 +52,57 @@ struct Target<'a> {
     /// `None` is every port without chains of its own.
     port: Option<u16>,
     mode: MtlsMode,
-    speaks: Speaks,
+    protocol: Protocol,
     cluster: String,
-    own: Option<OwnPort<'a>>,
+    /// What callers know it by: a host and a port of that.
+    known_as: Option<(String, u16)>,
+    /// TLS of the workload's own, which ends here.
+    tls: Option<&'a ServerTls>,
 }
 
-pub(crate) fn listener(view: &View<'_>) -> Listener {
-    let targets = targets(view);
+/// `virtualInbound`, and listeners of a Sidecar that open their ports themselves.
+pub(crate) fn listeners(view: &View<'_>) -> Vec<Listener> {
+    let captured = view.node.interception != Interception::None;
+    let mut listeners = Vec::new();
+    let mut chained = Vec::new();
+    for (ingress, target) in ingress_targets(view) {
+        if captured && ingress.capture == Capture::Default {
+            chained.push(target);
+        } else if !(view.node.unprivileged && ingress.port.number < 1024) {
+            listeners.push(opened(view, ingress, &target));
+        }
+    }
+    if captured {
+        if view.ingress().is_empty() {
+            chained = service_targets(view);
+        }
+        listeners.push(virtual_inbound(view, chained));
+    }
+    listeners
+}
+
+/// A listener of a Sidecar on a port of its own.
+fn opened(view: &View<'_>, ingress: &Ingress, target: &Target<'_>) -> Listener {
+    let address = ingress.bind.as_deref().unwrap_or(any_address(view));
+    let mut listener = Listener {
+        listener_filters: vec![filter::tls_inspector(), filter::http_inspector()],
+        filter_chains: target_chains(view, target),
+        ..base(
+            view,
+            target.name.clone(),
+            address,
+            ingress.port.number,
+            TrafficDirection::Inbound,
+        )
+    };
+    sniff(view, &mut listener);
+    listener
+}
+
+fn virtual_inbound<'a>(view: &View<'a>, mut targets: Vec<Target<'a>>) -> Listener {
+    add_elsewhere(view, &mut targets);
     let without = |needs: fn(&Kind) -> bool| -> Vec<u16> {
-        let idle =
-            |target: &&Target<'_>| !kinds(view, target.mode, target.speaks).iter().any(needs);
+        let idle = |target: &&Target<'_>| !kinds(view, target).iter().any(needs);
         targets
             .iter()
             .filter(idle)
@@ -105,39 +150,76 @@ pub(crate) fn listener(view: &View<'_>) -> Listener {
     listener
 }
 
-fn targets<'a>(view: &View<'a>) -> Vec<Target<'a>> {
+/// One for each port of the workload's services. Of two services on one port the oldest says what it speaks.
+fn service_targets<'a>(view: &View<'a>) -> Vec<Target<'a>> {
     let authn = Authn::of(view.mesh, &view.node.namespace, &view.node.labels);
     let mut own: BTreeMap<u16, OwnPort<'a>> = BTreeMap::new();
     for port in view.own_services() {
-        // Oldest first: of two services on one port the oldest says what it speaks.
         if port.port.protocol != Protocol::Udp {
             own.entry(port.target).or_insert(*port);
         }
     }
-    let mut targets = Vec::new();
-    for (port, own) in &own {
-        targets.push(Target {
+    own.into_iter()
+        .map(|(port, own)| Target {
             name: format!("{}_{port}", any_address(view)),
-            port: Some(*port),
-            mode: authn.at(*port),
-            speaks: speaks(own.port.protocol),
-            cluster: inbound_cluster(*port),
-            own: Some(*own),
-        });
+            port: Some(port),
+            mode: authn.at(port),
+            protocol: own.port.protocol,
+            cluster: inbound_cluster(port),
+            known_as: Some((own.service.hostname.to_string(), own.port.port)),
+            tls: None,
+        })
+        .collect()
+}
+
+/// One for each ingress listener of the node's Sidecar; of two for one port, the first.
+fn ingress_targets<'a>(view: &View<'a>) -> Vec<(&'a Ingress, Target<'a>)> {
+    let authn = Authn::of(view.mesh, &view.node.namespace, &view.node.labels);
+    let mut taken = BTreeSet::new();
+    let mut targets = Vec::new();
+    for ingress in view.ingress() {
+        let port = ingress.port.number;
+        if !taken.insert(port) {
+            continue;
+        }
+        let mode = authn.at(port);
+        // Two kinds of TLS on one port cannot be told apart.
+        let tls = ingress.tls.as_ref().filter(|_| mode == MtlsMode::Disable);
+        let address = ingress.bind.as_deref().unwrap_or(any_address(view));
+        let target = Target {
+            name: format!("{address}_{port}"),
+            port: (ingress.capture == Capture::Default).then_some(port),
+            mode,
+            protocol: match (ingress.port.protocol, tls) {
+                (Protocol::Https, Some(_)) => Protocol::Http,
+                (Protocol::Tls, Some(_)) => Protocol::Tcp,
+                (protocol, _) => protocol,
+            },
+            cluster: inbound_cluster(port),
+            known_as: view.sidecar_name().map(|name| (name, port)),
+            tls,
+        };
+        targets.push((ingress, target));
     }
+    targets
+}
+
+/// Ports that no service has: each that PeerAuthentications tell apart, and all others.
+fn add_elsewhere(view: &View<'_>, targets: &mut Vec<Target<'_>>) {
+    let authn = Authn::of(view.mesh, &view.node.namespace, &view.node.labels);
+    let own: BTreeSet<u16> = targets.iter().filter_map(|target| target.port).collect();
     let elsewhere = |port: Option<u16>, mode| Target {
         name: VIRTUAL_INBOUND.to_owned(),
         port,
         mode,
-        speaks: Speaks::Either,
+        protocol: Protocol::Sniffed,
         cluster: INBOUND_PASSTHROUGH.to_owned(),
-        own: None,
+        known_as: None,
+        tls: None,
     };
-    for (port, mode) in authn.ports().filter(|(port, _)| !own.contains_key(port)) {
-        targets.push(elsewhere(Some(port), mode));
-    }
+    let others = authn.ports().filter(|(port, _)| !own.contains(port));
+    targets.extend(others.map(|(port, mode)| elsewhere(Some(port), mode)));
     targets.push(elsewhere(None, authn.elsewhere()));
-    targets
 }
 
 fn speaks(protocol: Protocol) -> Speaks {
@@ -150,7 +232,7 @@ fn speaks(protocol: Protocol) -> Speaks {
 
 /// The kinds of connections a port takes. Mutual TLS of the mesh is told by its ALPNs, so that TLS
 /// of the application's own can go through unopened in PERMISSIVE mode.
-fn kinds(view: &View<'_>, mode: MtlsMode, speaks: Speaks) -> Vec<Kind> {
+fn kinds(view: &View<'_>, target: &Target<'_>) -> Vec<Kind> {
     let own = |list: &[&str]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
     let plain_http = || {
         let mut protocols = own(&["http/1.1", "h2c"]);
@@ -177,7 +259,11 @@ fn kinds(view: &View<'_>, mode: MtlsMode, speaks: Speaks) -> Vec<Kind> {
         terminates: false,
         http: false,
     };
-    match (mode, speaks) {
+    let speaks = speaks(target.protocol);
+    if target.tls.is_some() {
+        return vec![mesh(&[], speaks == Speaks::Http)];
+    }
+    match (target.mode, speaks) {
         (MtlsMode::Permissive, Speaks::Http) => {
             vec![mesh(&tls::MESH_ALPNS, true), plain(Vec::new(), true)]
         }
@@ -215,26 +301,34 @@ fn kinds(view: &View<'_>, mode: MtlsMode, speaks: Speaks) -> Vec<Kind> {
 }
 
 fn target_chains(view: &View<'_>, target: &Target<'_>) -> Vec<FilterChain> {
-    kinds(view, target.mode, target.speaks)
+    kinds(view, target)
         .into_iter()
-        .map(|kind| {
+        .filter_map(|kind| {
             let of = FilterChainMatch {
                 destination_port: target.port.map(|port| wkt::uint32(port.into())),
                 transport_protocol: kind.transport.into(),
                 application_protocols: kind.protocols,
                 ..FilterChainMatch::default()
             };
+            let context = match target.tls {
+                _ if !kind.terminates => None,
+                None => Some(tls::mesh_server(view.mesh, served(view, kind.http))),
+                Some(own) => Some(tls::gateway_server(
+                    view.mesh,
+                    own,
+                    &view.node.namespace,
+                    kind.http,
+                )?),
+            };
             let filters = if kind.http {
                 vec![http(view, target)]
             } else {
                 bytes(view, target)
             };
-            FilterChain {
-                transport_socket: kind.terminates.then(|| {
-                    tls::server_socket(&tls::mesh_server(view.mesh, served(view, kind.http)))
-                }),
+            Some(FilterChain {
+                transport_socket: context.as_ref().map(tls::server_socket),
                 ..chain(&target.name, of, filters)
-            }
+            })
         })
         .collect()
 }
@@ -248,21 +342,18 @@ fn served(view: &View<'_>, http: bool) -> Served {
 }
 
 fn http(view: &View<'_>, target: &Target<'_>) -> Filter {
-    let (port, operation, protocol) = match target.own {
-        Some(own) => (
-            own.port.port,
-            format!("{}:{}/*", own.service.hostname, own.port.port),
-            own.port.protocol,
-        ),
-        None => (0, ":0/*".to_owned(), Protocol::Sniffed),
+    let (port, operation) = match &target.known_as {
+        Some((host, port)) => (*port, format!("{host}:{port}/*")),
+        None => (0, ":0/*".to_owned()),
     };
-    let stat_prefix = match target.own {
+    let stat_prefix = match target.known_as {
         Some(_) => format!("inbound_{}", target.name),
         None => target.cluster.clone(),
     };
-    let retried = !matches!(protocol, Protocol::Grpc | Protocol::GrpcWeb);
-    let mut routes = inbound_configuration(&target.cluster, port, &operation, retried);
+    let retried = !matches!(target.protocol, Protocol::Grpc | Protocol::GrpcWeb);
+    let mut routes = inbound_configuration(view, &target.cluster, port, &operation, retried);
     routes.request_headers_to_remove = metrics::headers_to_remove(view);
+    patch::routes(view, Context::SidecarInbound, &mut routes);
     hcm::manager(
         view,
         Side::Inbound,

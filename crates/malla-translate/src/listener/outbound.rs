@@ -2,7 +2,7 @@
 //! to the listener of the address they were meant for; no other opens a port of its own.
 //!
 //! Where nothing is captured, the workload calls its proxy: on the loopback address, at the port of
-//! the service. Only HTTP says what it is for, so only HTTP has listeners then.
+//! the service. A Sidecar's listeners may be anywhere, even at paths.
 
 use std::collections::BTreeSet;
 
@@ -20,37 +20,24 @@ use super::{any_address, base, chain, filter, hcm, sniff, tcp};
 use crate::names::{BLACK_HOLE, OUTBOUND_PORT, VIRTUAL_OUTBOUND, outbound_cluster};
 use crate::node::{Interception, Profile};
 use crate::route::{in_scope, tcp_destinations};
+use crate::scope::Reach;
 use crate::view::View;
 
 /// The name Istio gives to chains for traffic it knows nothing of.
 const PASSTHROUGH_CHAIN: &str = "PassthroughFilterChain";
 
 pub(crate) fn listeners(view: &View<'_>) -> Vec<Listener> {
-    if view.node.interception == Interception::None {
-        return plan(view)
-            .iter()
-            .filter(|((address, _), slot)| address == any_address(view) && slot.http.is_some())
-            .map(|((_, port), slot)| uncaptured(view, *port, slot))
-            .collect();
-    }
     let mut listeners: Vec<Listener> = plan(view)
         .iter()
-        .map(|((address, port), slot)| listener(view, address, *port, slot))
+        .filter_map(|((address, port), slot)| {
+            let reach = view.scope().reach(*port, address)?;
+            Some(listener(view, reach, address, *port, slot))
+        })
         .collect();
-    listeners.push(virtual_outbound(view));
-    listeners
-}
-
-fn uncaptured(view: &View<'_>, port: u16, slot: &Slot<'_>) -> Listener {
-    let loopback = if view.node.ipv6_only() {
-        "::1"
-    } else {
-        "127.0.0.1"
-    };
-    Listener {
-        bind_to_port: None,
-        ..listener(view, loopback, port, slot)
+    if view.node.interception != Interception::None {
+        listeners.push(virtual_outbound(view));
     }
+    listeners
 }
 
 fn virtual_outbound(view: &View<'_>) -> Listener {
@@ -83,10 +70,16 @@ fn virtual_outbound(view: &View<'_>) -> Listener {
     }
 }
 
-fn listener(view: &View<'_>, address: &str, port: u16, slot: &Slot<'_>) -> Listener {
+fn listener(
+    view: &View<'_>,
+    reach: &Reach<'_>,
+    address: &str,
+    port: u16,
+    slot: &Slot<'_>,
+) -> Listener {
     let name = format!("{address}_{port}");
     let mut listener = Listener {
-        bind_to_port: Some(wkt::boolean(false)),
+        bind_to_port: (!slot.binds).then(|| wkt::boolean(false)),
         ..base(
             view,
             name.clone(),
@@ -96,7 +89,7 @@ fn listener(view: &View<'_>, address: &str, port: u16, slot: &Slot<'_>) -> Liste
         )
     };
     let shared = address == any_address(view);
-    let (mut chains, default) = tcp_chains(view, port, slot, shared);
+    let (mut chains, default) = tcp_chains(view, reach, slot, shared);
     let by_name = chains.iter().any(|chain| {
         chain
             .filter_chain_match
@@ -104,7 +97,7 @@ fn listener(view: &View<'_>, address: &str, port: u16, slot: &Slot<'_>) -> Liste
             .is_some_and(|m| !m.server_names.is_empty())
     });
     if let Some(http) = &slot.http {
-        chains.insert(0, http_chain(view, &name, http));
+        chains.insert(0, http_chain(view, reach, &name, http));
         listener.listener_filters = vec![filter::tls_inspector(), filter::http_inspector()];
         sniff(view, &mut listener);
     } else if by_name {
@@ -127,7 +120,12 @@ fn listener(view: &View<'_>, address: &str, port: u16, slot: &Slot<'_>) -> Liste
 }
 
 /// Plain HTTP, found out by looking; anything else falls through to the other chains.
-fn http_chain(view: &View<'_>, name: &str, http: &super::plan::Http) -> FilterChain {
+fn http_chain(
+    view: &View<'_>,
+    reach: &Reach<'_>,
+    name: &str,
+    http: &super::plan::Http,
+) -> FilterChain {
     let mut protocols = vec!["http/1.1".to_owned(), "h2c".to_owned()];
     if view.node.http10 {
         protocols.insert(0, "http/1.0".to_owned());
@@ -141,7 +139,7 @@ fn http_chain(view: &View<'_>, name: &str, http: &super::plan::Http) -> FilterCh
         && http
             .sniffed
             .as_ref()
-            .is_some_and(|host| stays_in_mesh(view, host));
+            .is_some_and(|host| stays_in_mesh(view, reach, host));
     let manager = hcm::manager(
         view,
         Side::Outbound,
@@ -154,7 +152,7 @@ fn http_chain(view: &View<'_>, name: &str, http: &super::plan::Http) -> FilterCh
 }
 
 /// Whether calls to `host` end at proxies of the mesh or in plaintext, never at TLS of somebody else's.
-fn stays_in_mesh(view: &View<'_>, host: &Host) -> bool {
+fn stays_in_mesh(view: &View<'_>, reach: &Reach<'_>, host: &Host) -> bool {
     let outside = |policy: &TrafficPolicy| {
         let own = policy
             .tls
@@ -166,7 +164,7 @@ fn stays_in_mesh(view: &View<'_>, host: &Host) -> bool {
     let ruled_out = view.rule_of(host).is_some_and(|rule| {
         outside(&rule.policy) || rule.subsets.iter().any(|subset| outside(&subset.policy))
     });
-    let rerouted = view.on_mesh(host).next().is_some();
+    let rerouted = reach.on_mesh(host).next().is_some();
     let external = view.service(host).is_none_or(|service| service.external);
     !(ruled_out || rerouted || external)
 }
@@ -174,7 +172,7 @@ fn stays_in_mesh(view: &View<'_>, host: &Host) -> bool {
 /// Chains for what is passed on as bytes, and the one for what matches none of them.
 fn tcp_chains(
     view: &View<'_>,
-    port: u16,
+    reach: &Reach<'_>,
     slot: &Slot<'_>,
     shared: bool,
 ) -> (Vec<FilterChain>, Option<FilterChain>) {
@@ -182,12 +180,12 @@ fn tcp_chains(
     let mut default = None;
     let mut taken = BTreeSet::new();
     for target in &slot.tcp {
-        for (of, to) in targets(view, port, target, shared) {
+        for (of, to) in targets(view, reach, target, shared) {
             // The oldest service keeps a match that two have.
             if !taken.insert(format!("{of:?}")) {
                 continue;
             }
-            let stat_prefix = outbound_cluster(port, "", &target.service.hostname);
+            let stat_prefix = outbound_cluster(target.port.port, "", &target.service.hostname);
             let chain = chain(
                 "",
                 of.clone(),
@@ -208,15 +206,16 @@ type Weighted = Vec<(String, u32)>;
 /// Where connections of one service go: by its VirtualService's TLS and TCP routes, else to itself.
 fn targets(
     view: &View<'_>,
-    port: u16,
+    reach: &Reach<'_>,
     target: &Tcp<'_>,
     shared: bool,
 ) -> Vec<(FilterChainMatch, Weighted)> {
     let mut out = Vec::new();
     let host = &target.service.hostname;
+    let port = target.port.port;
     let mut everything_routed = false;
-    for vs in view.on_mesh(host) {
-        if target.port.protocol.is_tls() || target.port.protocol == Protocol::Sniffed {
+    for vs in reach.on_mesh(host) {
+        if target.protocol.is_tls() || target.protocol == Protocol::Sniffed {
             for route in &vs.tls {
                 let to = || tcp_destinations(view, &route.destinations, port);
                 for of in &route.matches {
@@ -256,7 +255,7 @@ fn targets(
     }
     if !everything_routed {
         // On a shared address only the name in the handshake tells services apart.
-        let name = (shared && target.port.protocol.is_tls()).then(|| host.clone());
+        let name = (shared && target.protocol.is_tls()).then(|| host.clone());
         let to = vec![(outbound_cluster(port, "", host), 1)];
         out.push((matching(&target.within, name.as_slice()), to));
     }

@@ -12,7 +12,7 @@ use malla_xds_proto::wkt;
 
 use super::{Side, filter};
 use crate::metrics;
-use crate::names::{BLACK_HOLE, PASSTHROUGH, parse_outbound};
+use crate::names::{BLACK_HOLE, PASSTHROUGH, outbound_cluster, parse_outbound};
 use crate::telemetry::{self, logs};
 use crate::view::View;
 
@@ -62,10 +62,22 @@ pub(crate) fn proxy(
 
 /// Where traffic to addresses nobody knows goes.
 pub(crate) fn unknown(view: &View<'_>) -> Vec<Filter> {
-    use malla_model::mesh::OutboundPolicy;
-    match view.mesh.settings.outbound {
-        OutboundPolicy::AllowAny => to_cluster(view, Side::Outbound, PASSTHROUGH),
+    use malla_model::settings::OutboundPolicy;
+    match view.scope().outbound(view.mesh) {
+        OutboundPolicy::AllowAny => to_cluster(view, Side::Outbound, &unknown_cluster(view)),
         OutboundPolicy::RegistryOnly => to_cluster(view, Side::Outbound, BLACK_HOLE),
+    }
+}
+
+/// The cluster of calls to hosts nobody knows, where they may be called.
+pub(crate) fn unknown_cluster(view: &View<'_>) -> String {
+    match view.scope().egress_proxy() {
+        Some(proxy) => outbound_cluster(
+            proxy.port.unwrap_or_default(),
+            proxy.subset.as_deref().unwrap_or_default(),
+            &proxy.host,
+        ),
+        None => PASSTHROUGH.to_owned(),
     }
 }
 

@@ -20,7 +20,8 @@ use malla_xds_proto::route::route_action::hash_policy::{
     ConnectionProperties, Cookie, Header, PolicySpecifier, QueryParameter,
 };
 use malla_xds_proto::route::route_action::{
-    ClusterSpecifier, HashPolicy, HostRewriteSpecifier, RequestMirrorPolicy,
+    ClusterNotFoundResponseCode, ClusterSpecifier, HashPolicy, HostRewriteSpecifier,
+    RequestMirrorPolicy,
 };
 use malla_xds_proto::route::weighted_cluster::ClusterWeight;
 use malla_xds_proto::route::weighted_cluster::cluster_weight;
@@ -43,10 +44,10 @@ pub(crate) fn action(view: &View<'_>, route: &HttpRoute, port: u16) -> Option<Ac
 }
 
 /// A plain action to one cluster: no time limit, the default retries.
-pub(crate) fn to_cluster(cluster: String, hash: Vec<HashPolicy>) -> RouteAction {
+pub(crate) fn to_cluster(view: &View<'_>, cluster: String, hash: Vec<HashPolicy>) -> RouteAction {
     RouteAction {
         cluster_specifier: Some(ClusterSpecifier::Cluster(cluster)),
-        retry_policy: retry::outbound(None, !hash.is_empty()),
+        retry_policy: retry::outbound(&view.mesh.settings, None, !hash.is_empty()),
         hash_policy: hash,
         ..timed(NO_TIMEOUT)
     }
@@ -121,7 +122,11 @@ fn forward(
     };
     let mut action = RouteAction {
         cluster_specifier: Some(specifier),
-        retry_policy: retry::outbound(route.retries.as_ref(), !hash.is_empty()),
+        retry_policy: retry::outbound(
+            &view.mesh.settings,
+            route.retries.as_ref(),
+            !hash.is_empty(),
+        ),
         hash_policy: hash,
         request_mirror_policies: route
             .mirrors
@@ -130,6 +135,14 @@ fn forward(
             .collect(),
         ..timed(timeout)
     };
+    if let Some(status) = route.missing_backend {
+        action.cluster_not_found_response_code = match status {
+            404 => ClusterNotFoundResponseCode::NotFound,
+            500 => ClusterNotFoundResponseCode::InternalServerError,
+            _ => ClusterNotFoundResponseCode::ServiceUnavailable,
+        }
+        .into();
+    }
     let mut authority = headers::edits(&route.headers).authority;
     if let [only] = live[..] {
         authority = headers::edits(&only.headers).authority.or(authority);

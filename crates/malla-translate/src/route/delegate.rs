@@ -82,6 +82,7 @@ fn merge(root: &HttpRoute, own: &HttpRoute) -> Option<HttpRoute> {
         },
         cors: own.cors.clone().or_else(|| root.cors.clone()),
         headers: or(&own.headers, &root.headers),
+        missing_backend: own.missing_backend.or(root.missing_backend),
     })
 }
 

@@ -6,10 +6,12 @@ use malla_xds_proto::route::{Decorator, Route, RouteAction, RouteConfiguration, 
 use malla_xds_proto::wkt;
 
 use super::{DEFAULT_ROUTE, NO_TIMEOUT, matching, retry};
+use crate::view::View;
 
 /// `port` is the service's; `cluster` names the one of the port the workload listens on.
 /// gRPC is not retried: its clients do that themselves.
 pub(crate) fn configuration(
+    view: &View<'_>,
     cluster: &str,
     port: u16,
     operation: &str,
@@ -30,7 +32,9 @@ pub(crate) fn configuration(
                 grpc_timeout_header_max: Some(NO_TIMEOUT),
                 ..MaxStreamDuration::default()
             }),
-            retry_policy: retried.then(retry::inbound),
+            retry_policy: retried
+                .then(|| retry::inbound(&view.mesh.settings))
+                .flatten(),
             ..RouteAction::default()
         })),
         ..Route::default()

@@ -1,5 +1,6 @@
 //! Retry policies, with Istio's defaults.
 
+use malla_model::MeshSettings;
 use malla_model::route::Retries;
 use malla_xds_proto::pb::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
 use malla_xds_proto::pb::envoy::extensions::retry::priority::previous_priorities::v3::PreviousPrioritiesConfig;
@@ -20,7 +21,12 @@ const HOST_SELECTION_ATTEMPTS: i64 = 5;
 const PRIORITY_UPDATE_FREQUENCY: i32 = 2;
 
 /// `None` where retries are off. `hashed` requests stick to their host.
-pub(crate) fn outbound(retries: Option<&Retries>, hashed: bool) -> Option<RetryPolicy> {
+pub(crate) fn outbound(
+    settings: &MeshSettings,
+    retries: Option<&Retries>,
+    hashed: bool,
+) -> Option<RetryPolicy> {
+    let retries = retries.or(settings.retries.as_ref());
     let mut policy = RetryPolicy {
         retry_on: OUTBOUND_CONDITIONS.into(),
         num_retries: Some(wkt::uint32(DEFAULT_ATTEMPTS)),
@@ -39,10 +45,7 @@ pub(crate) fn outbound(retries: Option<&Retries>, hashed: bool) -> Option<RetryP
         if retries.remote_localities {
             policy.retry_priority = Some(other_priorities());
         }
-        policy.retry_back_off = retries.backoff.map(|base| RetryBackOff {
-            base_interval: Some(wkt::duration(base)),
-            ..RetryBackOff::default()
-        });
+        policy.retry_back_off = back_off(retries);
         avoid_previous = retries.ignore_previous_hosts.unwrap_or(avoid_previous);
     }
     if avoid_previous {
@@ -58,12 +61,30 @@ pub(crate) fn outbound(retries: Option<&Retries>, hashed: bool) -> Option<RetryP
 }
 
 /// The workload closed a kept-alive connection while the request was on its way.
-pub(crate) fn inbound() -> RetryPolicy {
-    RetryPolicy {
+pub(crate) fn inbound(settings: &MeshSettings) -> Option<RetryPolicy> {
+    let mut policy = RetryPolicy {
         retry_on: INBOUND_CONDITIONS.into(),
         num_retries: Some(wkt::uint32(DEFAULT_ATTEMPTS)),
         ..RetryPolicy::default()
+    };
+    if let Some(retries) = &settings.inbound_retries {
+        if retries.attempts == 0 {
+            return None;
+        }
+        policy.num_retries = Some(wkt::uint32(retries.attempts));
+        policy.retry_back_off = back_off(retries);
+        if !retries.retry_on.is_empty() {
+            (policy.retry_on, policy.retriable_status_codes) = conditions(retries);
+        }
     }
+    Some(policy)
+}
+
+fn back_off(retries: &Retries) -> Option<RetryBackOff> {
+    retries.backoff.map(|base| RetryBackOff {
+        base_interval: Some(wkt::duration(base)),
+        ..RetryBackOff::default()
+    })
 }
 
 /// Numbers among the conditions are status codes.
@@ -97,6 +118,7 @@ fn other_priorities() -> RetryPriority {
 
 #[cfg(test)]
 mod tests {
+    use malla_model::MeshSettings;
     use malla_model::route::Retries;
 
     use super::{OUTBOUND_CONDITIONS, outbound};
@@ -119,7 +141,7 @@ mod tests {
     #[test]
     fn conditions_and_codes() {
         let check = |on: &str, words: &str, codes: &[u32]| {
-            let policy = outbound(Some(&retries(3, on)), false).unwrap();
+            let policy = outbound(&MeshSettings::default(), Some(&retries(3, on)), false).unwrap();
             assert_eq!(
                 (&*policy.retry_on, &*policy.retriable_status_codes),
                 (words, codes)
@@ -133,12 +155,27 @@ mod tests {
             "gateway-error,retriable-status-codes",
             &[503],
         );
-        assert_eq!(outbound(Some(&retries(0, "5xx")), false), None);
+        assert_eq!(
+            outbound(&MeshSettings::default(), Some(&retries(0, "5xx")), false),
+            None
+        );
     }
 
     #[test]
     fn hashed_requests_stick_to_their_host() {
-        assert_eq!(outbound(None, true).unwrap().retry_host_predicate.len(), 0);
-        assert_eq!(outbound(None, false).unwrap().retry_host_predicate.len(), 1);
+        assert_eq!(
+            outbound(&MeshSettings::default(), None, true)
+                .unwrap()
+                .retry_host_predicate
+                .len(),
+            0
+        );
+        assert_eq!(
+            outbound(&MeshSettings::default(), None, false)
+                .unwrap()
+                .retry_host_predicate
+                .len(),
+            1
+        );
     }
 }

@@ -6,8 +6,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use malla_model::mesh::OutboundPolicy;
 use malla_model::route::MESH_GATEWAY;
+use malla_model::settings::OutboundPolicy;
 use malla_model::{Host, Protocol, Service};
 use malla_xds_proto::core::DataSource;
 use malla_xds_proto::route::route::Action;
@@ -15,8 +15,9 @@ use malla_xds_proto::route::{Decorator, DirectResponseAction, Route, RouteAction
 
 use super::action::{hash_policy, to_cluster};
 use super::{DEFAULT_ROUTE, matching, virtual_service};
-use crate::listener::outbound_route_names;
-use crate::names::{PASSTHROUGH, outbound_cluster};
+use crate::listener::{outbound_route_names, unknown_cluster};
+use crate::names::outbound_cluster;
+use crate::scope::Reach;
 use crate::view::View;
 
 /// Where unregistered hosts of VirtualServices are served (a special case of Istio's).
@@ -28,43 +29,61 @@ pub(crate) fn names(view: &View<'_>) -> Vec<String> {
 
 /// `None` when there is no such listener.
 pub(crate) fn virtual_hosts(view: &View<'_>, name: &str) -> Option<Vec<VirtualHost>> {
+    let scope = view.scope();
+    if name.starts_with("unix://") {
+        let mut hosts = of_port(view, scope.reach(0, name)?, 0);
+        hosts.push(catch_all(view));
+        return Some(hosts);
+    }
     if let Some((host, port)) = name.rsplit_once(':') {
         let service = view.service(&Host::new(host))?;
-        return one_service(view, service, port.parse().ok()?);
+        let port = port.parse().ok()?;
+        return one_service(view, scope.reach(port, "")?, service, port);
     }
     let port: u16 = name.parse().ok()?;
-    let mut hosts = of_port(view, port);
+    let mut hosts = of_port(view, scope.reach(port, "")?, port);
     hosts.sort_by(|a, b| a.name.cmp(&b.name));
     hosts.push(catch_all(view));
     Some(hosts)
 }
 
 /// The listener stands for one service only, so whatever host is asked for is that service.
-fn one_service(view: &View<'_>, service: &Arc<Service>, port: u16) -> Option<Vec<VirtualHost>> {
+fn one_service(
+    view: &View<'_>,
+    reach: &Reach<'_>,
+    service: &Arc<Service>,
+    port: u16,
+) -> Option<Vec<VirtualHost>> {
     service.port(port)?;
-    let routes =
-        rule_for(view, service, port).unwrap_or_else(|| vec![default_route(view, service, port)]);
+    let routes = rule_for(view, reach, service, port)
+        .unwrap_or_else(|| vec![default_route(view, service, port)]);
     Some(vec![VirtualHost {
         domains: vec!["*".into()],
         ..virtual_host(format!("{}:{port}", service.hostname), Vec::new(), routes)
     }])
 }
 
-fn of_port(view: &View<'_>, port: u16) -> Vec<VirtualHost> {
+/// The hosts of one port; of a Unix domain socket (port 0), of every port of what it reaches.
+fn of_port(view: &View<'_>, reach: &Reach<'_>, port: u16) -> Vec<VirtualHost> {
     let mut hosts = Vec::new();
     let mut taken = Taken::default();
-    let services: Vec<&Arc<Service>> = view
-        .services()
+    let here = |service: &Service| {
+        let mut ports = reach.ports(service);
+        ports
+            .find(|(at, protocol)| (port == 0 || at.port == port) && speaks_http(*protocol))
+            .map(|(at, _)| at.port)
+    };
+    let services: Vec<(&Arc<Service>, u16)> = reach
+        .services
         .iter()
-        .copied()
-        .filter(|service| service.port(port).is_some_and(|p| speaks_http(p.protocol)))
+        .filter_map(|service| Some((*service, here(service)?)))
         .collect();
     // Full names first, so that no alias of one service can take another's name.
-    for service in &services {
+    for (service, _) in &services {
         taken.full_names.insert(service.hostname.to_string());
     }
-    for service in &services {
-        let routes = rule_for(view, service, port)
+    for (service, port) in services {
+        let routes = rule_for(view, reach, service, port)
             .unwrap_or_else(|| vec![default_route(view, service, port)]);
         let domains = taken.claim(domains(view, service));
         if !domains.is_empty() {
@@ -76,30 +95,36 @@ fn of_port(view: &View<'_>, port: u16) -> Vec<VirtualHost> {
         }
     }
     if port == UNREGISTERED_PORT {
-        hosts.extend(unregistered(view, &mut taken));
+        hosts.extend(unregistered(view, reach, &mut taken));
     }
     hosts
 }
 
 /// Routes of the VirtualService that has the service, where it has any for this node and port.
-fn rule_for(view: &View<'_>, service: &Service, port: u16) -> Option<Vec<Route>> {
-    view.on_mesh(&service.hostname)
+fn rule_for(
+    view: &View<'_>,
+    reach: &Reach<'_>,
+    service: &Service,
+    port: u16,
+) -> Option<Vec<Route>> {
+    reach
+        .on_mesh(&service.hostname)
         .map(|vs| virtual_service::routes(view, vs, MESH_GATEWAY, port))
         .find(|routes| !routes.is_empty())
 }
 
 /// Hosts of VirtualServices that are no services of this port.
-fn unregistered(view: &View<'_>, taken: &mut Taken) -> Vec<VirtualHost> {
+fn unregistered(view: &View<'_>, reach: &Reach<'_>, taken: &mut Taken) -> Vec<VirtualHost> {
     let port = UNREGISTERED_PORT;
     let mut hosts = Vec::new();
-    for vs in view.virtual_services() {
+    for vs in &reach.virtual_services {
         if !vs.gateways.iter().any(|gateway| **gateway == *MESH_GATEWAY) {
             continue;
         }
         let unknown: Vec<&Host> = vs
             .hosts
             .iter()
-            .filter(|host| !is_registered(view, host))
+            .filter(|host| !is_registered(view, reach, host))
             .collect();
         if unknown.is_empty() {
             continue;
@@ -123,11 +148,10 @@ fn unregistered(view: &View<'_>, taken: &mut Taken) -> Vec<VirtualHost> {
     hosts
 }
 
-fn is_registered(view: &View<'_>, host: &Host) -> bool {
+fn is_registered(view: &View<'_>, reach: &Reach<'_>, host: &Host) -> bool {
     if host.is_wildcard() {
-        view.services()
-            .iter()
-            .any(|service| host.covers(&service.hostname))
+        let mut services = reach.services.iter();
+        services.any(|service| host.covers(&service.hostname))
     } else {
         view.service(host).is_some()
     }
@@ -161,6 +185,7 @@ fn default_route(view: &View<'_>, service: &Service, port: u16) -> Route {
             ..Decorator::default()
         }),
         action: Some(Action::Route(to_cluster(
+            view,
             outbound_cluster(port, "", host),
             hash,
         ))),
@@ -170,12 +195,12 @@ fn default_route(view: &View<'_>, service: &Service, port: u16) -> Route {
 
 /// Requests to hosts nobody knows.
 fn catch_all(view: &View<'_>) -> VirtualHost {
-    let (name, action) = match view.mesh.settings.outbound {
+    let (name, action) = match view.scope().outbound(view.mesh) {
         OutboundPolicy::AllowAny => (
             "allow_any",
             Action::Route(RouteAction {
                 retry_policy: None,
-                ..to_cluster(PASSTHROUGH.into(), Vec::new())
+                ..to_cluster(view, unknown_cluster(view), Vec::new())
             }),
         ),
         OutboundPolicy::RegistryOnly => (

@@ -1,7 +1,7 @@
 //! TLS that ends at a gateway.
 
 use malla_model::Mesh;
-use malla_model::gateway::{ServerTls, ServerTlsMode, TlsVersion};
+use malla_model::gateway::{SecretRef, ServerTls, ServerTlsMode, TlsVersion};
 use malla_xds_proto::tls::common_tls_context::ValidationContextType;
 use malla_xds_proto::tls::{CertificateValidationContext, CommonTlsContext, DownstreamTlsContext};
 use malla_xds_proto::wkt;
@@ -10,6 +10,7 @@ use super::{
     Served, any_san, certificate_files, combined, delivered, in_file, mesh_server,
     protocol_versions,
 };
+use crate::names::{ANCHORS_SUFFIX, GRANTED_SECRET, OWN_SECRET};
 
 /// What a gateway's server presents and asks for. `None` where it does not terminate TLS, or where
 /// it would with a secret of a namespace that is not `namespace`, the gateway pod's: a Gateway may be
@@ -51,19 +52,28 @@ pub(crate) fn gateway_server(
             .collect(),
         ..CertificateValidationContext::default()
     };
-    if let Some(first) = tls.credential_names.first() {
+    if !tls.granted.is_empty() {
+        let name = |secret: &SecretRef| granted_secret(&secret.namespace, &secret.name);
+        common.tls_certificate_sds_secret_configs = tls
+            .granted
+            .iter()
+            .map(|secret| delivered(&name(secret)))
+            .collect();
+    } else if let Some(first) = tls.credential_names.first() {
         common.tls_certificate_sds_secret_configs = tls
             .credential_names
             .iter()
-            .map(|name| Some(delivered(&secret_name(namespace, name)?)))
+            .map(|name| Some(delivered(&own_secret(namespace, name)?)))
             .collect::<Option<_>>()?;
         if asks {
             let ca = match &tls.ca_credential_name {
-                Some(name) => secret_name(namespace, name)?,
-                None => secret_name(namespace, first)?,
+                Some(name) => own_secret(namespace, name)?,
+                None => own_secret(namespace, first)?,
             };
-            common.validation_context_type =
-                Some(combined(validation, delivered(&format!("{ca}-cacert"))));
+            common.validation_context_type = Some(combined(
+                validation,
+                delivered(&format!("{ca}{ANCHORS_SUFFIX}")),
+            ));
         }
     } else {
         if let (Some(certificate), Some(key)) = (&tls.server_certificate, &tls.private_key) {
@@ -85,23 +95,28 @@ pub(crate) fn gateway_server(
     })
 }
 
+/// `kubernetes-gateway://namespace/name`.
+fn granted_secret(namespace: &str, name: &str) -> String {
+    format!("{GRANTED_SECRET}{namespace}/{name}")
+}
+
 /// `kubernetes://namespace/name`. A name may say its namespace, but no other than the gateway's own.
-fn secret_name(namespace: &str, name: &str) -> Option<String> {
+pub(crate) fn own_secret(namespace: &str, name: &str) -> Option<String> {
     let name = match name.split_once('/') {
         Some((own, name)) if own == namespace => name,
         Some(_) => return None,
         None => name,
     };
-    Some(format!("kubernetes://{namespace}/{name}"))
+    Some(format!("{OWN_SECRET}{namespace}/{name}"))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::secret_name;
+    use super::own_secret;
 
     #[test]
     fn a_gateway_reads_secrets_of_its_own_namespace_only() {
-        let check = |name: &str| secret_name("istio-system", name);
+        let check = |name: &str| own_secret("istio-system", name);
         let own = Some("kubernetes://istio-system/cert".to_owned());
         assert_eq!(check("cert"), own);
         assert_eq!(check("istio-system/cert"), own);

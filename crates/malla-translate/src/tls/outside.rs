@@ -14,10 +14,12 @@ use super::{
     Within, any_san, certificate_files, combined, delivered, in_file, mesh_client,
     protocol_versions,
 };
+use crate::names::{ANCHORS_SUFFIX, OWN_SECRET};
 
-/// TLS as a DestinationRule asks for; `None` where it asks for none.
+/// TLS as a DestinationRule asks a client in `namespace` for; `None` where it asks for none.
 pub(crate) fn rule_client(
     tls: &ClientTls,
+    namespace: &str,
     default_sni: &str,
     within: Within,
     sans: &BTreeSet<String>,
@@ -39,11 +41,13 @@ pub(crate) fn rule_client(
                 &wanted,
             ))
         }
-        ClientTlsMode::Simple | ClientTlsMode::Mutual => Some(outside_client(tls, within)),
+        ClientTlsMode::Simple | ClientTlsMode::Mutual => {
+            Some(outside_client(tls, namespace, within))
+        }
     }
 }
 
-fn outside_client(tls: &ClientTls, within: Within) -> UpstreamTlsContext {
+fn outside_client(tls: &ClientTls, namespace: &str, within: Within) -> UpstreamTlsContext {
     let sans: Vec<SubjectAltNameMatcher> = tls
         .subject_alt_names
         .iter()
@@ -66,12 +70,14 @@ fn outside_client(tls: &ClientTls, within: Within) -> UpstreamTlsContext {
         ..CertificateValidationContext::default()
     };
     if let Some(credential) = &tls.credential_name {
-        let name = format!("kubernetes://{credential}");
+        let name = format!("{OWN_SECRET}{namespace}/{credential}");
         if tls.mode == ClientTlsMode::Mutual {
             common.tls_certificate_sds_secret_configs = vec![delivered(&name)];
         }
-        common.validation_context_type =
-            Some(combined(validation, delivered(&format!("{name}-cacert"))));
+        common.validation_context_type = Some(combined(
+            validation,
+            delivered(&format!("{name}{ANCHORS_SUFFIX}")),
+        ));
         return with_sni(tls, common);
     }
     if tls.mode == ClientTlsMode::Mutual

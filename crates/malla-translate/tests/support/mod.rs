@@ -11,15 +11,19 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use malla_api::lower::kubernetes::service;
-use malla_api::{Config, Kind, lower};
+use malla_api::gateway_api::lower::{Object, Objects, Surroundings};
+use malla_api::lower::assemble;
+use malla_api::lower::kubernetes::{secret, service};
+use malla_api::{Config, Kind, gateway_api, lower};
 use malla_model::id::{Labels, Meta, selects};
-use malla_model::mesh::{MeshParts, OutboundPolicy};
+use malla_model::mesh::MeshParts;
 use malla_model::service::Resolution;
+use malla_model::settings::OutboundPolicy;
 use malla_model::workload::{Address, Endpoint, Health, Locality, TlsMode};
 use malla_model::{Mesh, MeshSettings, ObjectRef, Service, SpiffeId, Workload};
 use malla_translate::{NodeKind, NodeView, Resource, Resources, translate};
 use malla_xds_proto::json;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 /// The gateway's own Deployment and Service.
@@ -39,11 +43,17 @@ spec:
   - {name: https, port: 443, targetPort: 8443}
 ";
 
+fn read<T: DeserializeOwned>(metadata: &ObjectMeta, document: &Value) -> Arc<Object<T>> {
+    Arc::new(Object::read(metadata, document).unwrap())
+}
+
 #[derive(Default)]
 struct Builder {
     parts: MeshParts,
     injected: BTreeSet<String>,
     services: Vec<(Service, BTreeMap<String, u16>)>,
+    configs: Vec<Config>,
+    gateway_api: Objects,
 }
 
 /// Reads documents separated by `---`.
@@ -100,11 +110,43 @@ impl Builder {
 
     #[track_caller]
     fn object(&mut self, document: &Value, created: i64) {
+        let version = document["apiVersion"].as_str().unwrap_or_default();
+        if version.starts_with(gateway_api::GROUP) {
+            return self.gateway_api(document);
+        }
         match document["kind"].as_str().unwrap() {
             "Namespace" | "Settings" | "ServiceAccount" => {}
             "Deployment" => self.deployment(document),
             "Service" => self.service(document),
+            "Secret" => self.secret(document),
             kind => self.istio(kind, document, created),
+        }
+    }
+
+    fn gateway_api(&mut self, document: &Value) {
+        let metadata: ObjectMeta = serde_json::from_value(document["metadata"].clone()).unwrap();
+        let objects = &mut self.gateway_api;
+        match document["kind"].as_str().unwrap() {
+            "GatewayClass" => objects.classes.push(read(&metadata, document)),
+            "Gateway" => objects.gateways.push(read(&metadata, document)),
+            "HTTPRoute" => objects.http_routes.push(read(&metadata, document)),
+            other => panic!("{other}"),
+        }
+    }
+
+    /// `readers` are the service accounts that may list the Secrets of the namespace.
+    fn secret(&mut self, document: &Value) {
+        let secrets = Arc::make_mut(&mut self.parts.secrets);
+        let namespace = text_of(&document["metadata"]["namespace"]);
+        let keys = secrets.namespaces.entry(namespace.into()).or_default();
+        let keys = Arc::make_mut(keys);
+        let data = document["stringData"].as_object().into_iter().flatten();
+        let data = data.map(|(key, value)| (key.clone(), text_of(value)));
+        let material = secret::material(&data.collect());
+        let name = text_of(&document["metadata"]["name"]);
+        keys.secrets.insert(name.into(), Arc::new(material));
+        for (account, may) in document["readers"].as_object().into_iter().flatten() {
+            keys.readers.insert(account.as_str().into(), *may == true);
         }
     }
 
@@ -194,17 +236,7 @@ impl Builder {
             created,
         ));
         let lowered = lower(kind, &metadata, &document["spec"], &self.parts.settings).unwrap();
-        match lowered.value {
-            Config::VirtualService(value) => self.parts.virtual_services.push(value),
-            Config::DestinationRule(value) => self.parts.destination_rules.push(value),
-            Config::Gateway(value) => self.parts.gateways.push(value),
-            Config::ServiceEntry(values) => {
-                self.parts.services.extend(values.into_iter().map(Arc::new));
-            }
-            Config::PeerAuthentication(value) => self.parts.peer_authentications.push(value),
-            Config::AuthorizationPolicy(value) => self.parts.authorization_policies.push(value),
-            Config::Telemetry(value) => self.parts.telemetries.push(value),
-        }
+        self.configs.push(lowered.value);
     }
 
     fn finish(mut self) -> Mesh {
@@ -230,6 +262,20 @@ impl Builder {
             service.endpoints = Arc::new(endpoints);
             self.parts.services.push(Arc::new(service));
         }
+        assemble::add(&mut self.parts, &self.configs);
+        let outcome = gateway_api::lower::lower(
+            &self.gateway_api,
+            &Surroundings {
+                settings: &self.parts.settings,
+                services: &self.parts.services,
+                secrets: &self.parts.secrets,
+                namespaces: &BTreeMap::new(),
+                addresses: &BTreeMap::new(),
+                now: "",
+            },
+        );
+        self.parts.gateways.extend(outcome.gateways);
+        self.parts.virtual_services.extend(outcome.virtual_services);
         Mesh::new(self.parts)
     }
 }

@@ -9,8 +9,8 @@ use prost_reflect::{
 };
 use serde_json::{Map, Value, json};
 
+use super::encode::is_well_known;
 use super::pool;
-use super::read::is_well_known;
 use crate::Any;
 use crate::type_url::message_name;
 
@@ -20,8 +20,13 @@ const MAX_DEPTH: usize = 64;
 /// Prints a message.
 #[must_use]
 pub fn print<M: Message + Name>(message: &M) -> Value {
-    let bytes = message.encode_to_vec();
-    expand(&M::full_name(), &bytes, MAX_DEPTH).unwrap_or_else(|| raw(&bytes))
+    print_encoded::<M>(&message.encode_to_vec())
+}
+
+/// As [`print`], for a message that is encoded.
+#[must_use]
+pub fn print_encoded<M: Name>(bytes: &[u8]) -> Value {
+    expand(&M::full_name(), bytes, MAX_DEPTH).unwrap_or_else(|| raw(bytes))
 }
 
 /// Prints a packed message as an object with `@type`; one of unknown type, or damaged, as
@@ -40,7 +45,9 @@ pub fn print_bytes(type_url: &str, bytes: &[u8]) -> Value {
 fn any(type_url: &str, bytes: &[u8], depth: usize) -> Value {
     let mut fields = Map::from_iter([("@type".to_owned(), Value::from(type_url))]);
     match expand(message_name(type_url), bytes, depth) {
-        Some(Value::Object(inner)) if pool_has_plain(type_url) => fields.extend(inner),
+        Some(Value::Object(inner)) if !is_well_known(message_name(type_url)) => {
+            fields.extend(inner)
+        }
         Some(value) => {
             fields.insert("value".into(), value);
         }
@@ -55,12 +62,6 @@ fn raw(bytes: &[u8]) -> Value {
     Value::from(STANDARD.encode(bytes))
 }
 
-fn pool_has_plain(type_url: &str) -> bool {
-    pool()
-        .get_message_by_name(message_name(type_url))
-        .is_some_and(|descriptor| !is_well_known(&descriptor))
-}
-
 fn expand(name: &str, bytes: &[u8], depth: usize) -> Option<Value> {
     let descriptor = pool().get_message_by_name(name).filter(|_| depth > 0)?;
     let message = DynamicMessage::decode(descriptor, bytes).ok()?;
@@ -72,7 +73,7 @@ fn object(message: &DynamicMessage, depth: usize) -> Value {
     if descriptor.full_name() == "google.protobuf.Any" {
         return packed(&descriptor, message, depth);
     }
-    if is_well_known(&descriptor) {
+    if is_well_known(descriptor.full_name()) {
         return well_known(message);
     }
     let fields = message

@@ -1,6 +1,6 @@
 //! Runs a [`ServerStream`] per connection, over gRPC or in memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,6 +20,7 @@ use tonic::metadata::MetadataMap;
 use tonic::{Extensions, Status};
 
 use super::facts::{ConnectionFacts, StreamFacts};
+use super::questions::Questions;
 use super::source::{Hello, NodeHandle, ResourceSource};
 use super::stream::{Input, Output, ServerStream};
 use crate::message::{ClientMessage, ServerMessage, Variant};
@@ -37,6 +38,8 @@ pub struct ServerOptions {
     pub first_request: Duration,
     /// Ends all streams when the process drains; clients connect to another replica.
     pub drain: DrainWatch,
+    /// `control_plane.identifier` of every response; none when it is empty.
+    pub identifier: String,
 }
 
 impl ServerOptions {
@@ -46,6 +49,7 @@ impl ServerOptions {
             max_streams: 100_000,
             first_request: Duration::from_secs(15),
             drain,
+            identifier: String::new(),
         }
     }
 }
@@ -67,7 +71,7 @@ struct Connection {
     node: Arc<Node>,
     variant: Variant,
     since: SystemTime,
-    stream: ArcSwap<StreamFacts>,
+    stream: Arc<ArcSwap<StreamFacts>>,
     kick: CancellationToken,
 }
 
@@ -209,16 +213,27 @@ impl<S: ResourceSource> Session<S> {
             Status::invalid_argument("the first request has no node (expected one with an id)")
         })?;
         tracing::Span::current().record("node", &node.id);
+        let connection = Connection {
+            id: self.id,
+            node: Arc::new(node.clone()),
+            variant: self.variant,
+            since: SystemTime::now(),
+            stream: Arc::default(),
+            kick: CancellationToken::new(),
+        };
         let hello = Hello {
             connection: self.id,
-            node: node.clone(),
+            node,
             variant: self.variant,
+            first_type: first.type_url().to_owned(),
+            since: connection.since,
+            facts: Arc::clone(&connection.stream),
             metadata,
             extensions,
         };
         let handle = self.inner.source.connect(hello).await?;
         let inner = self.inner.clone();
-        let registered = Registered::new(&inner, self.id, node, self.variant)?;
+        let registered = Registered::new(&inner, connection)?;
         tracing::debug!("connected");
         self.exchange(first, &*handle, &registered.connection).await
     }
@@ -234,25 +249,36 @@ impl<S: ResourceSource> Session<S> {
         let mut stream = ServerStream::new(self.variant, current, Instant::now());
         let mut input = Input::Request(first);
         let drain = self.inner.options.drain.clone();
+        let mut questions = Questions::default();
         loop {
-            stream
-                .handle(Instant::now(), input)
-                .map_err(|violation| Status::invalid_argument(violation.to_string()))?;
+            let mut messages = VecDeque::new();
+            match questions.take(&input, handle, stream.resources().version())? {
+                Some(answer) => messages.extend(answer),
+                None => stream
+                    .handle(Instant::now(), input)
+                    .map_err(|violation| Status::invalid_argument(violation.to_string()))?,
+            }
             let mut events = Vec::new();
-            while let Some(output) = stream.poll_output(Instant::now()) {
-                match output {
-                    Output::Event(event) => events.push(event),
-                    Output::Send(message) => {
-                        let sending = self.responses.send(Ok(message));
-                        let sent = tokio::select! {
-                            biased; // A client that does not read must not keep us from ending.
-                            ended = ended(connection, &drain) => return Err(ended),
-                            sent = sending => sent,
-                        };
-                        if sent.is_err() {
-                            return Ok(()); // The client has gone.
+            loop {
+                let message = match messages.pop_front() {
+                    Some(message) => message,
+                    None => match stream.poll_output(Instant::now()) {
+                        Some(Output::Send(message)) => message,
+                        Some(Output::Event(event)) => {
+                            events.push(event);
+                            continue;
                         }
-                    }
+                        None => break,
+                    },
+                };
+                let sending = self.send(message);
+                let sent = tokio::select! {
+                    biased; // A client that does not read must not keep us from ending.
+                    ended = ended(connection, &drain) => return Err(ended),
+                    sent = sending => sent,
+                };
+                if !sent {
+                    return Ok(()); // The client has gone.
                 }
             }
             // Facts first: who hears of an event may look them up.
@@ -274,6 +300,17 @@ impl<S: ResourceSource> Session<S> {
     }
 }
 
+impl<S> Session<S> {
+    /// Whether the client is still there.
+    async fn send(&mut self, mut message: ServerMessage) -> bool {
+        let identifier = &self.inner.options.identifier;
+        if !identifier.is_empty() {
+            message.sign(identifier);
+        }
+        self.responses.send(Ok(message)).await.is_ok()
+    }
+}
+
 /// Completes when this end wants the stream to end.
 async fn ended(connection: &Connection, drain: &DrainWatch) -> Status {
     tokio::select! {
@@ -290,20 +327,13 @@ struct Registered<'a, S> {
 }
 
 impl<'a, S> Registered<'a, S> {
-    fn new(inner: &'a Inner<S>, id: u64, node: Node, variant: Variant) -> Result<Self, Status> {
-        let connection = Arc::new(Connection {
-            id,
-            node: Arc::new(node),
-            variant,
-            since: SystemTime::now(),
-            stream: ArcSwap::from_pointee(StreamFacts::default()),
-            kick: CancellationToken::new(),
-        });
+    fn new(inner: &'a Inner<S>, connection: Connection) -> Result<Self, Status> {
+        let connection = Arc::new(connection);
         let mut connections = inner.lock();
         if connections.len() >= inner.options.max_streams {
             return Err(Status::resource_exhausted("too many xDS streams"));
         }
-        connections.insert(id, connection.clone());
+        connections.insert(connection.id, connection.clone());
         drop(connections);
         Ok(Self { inner, connection })
     }

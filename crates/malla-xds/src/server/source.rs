@@ -1,13 +1,17 @@
 //! What the serving end asks of its owner.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
+use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
+use malla_xds_proto::Any;
 use malla_xds_proto::core::Node;
 use tokio::sync::watch;
 use tonic::metadata::MetadataMap;
 use tonic::{Extensions, Status};
 
+use super::facts::StreamFacts;
 use super::stream::Event;
 use crate::message::Variant;
 use crate::resource::NodeResources;
@@ -19,6 +23,11 @@ pub struct Hello {
     pub connection: u64,
     pub node: Node,
     pub variant: Variant,
+    /// Type of the first request: tells those who only ask ([`NodeHandle::answer`]) from nodes.
+    pub first_type: String,
+    pub since: SystemTime,
+    /// What the stream has been sent and has answered, now and later.
+    pub facts: Arc<ArcSwap<StreamFacts>>,
     /// Headers of the stream, among them `authorization`.
     pub metadata: MetadataMap,
     /// What the transport knows about the peer, such as its verified certificate.
@@ -55,4 +64,19 @@ pub trait NodeHandle: Send + Sync {
 
     /// Something happened on the stream.
     fn event(&self, event: &Event);
+
+    /// Answers a question: a type that is asked about once for each request and not subscribed to,
+    /// such as Istio's `istio.io/debug/syncz`. `None` for all other types.
+    fn answer(&self, type_url: &str, names: &[String]) -> Option<Result<Vec<Answer>, Status>> {
+        let _ = (type_url, names);
+        None
+    }
+}
+
+/// One resource of an answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    pub name: String,
+    /// Its type may be another than the one that was asked for.
+    pub body: Any,
 }

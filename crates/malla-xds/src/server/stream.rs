@@ -164,6 +164,12 @@ impl ServerStream {
         self.settle(now).map(Output::Event)
     }
 
+    /// What is being served.
+    #[must_use]
+    pub fn resources(&self) -> &dyn NodeResources {
+        &*self.resources
+    }
+
     /// What debug endpoints show.
     #[must_use]
     pub fn facts(&self) -> StreamFacts {

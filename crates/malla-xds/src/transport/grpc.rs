@@ -22,12 +22,12 @@ use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Link, LinkError, Transport};
+use super::{Link, LinkError, Transport, single};
 use crate::message::{ClientMessage, ServerMessage, Variant};
 use crate::server::{AdsServer, ResourceSource};
 
 /// Largest response a client takes. One cluster is about 2 KiB, so this is a very large mesh.
-const MAX_RESPONSE: usize = 256 << 20;
+pub(super) const MAX_RESPONSE: usize = 256 << 20;
 
 /// Largest request a server takes: after a reconnect it lists every resource the client holds, some
 /// hundred bytes for each. istiod takes as much.
@@ -64,10 +64,7 @@ impl Connector for PlainConnector {
                 ))
             };
             let endpoint = Endpoint::from_shared(format!("http://{}", self.0)).map_err(refuse)?;
-            let endpoint = endpoint
-                .connect_timeout(CONNECT_TIMEOUT)
-                .http2_keep_alive_interval(KEEPALIVE)
-                .keep_alive_while_idle(true);
+            let endpoint = kept_alive(endpoint.connect_timeout(CONNECT_TIMEOUT));
             endpoint.connect().await.map_err(refuse)
         })
     }
@@ -95,7 +92,14 @@ impl Connector for UnixConnector {
     }
 }
 
-fn innermost(error: &dyn std::error::Error) -> String {
+/// A server that vanishes without a word is noticed.
+pub(super) fn kept_alive(endpoint: Endpoint) -> Endpoint {
+    endpoint
+        .http2_keep_alive_interval(KEEPALIVE)
+        .keep_alive_while_idle(true)
+}
+
+pub(super) fn innermost(error: &dyn std::error::Error) -> String {
     let mut innermost = error;
     while let Some(cause) = innermost.source() {
         innermost = cause;
@@ -103,9 +107,10 @@ fn innermost(error: &dyn std::error::Error) -> String {
     innermost.to_string()
 }
 
-/// ADS over the channels of a connector.
+/// xDS over the channels of a connector: the aggregated stream, or that of one type.
 pub struct GrpcTransport {
     connector: Arc<dyn Connector>,
+    single: Option<String>,
 }
 
 impl std::fmt::Debug for GrpcTransport {
@@ -117,7 +122,19 @@ impl std::fmt::Debug for GrpcTransport {
 impl GrpcTransport {
     #[must_use]
     pub fn new(connector: Arc<dyn Connector>) -> Self {
-        Self { connector }
+        Self {
+            connector,
+            single: None,
+        }
+    }
+
+    /// The stream of this type alone, by the type's own service.
+    #[must_use]
+    pub fn of_type(connector: Arc<dyn Connector>, type_url: impl Into<String>) -> Self {
+        Self {
+            connector,
+            single: Some(type_url.into()),
+        }
     }
 }
 
@@ -126,13 +143,12 @@ impl Transport for GrpcTransport {
         Box::pin(async move {
             let metadata = self.connector.metadata().await?;
             let channel = self.connector.channel().await?;
-            let client = AggregatedDiscoveryServiceClient::new(channel)
-                .max_decoding_message_size(MAX_RESPONSE);
             let (requests, receiver) = mpsc::unbounded_channel();
             let sent = UnboundedReceiverStream::new(receiver);
+            let single = self.single.clone();
             let responses = match variant {
-                Variant::Delta => delta_stream(client, sent, metadata),
-                Variant::Sotw => sotw_stream(client, sent, metadata),
+                Variant::Delta => delta_stream(channel, single, sent, metadata),
+                Variant::Sotw => sotw_stream(channel, single, sent, metadata),
             };
             Ok(Link {
                 requests,
@@ -142,7 +158,6 @@ impl Transport for GrpcTransport {
     }
 }
 
-type Client = AggregatedDiscoveryServiceClient<Channel>;
 type LinkStream = BoxStream<'static, Result<ServerMessage, LinkError>>;
 
 fn with_metadata<T>(message: T, metadata: MetadataMap) -> Request<T> {
@@ -151,8 +166,13 @@ fn with_metadata<T>(message: T, metadata: MetadataMap) -> Request<T> {
     request
 }
 
+fn aggregated(channel: Channel) -> AggregatedDiscoveryServiceClient<Channel> {
+    AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_RESPONSE)
+}
+
 fn delta_stream(
-    mut client: Client,
+    channel: Channel,
+    single: Option<String>,
     sent: impl Stream<Item = ClientMessage> + Send + 'static,
     metadata: MetadataMap,
 ) -> LinkStream {
@@ -162,8 +182,13 @@ fn delta_stream(
             ClientMessage::Sotw(_) => None,
         }
     });
+    let request = with_metadata(sent, metadata);
+    if let Some(type_url) = single {
+        return single::delta(channel, type_url, request);
+    }
     let call = async move {
-        let answer = client.delta_aggregated_resources(with_metadata(sent, metadata));
+        let mut client = aggregated(channel);
+        let answer = client.delta_aggregated_resources(request);
         answer.await.map(Response::into_inner)
     };
     let responses = stream::once(call).try_flatten();
@@ -172,7 +197,8 @@ fn delta_stream(
 }
 
 fn sotw_stream(
-    mut client: Client,
+    channel: Channel,
+    single: Option<String>,
     sent: impl Stream<Item = ClientMessage> + Send + 'static,
     metadata: MetadataMap,
 ) -> LinkStream {
@@ -182,8 +208,13 @@ fn sotw_stream(
             ClientMessage::Delta(_) => None,
         }
     });
+    let request = with_metadata(sent, metadata);
+    if let Some(type_url) = single {
+        return single::sotw(channel, type_url, request);
+    }
     let call = async move {
-        let answer = client.stream_aggregated_resources(with_metadata(sent, metadata));
+        let mut client = aggregated(channel);
+        let answer = client.stream_aggregated_resources(request);
         answer.await.map(Response::into_inner)
     };
     let responses = stream::once(call).try_flatten();

@@ -28,13 +28,27 @@ pub(crate) struct InitArgs {
     /// Groups whose traffic is the proxy's own.
     #[arg(short = 'g', long, default_value = "1337")]
     proxy_gid: String,
-    /// How traffic is captured: REDIRECT.
+    /// How traffic is captured: REDIRECT, or TPROXY, which keeps clients' addresses.
     #[arg(
         short = 'm',
         long = "istio-inbound-interception-mode",
         default_value = "REDIRECT"
     )]
     mode: String,
+    /// Mark of the proxy's packets in mode TPROXY.
+    #[arg(
+        short = 't',
+        long = "istio-inbound-tproxy-mark",
+        default_value_t = 1337
+    )]
+    tproxy_mark: u32,
+    /// Routing table of those packets.
+    #[arg(
+        short = 'r',
+        long = "istio-inbound-tproxy-route-table",
+        default_value_t = 133
+    )]
+    tproxy_route_table: u32,
     /// Inbound ports to capture: `*`, or a list.
     #[arg(
         short = 'b',
@@ -71,6 +85,9 @@ pub(crate) struct InitArgs {
     /// Remove the rules.
     #[arg(long)]
     cleanup: bool,
+    /// What Istio's injector says beside; there is nothing to tune here.
+    #[arg(long = "log_output_level", hide = true)]
+    _log_output_level: Option<String>,
     /// Use this tool instead of the first that works.
     #[arg(long, value_enum)]
     tool: Option<ToolChoice>,
@@ -121,6 +138,8 @@ fn settings(args: &InitArgs) -> Settings {
         proxy_uid: args.proxy_uid.clone(),
         proxy_gid: args.proxy_gid.clone(),
         mode: args.mode.clone(),
+        tproxy_mark: args.tproxy_mark,
+        tproxy_route_table: args.tproxy_route_table,
         inbound_ports: args.inbound_ports.clone(),
         exclude_inbound_ports: args.exclude_inbound_ports.clone(),
         outbound_ranges: args.outbound_ranges.clone(),

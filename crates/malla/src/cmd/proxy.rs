@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use malla_agent::settings::Paths;
 use malla_agent::{EnvoyOptions, Role, Settings};
-use malla_proxy::app::{Options, StartError, run_file, validate_file};
+use malla_proxy::app::{BootstrapFile, ConfigSource, Options, validate};
 use malla_runtime::log::{self, Format};
 use malla_runtime::signal::ShutdownSignals;
 
@@ -44,9 +44,21 @@ struct FileArgs {
         short = 'c',
         long = "config-path",
         value_name = "FILE",
-        required = true
+        required_unless_present = "config_yaml"
     )]
     config: Option<PathBuf>,
+    /// Envoy bootstrap as text, merged over the file.
+    #[arg(long, value_name = "YAML")]
+    config_yaml: Option<String>,
+    /// Who this proxy is, for `node.id`.
+    #[arg(long, value_name = "ID")]
+    service_node: Option<String>,
+    /// What it belongs to, for `node.cluster`.
+    #[arg(long, value_name = "NAME")]
+    service_cluster: Option<String>,
+    /// Where it runs, for `node.locality.zone`.
+    #[arg(long, value_name = "ZONE")]
+    service_zone: Option<String>,
     #[arg(long, value_enum, default_value = "serve")]
     mode: Mode,
     /// Worker threads; one per processor unless given.
@@ -55,6 +67,12 @@ struct FileArgs {
     /// Such as `warning`, or `info,malla_proxy=debug`.
     #[arg(short, long, default_value = "info")]
     log_level: String,
+    /// How long connections of changed or removed filter chains may go on, in seconds.
+    #[arg(long, default_value_t = 600)]
+    drain_time_s: u64,
+    /// How often access logs are written, in milliseconds; also whenever 64 KiB wait.
+    #[arg(long, default_value_t = 1000)]
+    file_flush_interval_msec: u64,
     /// How long requests under way may take when it is told to stop, in seconds.
     #[arg(long, default_value_t = 5)]
     grace_s: u64,
@@ -71,6 +89,7 @@ enum RoleCommand {
     /// Beside a workload.
     Sidecar(PodArgs),
     /// At the edge of the mesh.
+    #[command(alias = "router")]
     Gateway(PodArgs),
     /// Wait until this pod's proxy is ready; for postStart hooks.
     Wait {
@@ -91,8 +110,13 @@ struct PodArgs {
     /// Worker threads.
     #[arg(long)]
     concurrency: Option<usize>,
-    #[arg(long, default_value = "warning")]
+    #[arg(long, alias = "proxyLogLevel", default_value = "warning")]
     log_level: String,
+    /// Levels of Envoy's loggers and of Istio's agent, which Istio's injector names: neither is here.
+    #[arg(long = "proxyComponentLogLevel", hide = true)]
+    _component_log_level: Option<String>,
+    #[arg(long = "log_output_level", hide = true)]
+    _log_output_level: Option<String>,
     /// How long to go on when told to stop, such as `5000ms`.
     #[arg(long, default_value = "5000ms", value_parser = milliseconds)]
     drain_duration: Duration,
@@ -117,28 +141,37 @@ pub(crate) fn run(args: ProxyArgs, out: &mut Output) -> Result<ExitCode> {
 }
 
 fn from_file(args: FileArgs, out: &mut Output) -> Result<ExitCode> {
-    let file = args.config.context("which file? (-c FILE)")?;
+    let file = BootstrapFile {
+        path: args.config,
+        yaml: args.config_yaml,
+        node: args.service_node,
+        cluster: args.service_cluster,
+        zone: args.service_zone,
+    };
     let mut options = Options::new(malla_identity::default_provider());
     options.env = Arc::new(|name| std::env::var(name).ok());
     options.grace = Duration::from_secs(args.grace_s);
+    options.drain_time = Duration::from_secs(args.drain_time_s);
+    options.log_flush = Duration::from_millis(args.file_flush_interval_msec.max(1));
     if let Some(concurrency) = args.concurrency {
         options.concurrency = concurrency;
     }
     if args.mode == Mode::Validate {
-        let warnings = validate_file(&file, &options).map_err(chain)?;
+        let checked = file
+            .read()
+            .and_then(|bootstrap| validate(bootstrap, &options));
+        let warnings = checked
+            .with_context(|| format!("error initializing configuration '{}'", file.name()))?;
         warnings
             .iter()
             .for_each(|warning| out.note(&format!("warning: {warning}")));
-        out.text(&format!("configuration '{}' OK\n", file.display()));
+        out.text(&format!("configuration '{}' OK\n", file.name()));
         return Ok(ExitCode::SUCCESS);
     }
     options.log = Some(log::init(Format::Text, &level(&args.log_level))?);
-    run_file(&file, options).map_err(chain)?;
+    let bootstrap = file.read()?;
+    malla_proxy::app::run(ConfigSource::Static(Box::new(bootstrap)), options)?;
     Ok(ExitCode::SUCCESS)
-}
-
-fn chain(error: StartError) -> anyhow::Error {
-    anyhow::Error::new(error)
 }
 
 /// Envoy's and Istio's names of levels, where they differ from ours.

@@ -68,6 +68,7 @@ pub(crate) async fn bring_up(
     // A cluster that was kept (`--data`) has the shop as its user left it.
     let fresh = client.get(&NAMESPACES, None, ROOT_NAMESPACE).is_err();
     apply(client, malla_api::crd::crds()).await?;
+    apply(client, malla_api::gateway_api::crd::crds()).await?;
     apply(client, control_plane(&installation)).await?;
     apply(client, ingress_gateway(&installation)).await?;
     apply(client, console(&installation, &console_options(plan))).await?;

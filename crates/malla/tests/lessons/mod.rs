@@ -10,10 +10,13 @@
     reason = "each of the tests has its own way of working"
 )]
 
+mod gateway_api;
 mod hand;
+mod https;
 mod shop;
 
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use malla_testkit::{Demo, eventually};
@@ -61,6 +64,8 @@ pub(crate) const LESSONS: [(&str, Lesson); 13] = [
 pub(crate) fn run(name: &str, arguments: &[&str]) {
     let demo = Demo::start(Path::new(env!("CARGO_BIN_EXE_malla")), name, arguments);
     let kubectl = Kubectl(&demo);
+    https::comes_from_secrets(&demo);
+    gateway_api::routes_have_gateways_of_their_own(&demo);
     // Applying what is there already changes nothing and warns of nothing.
     kubectl.lesson("q01-gateway");
     let class = Class {
@@ -70,6 +75,7 @@ pub(crate) fn run(name: &str, arguments: &[&str]) {
     };
     attend(name, &class, &LESSONS);
     nothing_was_refused(&demo);
+    the_proxies_are_shown(&demo);
     demo.stop();
 }
 
@@ -83,6 +89,47 @@ pub(crate) fn attend(name: &str, class: &Class<'_>, lessons: &[(&str, Lesson)]) 
             started.elapsed().as_secs_f64()
         );
     }
+}
+
+/// What `malla` prints for the demo's cluster; it must succeed.
+fn malla(demo: &Demo, arguments: &[&str]) -> String {
+    let done = Command::new(env!("CARGO_BIN_EXE_malla"))
+        .args(arguments)
+        .env("KUBECONFIG", demo.kubeconfig())
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "malla {arguments:?}: {told}");
+    String::from_utf8(done.stdout).unwrap()
+}
+
+/// Every proxy is connected, has what it was offered, and says where requests go: through the API
+/// server's port forwarding, as `istioctl` asks.
+fn the_proxies_are_shown(demo: &Demo) {
+    let gateway = malla(demo, &["proxy-status", "-n", "istio-system"]);
+    assert!(gateway.contains("istio-ingressgateway"), "{gateway}");
+    let status = malla(demo, &["proxy-status", "-n", "base"]);
+    let pods = demo.kubectl_json(&["-n", "base", "get", "pods"]);
+    for pod in pods["items"].as_array().unwrap() {
+        let name = format!("{}.base ", pod["metadata"]["name"].as_str().unwrap());
+        let line = status.lines().find(|line| line.starts_with(&name));
+        let line = line.unwrap_or_else(|| panic!("no {name} in {status}"));
+        assert!(line.ends_with("4 (CDS,LDS,EDS,RDS)"), "{line}");
+    }
+    let same = malla(demo, &["proxy-status", "-n", "base", "deployment/frontend"]);
+    assert_eq!(same, "Clusters Match\nListeners Match\nRoutes Match\n");
+    let rows = |what: &str, of: &str| {
+        let table = malla(
+            demo,
+            &["proxy-config", what, "deployment/frontend", "-n", "base"],
+        );
+        table.lines().filter(|line| line.contains(of)).count()
+    };
+    assert!(rows("cluster", "order.base.svc.cluster.local") >= 1);
+    assert!(rows("listener", "Route: 7000") >= 1);
+    assert!(rows("route", "order.base.svc.cluster.local:7000") >= 1);
+    assert!(rows("endpoint", "HEALTHY") >= 1);
+    assert_eq!(rows("secret", "Cert Chain     ACTIVE     true"), 1);
 }
 
 fn every_pod_has_a_sidecar(class: &Class<'_>) {
@@ -410,7 +457,7 @@ pub(crate) fn nothing_was_refused(demo: &Demo) {
     for kind in [
         "virtualservices",
         "destinationrules",
-        "gateways",
+        "gateways.networking.istio.io",
         "peerauthentications",
         "authorizationpolicies",
     ] {

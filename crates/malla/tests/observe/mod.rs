@@ -6,17 +6,19 @@
 )]
 
 mod api;
+mod outage;
 mod peers;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use malla_testkit::{Demo, eventually};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use api::Api;
 
 const SOON: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_secs(90);
 /// Visits a second.
 const RATE: u32 = 40;
 /// Seconds that rates are compared over.
@@ -39,7 +41,7 @@ pub(crate) fn run(name: &str, arguments: &[&str]) {
         ("Zipkin's spans are shown", peers::zipkins_spans_are_shown),
         (
             "without the control plane it goes on",
-            without_the_control_plane_it_goes_on,
+            outage::without_the_control_plane_it_goes_on,
         ),
         ("a console that died goes on", a_console_that_died_goes_on),
         (
@@ -186,6 +188,21 @@ fn an_order_is_followed(_: &Demo, api: &Api) {
     });
 }
 
+/// What `kubectl -n` prints for some words, the first of which is the namespace.
+fn kubectl(demo: &Demo, words: &str) -> String {
+    let words: Vec<&str> = std::iter::once("-n").chain(words.split(' ')).collect();
+    demo.kubectl_ok(&words)
+}
+
+/// Applies objects through a file, as users do.
+fn apply(demo: &Demo, name: &str, objects: &[Value]) {
+    let list = json!({"apiVersion": "v1", "kind": "List", "items": objects});
+    let path = std::env::temp_dir().join(format!("{name}-{}.json", demo.pid()));
+    std::fs::write(&path, list.to_string()).unwrap();
+    drop(demo.kubectl_ok(&["apply", "-f", path.to_str().unwrap()]));
+    std::fs::remove_file(&path).unwrap();
+}
+
 /// Kills a process of a pod, as a fault would.
 fn kill(demo: &Demo, app: &str, container: &str) {
     let app = format!("app={app}");
@@ -195,28 +212,6 @@ fn kill(demo: &Demo, app: &str, container: &str) {
     let pid = demo.ready["pids"][&key].as_i64().unwrap();
     let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
-}
-
-fn without_the_control_plane_it_goes_on(demo: &Demo, api: &Api) {
-    let count = || -> Result<usize, String> {
-        let targets = api.get("/api/v1/targets")?;
-        Ok(targets["data"]["activeTargets"]
-            .as_array()
-            .map_or(0, Vec::len))
-    };
-    let before = count().unwrap();
-    kill(demo, "istiod", "discovery");
-    assert!(
-        count().unwrap() + 1 >= before,
-        "all but itself are scraped on"
-    );
-    let services = api.get("/api/malla/v1/services").unwrap();
-    assert_eq!(services.as_array().map(Vec::is_empty), Some(false));
-    proxies_are_in_sync(demo, api);
-    eventually("it is scraped again", SOON, || match count()? {
-        now if now == before => Ok(()),
-        now => Err(format!("{now} of {before} targets")),
-    });
 }
 
 /// Everything acknowledged, Zipkin's span above too, is there after the console's process was killed.

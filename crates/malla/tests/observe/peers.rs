@@ -9,17 +9,8 @@ use std::time::Duration;
 use malla_testkit::{Demo, Request, eventually};
 use serde_json::{Value, json};
 
-use super::SOON;
 use super::api::{Api, encoded};
-
-/// Applies objects through a file, as users do.
-fn apply(demo: &Demo, name: &str, objects: &[Value]) {
-    let list = json!({"apiVersion": "v1", "kind": "List", "items": objects});
-    let path = std::env::temp_dir().join(format!("{name}-{}.json", demo.pid()));
-    std::fs::write(&path, list.to_string()).unwrap();
-    drop(demo.kubectl_ok(&["apply", "-f", path.to_str().unwrap()]));
-    std::fs::remove_file(&path).unwrap();
-}
+use super::{SOON, apply};
 
 /// Where a port of a LoadBalancer Service is on this machine.
 fn published(demo: &Demo, namespace: &str, name: &str, port: u16) -> String {

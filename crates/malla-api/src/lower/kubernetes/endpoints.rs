@@ -9,8 +9,6 @@ use malla_model::id::Labels;
 use malla_model::service::Service;
 use malla_model::workload::{Address, Endpoint, Health, Locality, TlsMode, Workload};
 
-use super::super::service_entry::workload_key;
-
 /// The label by which an EndpointSlice names its Service.
 pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 
@@ -109,7 +107,7 @@ fn endpoint_at(
         identity: workload.map(|w| w.identity.clone()),
         workload: workload.map_or_else(
             || format!(";{};;;{}", service.namespace(), settings.cluster_id).into(),
-            |w| workload_key(w, &settings.cluster_id),
+            |w| w.described(&settings.cluster_id),
         ),
         node: endpoint.node_name.as_deref().unwrap_or_default().into(),
     })

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use malla_model::service::{Resolution, Service, ServicePort};
+use malla_model::service::{Distribution, Resolution, Service, ServicePort};
 use malla_model::{Host, MeshSettings, Protocol};
 
-use super::super::meta::{ip_block, meta, visibility};
+use super::super::meta::{ip_block, meta, visibility_or};
 
 /// Who sees a Service.
 const EXPORT_TO: &str = "networking.istio.io/exportTo";
@@ -16,6 +16,18 @@ const EXPORT_TO: &str = "networking.istio.io/exportTo";
 const ACCOUNTS: &str = "alpha.istio.io/kubernetes-serviceaccounts";
 /// Identities outside of Kubernetes, whole, comma-separated.
 const CANONICAL_ACCOUNTS: &str = "alpha.istio.io/canonical-serviceaccounts";
+
+/// The same as `spec.trafficDistribution`, which stands before it.
+const TRAFFIC_DISTRIBUTION: &str = "networking.istio.io/traffic-distribution";
+
+fn distribution(written: &str) -> Distribution {
+    match written {
+        // PreferClose is the older name.
+        "PreferClose" | "PreferSameZone" => Distribution::SameZone,
+        "PreferSameNode" => Distribution::SameNode,
+        _ => Distribution::Any,
+    }
+}
 
 /// Lowers a Service; its endpoints come from [`super::endpoints()`].
 #[must_use]
@@ -55,7 +67,17 @@ pub fn service(object: &core::Service, settings: &MeshSettings) -> Service {
         external: false,
         headless,
         alias_of: external_name.map(Host::new),
-        visibility: visibility(annotation(EXPORT_TO).split(','), meta.namespace()),
+        visibility: visibility_or(
+            annotation(EXPORT_TO).split(','),
+            &settings.export.services,
+            meta.namespace(),
+        ),
+        distribution: distribution(
+            spec.traffic_distribution
+                .as_deref()
+                .unwrap_or_else(|| annotation(TRAFFIC_DISTRIBUTION)),
+        ),
+        same_machine: spec.internal_traffic_policy.as_deref() == Some("Local"),
         selector: spec.selector.clone().unwrap_or_default(),
         subject_alt_names: own.chain(foreign).collect(),
         endpoints: Arc::default(),
@@ -92,6 +114,10 @@ fn port(written: &core::ServicePort) -> Option<ServicePort> {
         Some(IntOrString::String(_)) => None,
         None => Some(number),
     };
+    let target_name = match &written.target_port {
+        Some(IntOrString::String(name)) => Some(name.as_str().into()),
+        _ => None,
+    };
     let protocol = match transport {
         "SCTP" => Protocol::Udp, // not carried by the mesh either
         _ => Protocol::of_service_port(transport, written.app_protocol.as_deref(), name, number),
@@ -100,6 +126,7 @@ fn port(written: &core::ServicePort) -> Option<ServicePort> {
         name: name.into(),
         port: number,
         target_port,
+        target_name,
         protocol,
     })
 }

@@ -8,7 +8,7 @@ use malla_model::id::{Labels, SpiffeId};
 use malla_model::workload::{Locality, TlsMode, Workload};
 
 use super::super::meta::meta;
-use super::super::service_entry::TLS_MODE_LABEL;
+use super::super::workload_entry::TLS_MODE_LABEL;
 use super::{LOCALITY_LABEL, NETWORK_LABEL, REGION_LABEL, SUBZONE_LABEL, ZONE_LABEL};
 
 /// Lowers a Pod; `node` is the one it runs on, where it is known. `None` for pods without an

@@ -348,7 +348,10 @@ pub(super) fn validate_rbac(object: &Value, errors: &mut Vec<FieldError>) {
             &["Group", "ServiceAccount", "User"],
             errors,
         );
-        if text(subject, &["kind"]) == "ServiceAccount" && text(subject, &["namespace"]).is_empty()
+        // A RoleBinding's own namespace is meant where none is named.
+        if text(subject, &["kind"]) == "ServiceAccount"
+            && text(object, &["kind"]) == "ClusterRoleBinding"
+            && text(subject, &["namespace"]).is_empty()
         {
             errors.push(FieldError::required(&format!("{path}.namespace"), ""));
         }

@@ -23,6 +23,9 @@ pub fn inspect_tls(prefix: &[u8]) -> Verdict<ClientHello> {
     let mut rest = prefix;
     // A ClientHello may be spread over several records.
     loop {
+        if message.first().is_some_and(|kind| *kind != CLIENT_HELLO) {
+            return Verdict::IsNot;
+        }
         match wanted(&message) {
             Some(length) if message.len() >= length => {
                 return match parse(message.get(4..length).unwrap_or_default()) {
@@ -32,9 +35,6 @@ pub fn inspect_tls(prefix: &[u8]) -> Verdict<ClientHello> {
             }
             Some(length) if length > MAX_PEEK => return Verdict::IsNot,
             _ => {}
-        }
-        if message.first().is_some_and(|kind| *kind != CLIENT_HELLO) {
-            return Verdict::IsNot;
         }
         let plausible = [rest.first() == Some(&HANDSHAKE), rest.get(1) == Some(&3)];
         if plausible.iter().zip(rest).any(|(fits, _)| !fits) {
@@ -178,6 +178,15 @@ mod tests {
         let mut bytes = Vec::new();
         client.write_tls(&mut bytes).unwrap();
         bytes
+    }
+
+    #[test]
+    fn another_handshake_message_is_none_however_much_of_it_is_there() {
+        let mut bytes = hello("a", &[]);
+        bytes[5] = 2; // A ServerHello.
+        for end in [6, bytes.len()] {
+            assert_eq!(inspect_tls(&bytes[..end]), Verdict::IsNot);
+        }
     }
 
     #[test]

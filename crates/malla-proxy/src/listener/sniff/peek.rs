@@ -4,9 +4,9 @@ use std::os::fd::AsRawFd;
 
 use nix::sys::socket::{MsgFlags, recv};
 use tokio::io::Interest;
-use tokio::net::TcpStream;
 
 use super::{MAX_PEEK, Verdict};
+use crate::transport::Socket;
 
 /// Why nothing was seen.
 #[derive(Debug, thiserror::Error)]
@@ -23,7 +23,7 @@ const FIRST: usize = 2048;
 /// Shows `inspect` an ever longer prefix of what the peer sent, leaving the bytes in the socket. `None` is "something
 /// else". Waits for as long as the inspector wants more: callers set a timeout. Cancel-safe.
 pub async fn peek_until<T>(
-    stream: &TcpStream,
+    stream: &Socket,
     mut inspect: impl FnMut(&[u8]) -> Verdict<T>,
 ) -> Result<Option<T>, PeekError> {
     let mut buffer = vec![0u8; FIRST];
@@ -66,7 +66,7 @@ pub async fn peek_until<T>(
     }
 }
 
-fn peek(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+fn peek(stream: &Socket, buffer: &mut [u8]) -> io::Result<usize> {
     recv(
         stream.as_raw_fd(),
         buffer,
@@ -85,12 +85,13 @@ mod tests {
 
     use super::super::{HttpKind, inspect_http};
     use super::{PeekError, peek_until};
+    use crate::transport::Socket;
 
-    async fn pair() -> (TcpStream, TcpStream) {
+    async fn pair() -> (TcpStream, Socket) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap());
         let (client, server) = tokio::join!(client, listener.accept());
-        (client.unwrap(), server.unwrap().0)
+        (client.unwrap(), Socket::Tcp(server.unwrap().0))
     }
 
     #[tokio::test]

@@ -7,18 +7,36 @@ use serde_json::{Map, Value as Json, json};
 
 use super::value::{Source, Value};
 use crate::connection::TlsInfo;
+use crate::policy::attributes;
 use crate::telemetry::flags::Flag;
 use crate::telemetry::record::Captured;
 
 /// True if the expression holds for the record.
 pub(super) fn holds(expression: &Expression, source: &Source<'_>) -> bool {
-    let values: Vec<(&str, Json)> = expression
-        .roots()
-        .iter()
-        .map(|root| (*root, of(root, source)))
-        .collect();
-    let attributes: Vec<(&str, &Json)> = values.iter().map(|(root, it)| (*root, it)).collect();
-    expression.holds(&attributes)
+    let values = attributes(expression, source);
+    expression.holds(&borrowed(&values))
+}
+
+/// What the expression comes to for the record; `typed` keeps numbers what they are.
+pub(super) fn value<'a>(expression: &Expression, source: &Source<'_>, typed: bool) -> Value<'a> {
+    let values = attributes(expression, source);
+    let values = borrowed(&values);
+    let Some(text) = expression.text(&values) else {
+        return Value::None;
+    };
+    match typed.then(|| expression.json(&values)).flatten() {
+        Some(value) => Value::Cel(text, value),
+        None => Value::Owned(text),
+    }
+}
+
+fn attributes(expression: &Expression, source: &Source<'_>) -> Vec<(&'static str, Json)> {
+    let roots = expression.roots().iter();
+    roots.map(|root| (*root, of(root, source))).collect()
+}
+
+fn borrowed<'a>(values: &'a [(&'static str, Json)]) -> Vec<(&'a str, &'a Json)> {
+    values.iter().map(|(root, value)| (*root, value)).collect()
 }
 
 fn of(root: &str, source: &Source<'_>) -> Json {
@@ -43,6 +61,8 @@ fn of(root: &str, source: &Source<'_>) -> Json {
             Plain::DownstreamLocalPort,
         ),
         "upstream" => out.upstream(),
+        "metadata" => out.fields = attributes::metadata(source.record.state.as_deref()),
+        "filter_state" => out.fields = attributes::filter_state(source.record.state.as_deref()),
         _ => out.xds(),
     }
     Json::Object(out.fields)
@@ -56,7 +76,7 @@ struct Attributes<'a> {
 impl Attributes<'_> {
     fn set(&mut self, name: &str, value: Value<'_>) {
         let value = match value {
-            Value::None => return,
+            Value::None | Value::Nothing => return,
             Value::Number(number) => Json::from(number),
             value => match value.as_text() {
                 Some(text) => Json::from(text),
@@ -157,7 +177,7 @@ impl Attributes<'_> {
     fn upstream(&mut self) {
         self.plain(
             "address",
-            Plain::UpstreamRemoteAddress,
+            Plain::UpstreamHost,
             "port",
             Plain::UpstreamRemotePort,
         );
@@ -201,6 +221,7 @@ fn all(captured: &Captured) -> Map<String, Json> {
 /// The bit of a flag in `response.flags` (Envoy's `StreamInfo::CoreResponseFlag`).
 fn bit(flag: Flag) -> u64 {
     let place = match flag {
+        Flag::FailedLocalHealthCheck => 0,
         Flag::NoHealthyUpstream => 1,
         Flag::UpstreamRequestTimeout => 2,
         Flag::LocalReset => 3,
@@ -211,16 +232,21 @@ fn bit(flag: Flag) -> u64 {
         Flag::NoRouteFound => 8,
         Flag::DelayInjected => 9,
         Flag::FaultInjected => 10,
+        Flag::UnauthorizedExternalService => 12,
+        Flag::RateLimited => 11,
+        Flag::RateLimitServiceError => 13,
         Flag::DownstreamConnectionTermination => 14,
         Flag::UpstreamRetryLimitExceeded => 15,
         Flag::StreamIdleTimeout => 16,
         Flag::DownstreamProtocolError => 18,
         Flag::UpstreamMaxStreamDurationReached => 19,
+        Flag::NoFilterConfigFound => 21,
         Flag::DurationTimeout => 22,
         Flag::UpstreamProtocolError => 23,
         Flag::NoClusterFound => 24,
         Flag::DropOverload => 27,
         Flag::DownstreamRemoteReset => 28,
+        Flag::UnconditionalDropOverload => 29,
     };
     1 << place
 }

@@ -62,10 +62,12 @@ fn write_string(format: &Format, source: &Source<'_>, omit_empty: bool, out: &mu
     ] = format.0.as_slice()
     {
         match source.value(operator) {
-            Value::None => out.extend_from_slice(b"null"),
+            Value::None | Value::Nothing => out.extend_from_slice(b"null"),
             Value::Number(number) => {
                 out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes())
             }
+            Value::Json(value) | Value::Cel(_, value) => write_value(&value, out),
+            Value::Quoted(text) => quote(text.as_bytes(), out),
             value => {
                 let mut text = Vec::new();
                 value.write(b"", &mut text);
@@ -79,6 +81,12 @@ fn write_string(format: &Format, source: &Source<'_>, omit_empty: bool, out: &mu
     let missing: &[u8] = if omit_empty { b"" } else { b"-" };
     super::write_text(format, source, missing, &mut text);
     quote(&text, out);
+}
+
+/// Appends a value as it is; fields come in alphabetical order.
+pub(super) fn write_value(value: &serde_json::Value, out: &mut Vec<u8>) {
+    // Writing into a vector cannot fail.
+    let _ = serde_json::to_writer(out, value);
 }
 
 /// A JSON string; bytes that are not UTF-8 become replacement characters.

@@ -1,29 +1,44 @@
 //! What each format command comes to for a record.
 
+mod address;
+mod grpc;
+mod query;
+mod time;
+mod tls;
+
+pub(super) use self::query::CLIENT_CERT;
 use std::borrow::Cow;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header};
-use malla_proxy_config::address::Address;
-use malla_proxy_config::format::{Field, MetadataSource, Operator, PathOrigin, Plain};
+use http::{HeaderMap, HeaderName, StatusCode, Version, header};
+use jiff::tz::TimeZone;
+use malla_proxy_config::format::{
+    Field, HostOrigin, MetadataSource, Milestone, Operator, PathOrigin, Plain, StateForm,
+};
 use malla_proxy_config::metadata::{Metadata, Value as Tree};
 use malla_proxy_config::request::split_path;
+use malla_runtime::socket::measure::round_trip;
 use tokio::time::Instant;
+use uuid::Uuid;
+use xxhash_rust::xxh3::xxh3_128;
 
-use super::grpc_from_http;
-use crate::connection::{PeerCertificate, TlsInfo};
-use crate::telemetry::record::{Captured, Record};
+use super::files::Files;
+use super::{expression, json};
+use crate::telemetry::record::{Captured, Moment, Record};
 use crate::tls::Env;
-use crate::upstream::UpstreamTlsInfo;
+
+pub(super) const ORIGINAL_HOST: HeaderName = HeaderName::from_static("x-envoy-original-host");
 
 /// A command's value.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value<'a> {
     /// Not known: `-`, or `null`.
     None,
+    /// Known not to be: nothing, or `null`.
+    Nothing,
     /// Text.
     Text(&'a str),
     /// Bytes of a header.
@@ -38,6 +53,12 @@ pub enum Value<'a> {
     Owned(String),
     /// A moment, as ISO 8601 with milliseconds.
     Time(SystemTime),
+    /// A text that is quoted where the line is not JSON itself.
+    Quoted(&'a str),
+    /// JSON, also in JSON.
+    Json(serde_json::Value),
+    /// What CEL has come to: printed, and as JSON.
+    Cel(String, serde_json::Value),
 }
 
 impl Value<'_> {
@@ -45,6 +66,7 @@ impl Value<'_> {
     pub fn write(&self, missing: &[u8], out: &mut Vec<u8>) {
         match self {
             Self::None => out.extend_from_slice(missing),
+            Self::Nothing => {}
             Self::Text(text) => out.extend_from_slice(text.as_bytes()),
             Self::Bytes(bytes) => out.extend_from_slice(bytes),
             Self::Number(number) => {
@@ -53,7 +75,11 @@ impl Value<'_> {
             Self::Socket(address) => write_display(address, out),
             Self::Ip(address) => write_display(address, out),
             Self::Owned(text) => out.extend_from_slice(text.as_bytes()),
-            Self::Time(time) => write_time(*time, out),
+            Self::Time(time) => time::write_time(*time, out),
+            Self::Json(serde_json::Value::String(text)) => out.extend_from_slice(text.as_bytes()),
+            Self::Quoted(text) => json::quote(text.as_bytes(), out),
+            Self::Cel(text, _) => out.extend_from_slice(text.as_bytes()),
+            Self::Json(value) => json::write_value(value, out),
         }
     }
 
@@ -74,47 +100,6 @@ fn write_display(value: &impl std::fmt::Display, out: &mut Vec<u8>) {
     let _ = write!(out, "{value}");
 }
 
-/// `2026-11-21T03:04:05.678Z`, by hand: this is in every log line.
-fn write_time(time: SystemTime, out: &mut Vec<u8>) {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
-    let (year, month, day) = civil(days);
-    let mut digits = |mut number: u64, width: usize, end: u8| {
-        let mut text = [b'0'; 8];
-        for slot in text.iter_mut().take(width).rev() {
-            *slot = b'0' + u8::try_from(number % 10).unwrap_or(0);
-            number /= 10;
-        }
-        out.extend(text.into_iter().take(width));
-        out.push(end);
-    };
-    digits(year, 4, b'-');
-    digits(month, 2, b'-');
-    digits(day, 2, b'T');
-    digits(second / 3600, 2, b':');
-    digits(second / 60 % 60, 2, b':');
-    digits(second % 60, 2, b'.');
-    digits(since.subsec_millis().into(), 3, b'Z');
-}
-
-/// Days since 1970 to a date (Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms").
-fn civil(days: u64) -> (u64, u64, u64) {
-    let shifted = days + 719_468;
-    let era = shifted / 146_097;
-    let day_of_era = shifted % 146_097;
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 {
-        shifted_month + 3
-    } else {
-        shifted_month - 9
-    };
-    (year_of_era + era * 400 + u64::from(month <= 2), month, day)
-}
-
 /// What is the same for every request of the process.
 #[derive(Clone)]
 pub struct Environment {
@@ -122,6 +107,10 @@ pub struct Environment {
     pub hostname: Arc<str>,
     /// `%ENVIRONMENT(X)%`.
     pub env: Env,
+    /// Where `%START_TIME_LOCAL%` is.
+    pub zone: TimeZone,
+    /// `%FILE_CONTENT(X)%`.
+    pub files: Files,
 }
 
 impl fmt::Debug for Environment {
@@ -169,17 +158,43 @@ impl<'a> Source<'a> {
             }
             Operator::QueryParam(name) => self.query_param(name),
             Operator::Path { query, original } => self.path(*query, *original),
-            Operator::StartTime(None) => Value::Time(self.record.start_wall),
-            Operator::StartTime(Some(format)) => strftime(self.record.start_wall, format),
+            Operator::DecodedQuery => self.decoded_query(),
+            Operator::Time { of, format } => self.moment(*of, format),
+            Operator::CommonDuration { start, end, unit } => {
+                let (start, end) = (self.milestone(*start), self.milestone(*end));
+                match (start, end) {
+                    (Some(start), Some(end)) if start <= end => {
+                        let passed = end.saturating_duration_since(start).as_nanos();
+                        let units = passed / u128::from((*unit).max(1));
+                        Value::Number(u64::try_from(units).unwrap_or(u64::MAX))
+                    }
+                    _ => Value::None,
+                }
+            }
             Operator::Plain(plain) => self.plain(*plain),
+            Operator::Network(plain, bits) => self.network(*plain, *bits),
+            Operator::ServerName { host_first, host } => self.server_name(*host_first, *host),
+            Operator::Details => text(self.record.details.as_deref()),
+            Operator::GrpcStatusSnake => self.grpc_snake(),
             Operator::Metadata {
                 source,
                 namespace,
                 path,
             } => self.metadata(*source, namespace, path),
-            Operator::Environment(name) => {
-                (self.environment.env)(name).map_or(Value::None, Value::Owned)
+            Operator::FilterState { key, form } => self.filter_state(key, *form),
+            Operator::Environment { name, unset } => match (self.environment.env)(name) {
+                Some(text) => Value::Owned(text),
+                None => unset.map_or(Value::None, Value::Text),
+            },
+            Operator::FileContent(path) => {
+                let content = self.environment.files.content(path);
+                content.map_or(Value::None, |text| Value::Owned(text.as_ref().to_owned()))
             }
+            Operator::ForwardedCert(key) => self.forwarded_cert(key),
+            Operator::Expression { expression, typed } => {
+                expression::value(expression, self, *typed)
+            }
+            Operator::Coalesce(operators) => self.coalesce(operators),
         }
     }
 
@@ -236,20 +251,6 @@ impl<'a> Source<'a> {
         }
     }
 
-    fn query_param(&self, name: &str) -> Value<'a> {
-        let query = self
-            .record
-            .path
-            .as_ref()
-            .and_then(|path| path.query())
-            .unwrap_or("");
-        let found = query.split('&').find_map(|pair| {
-            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (key == name).then_some(value)
-        });
-        found.map_or(Value::None, Value::Text)
-    }
-
     fn path(&self, query: bool, origin: PathOrigin) -> Value<'a> {
         let (current, original) = (
             self.record.path.as_ref(),
@@ -274,6 +275,38 @@ impl<'a> Source<'a> {
             .map(|end| millis(end.saturating_duration_since(self.record.start)))
     }
 
+    fn milestone(&self, milestone: Milestone) -> Option<Instant> {
+        let record = self.record;
+        let attempt = &record.attempt;
+        let handshake = || record.connection.tls.as_ref()?.handshake;
+        match milestone {
+            Milestone::DownstreamReceiveBegin => return Some(record.start),
+            Milestone::UpstreamConnectBegin => return attempt.opened.map(|opened| opened.begun),
+            Milestone::UpstreamConnectEnd => return attempt.opened.map(|opened| opened.connected),
+            Milestone::UpstreamHandshakeEnd => return attempt.opened?.secured,
+            Milestone::DownstreamHandshakeBegin => return handshake().map(|(begun, _)| begun),
+            Milestone::DownstreamHandshakeEnd => return handshake().map(|(_, end)| end),
+            _ => {}
+        }
+        record.protocol?; // The rest is a request's.
+        match milestone {
+            Milestone::DownstreamReceiveEnd => record.progress.request_end.get(),
+            Milestone::UpstreamSendBegin => attempt.connected,
+            Milestone::UpstreamSendEnd => attempt.request_sent,
+            Milestone::UpstreamReceiveBegin => attempt.first_byte,
+            Milestone::UpstreamBodyBegin => record.body_begun,
+            Milestone::UpstreamReceiveEnd => record.answer_ended,
+            Milestone::DownstreamSendBegin => record.first_byte_sent,
+            Milestone::DownstreamSendEnd => record.end,
+            _ => None,
+        }
+    }
+
+    /// Of a request; connections have no such moments.
+    fn of_request(&self, moment: Option<Instant>) -> Value<'a> {
+        self.since_start(moment.filter(|_| self.record.protocol.is_some()))
+    }
+
     fn since_start(&self, moment: Option<Instant>) -> Value<'a> {
         moment.map_or(Value::None, |moment| {
             Value::Number(millis(moment.saturating_duration_since(self.record.start)))
@@ -286,11 +319,11 @@ impl<'a> Source<'a> {
         let connection = &*record.connection;
         match plain {
             Plain::Duration => self.duration().map_or(Value::None, Value::Number),
-            Plain::RequestDuration => self.since_start(record.progress.request_end.get()),
-            Plain::RequestTxDuration => self.since_start(record.attempt.request_sent),
-            Plain::ResponseDuration => self.since_start(record.attempt.first_byte),
+            Plain::RequestDuration => self.of_request(record.progress.request_end.get()),
+            Plain::RequestTxDuration => self.of_request(record.attempt.request_sent),
+            Plain::ResponseDuration => self.of_request(record.attempt.first_byte),
             Plain::ResponseTxDuration => match (record.attempt.first_byte, record.end) {
-                (Some(first), Some(end)) => {
+                (Some(first), Some(end)) if record.protocol.is_some() => {
                     Value::Number(millis(end.saturating_duration_since(first)))
                 }
                 _ => Value::None,
@@ -298,7 +331,13 @@ impl<'a> Source<'a> {
             Plain::UpstreamConnectionPoolReadyDuration => {
                 self.since_start(record.attempt.connected)
             }
-            Plain::DownstreamHandshakeDuration | Plain::RoundtripDuration => Value::None,
+            Plain::DownstreamHandshakeDuration => {
+                let handshake = connection.tls.as_ref().and_then(|tls| tls.handshake);
+                self.since_start(handshake.map(|(_, end)| end))
+            }
+            // Of QUIC.
+            Plain::RoundtripDuration => Value::None,
+            Plain::BytesRetransmitted | Plain::PacketsRetransmitted => Value::Number(0),
             Plain::BytesReceived => Value::Number(record.progress.received.get()),
             Plain::BytesSent => Value::Number(record.bytes_sent),
             Plain::Protocol => record
@@ -311,17 +350,24 @@ impl<'a> Source<'a> {
             Plain::ResponseCode => {
                 Value::Number(record.status.map_or(0, |status| status.as_u16().into()))
             }
-            Plain::ResponseCodeDetails => text(record.details.as_deref()),
+            Plain::ResponseCodeDetails => match record.details.as_deref() {
+                Some(details) if details.contains(char::is_whitespace) => {
+                    Value::Owned(details.replace(char::is_whitespace, "_"))
+                }
+                details => text(details),
+            },
             Plain::ConnectionTerminationDetails => text(record.termination.as_deref()),
             Plain::ResponseFlags => self.flags(super::super::flags::Flag::short),
             Plain::ResponseFlagsLong => self.flags(super::super::flags::Flag::long),
+            Plain::LocalReplyBody => match &record.local_reply {
+                Some(body) => Value::Bytes(Cow::Borrowed(body)),
+                None => Value::Text(""),
+            },
             Plain::RouteName => text(record.route_name()),
-            Plain::AccessLogType => Value::Text("DownstreamEnd"),
+            Plain::AccessLogType => Value::Text(record.log_type().1),
             Plain::QueryParams => text(record.path.as_ref().and_then(|path| path.query())),
             Plain::Hostname => Value::Text(&self.environment.hostname),
-            Plain::GrpcStatus => self
-                .grpc_status()
-                .map_or(Value::None, |code| Value::Text(grpc_name(code))),
+            Plain::GrpcStatus => self.grpc_name(),
             Plain::GrpcStatusNumber => self
                 .grpc_status()
                 .map_or(Value::None, |code| Value::Number(code.into())),
@@ -330,19 +376,36 @@ impl<'a> Source<'a> {
             }
             Plain::ConnectionId => Value::Number(connection.id),
             Plain::RequestedServerName => text(connection.server_name.as_deref()),
+            Plain::StreamId if record.moment == Moment::Connection => Value::None,
+            Plain::StreamId if record.protocol.is_none() => Value::Owned(self.connection_uuid()),
             Plain::StreamId => {
                 self.request_field(&Field::Header(HeaderName::from_static("x-request-id")))
             }
+            Plain::UniqueId => Value::Owned(Uuid::new_v4().to_string()),
             Plain::TraceId => match &record.spans {
                 Some(spans) => spans.trace_id().map_or(Value::None, Value::Owned),
                 None => Value::None,
             },
-            Plain::VirtualClusterName
-            | Plain::CustomFlags
-            | Plain::UniqueId
-            | Plain::RequestHeadersBytes
-            | Plain::ResponseHeadersBytes => Value::None,
-            plain => self.address(plain).unwrap_or_else(|| self.tls(plain)),
+            Plain::SpanId => match record.spans.as_ref().and_then(|spans| spans.ids()) {
+                Some((_, span)) => Value::Owned(format!("{span:016x}")),
+                None => Value::None,
+            },
+            Plain::ListenerName => Value::Text(&connection.listener.name),
+            // No filter sets any.
+            Plain::CustomFlags => Value::Text(""),
+            Plain::VirtualClusterName => text(record.virtual_cluster.as_deref()),
+            Plain::RequestHeadersBytes => Value::Number(record.request_headers_bytes),
+            Plain::ResponseHeadersBytes => Value::Number(record.response_headers_bytes),
+            Plain::ResponseTrailersBytes => Value::Number(record.response_trailers_bytes),
+            Plain::RouteResolutionCount => Value::Number(record.route_searches.into()),
+            Plain::RouteResolutionTime => record.route_time.map_or(Value::None, |time| {
+                Value::Number(u64::try_from(time.as_micros()).unwrap_or(u64::MAX))
+            }),
+            plain => self
+                .address(plain)
+                .or_else(|| self.counted(plain))
+                .or_else(|| self.ends(plain))
+                .unwrap_or_else(|| self.tls(plain)),
         }
     }
 
@@ -361,141 +424,128 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// Of gRPC requests only: what came, or what the HTTP status stands for.
-    fn grpc_status(&self) -> Option<u32> {
+    /// What became of the connections; `None` if the command is something else.
+    fn ends(&self, plain: Plain) -> Option<Value<'a>> {
         let record = self.record;
-        let status = || record.grpc_status.or(record.status.map(grpc_from_http));
-        record.grpc.then(status).flatten()
-    }
-
-    /// Addresses and upstream names; `None` if the command is something else.
-    fn address(&self, plain: Plain) -> Option<Value<'a>> {
-        let record = self.record;
-        let (connection, attempt) = (&*record.connection, &record.attempt);
-        let socket = |address: Option<SocketAddr>| address.map_or(Value::None, Value::Socket);
-        let ip = |address: Option<SocketAddr>| {
-            address.map_or(Value::None, |address| Value::Ip(address.ip()))
-        };
-        let port = |address: Option<SocketAddr>| {
-            address.map_or(Value::None, |it| Value::Number(it.port().into()))
-        };
         Some(match plain {
-            Plain::DownstreamRemoteAddress => Value::Socket(record.remote),
-            Plain::DownstreamRemoteAddressWithoutPort => Value::Ip(record.remote.ip()),
-            Plain::DownstreamRemotePort => Value::Number(record.remote.port().into()),
-            Plain::DownstreamDirectRemoteAddress => Value::Socket(connection.direct_remote),
-            Plain::DownstreamDirectRemoteAddressWithoutPort => {
-                Value::Ip(connection.direct_remote.ip())
-            }
-            Plain::DownstreamDirectRemotePort => {
-                Value::Number(connection.direct_remote.port().into())
-            }
-            Plain::DownstreamLocalAddress => Value::Socket(connection.local),
-            Plain::DownstreamLocalAddressWithoutPort => Value::Ip(connection.local.ip()),
-            Plain::DownstreamLocalPort => Value::Number(connection.local.port().into()),
-            Plain::DownstreamDirectLocalAddress => Value::Socket(connection.direct_local),
-            Plain::DownstreamDirectLocalAddressWithoutPort => {
-                Value::Ip(connection.direct_local.ip())
-            }
-            Plain::DownstreamDirectLocalPort => {
-                Value::Number(connection.direct_local.port().into())
-            }
-            Plain::UpstreamLocalAddress => socket(attempt.local),
-            Plain::UpstreamLocalAddressWithoutPort => ip(attempt.local),
-            Plain::UpstreamLocalPort => port(attempt.local),
-            Plain::UpstreamRemoteAddress => socket(attempt.remote),
-            Plain::UpstreamRemoteAddressWithoutPort => ip(attempt.remote),
-            Plain::UpstreamRemotePort => port(attempt.remote),
-            Plain::UpstreamHost => match (&attempt.endpoint, attempt.remote) {
-                (Some(endpoint), remote) => match (&endpoint.address, remote) {
-                    (Address::Socket(address), _) => Value::Socket(*address),
-                    (_, Some(remote)) => Value::Socket(remote),
-                    (address, None) => Value::Owned(address.to_string()),
-                },
-                (None, remote) => socket(remote),
+            Plain::DownstreamCxRtt => match record.connection.socket.as_ref().map(round_trip) {
+                Some(Ok(time)) => Value::Number(millis(time)),
+                _ => Value::None,
             },
-            Plain::UpstreamHostName | Plain::UpstreamHostNameWithoutPort => self.host_name(plain),
-            Plain::UpstreamCluster => match &record.cluster {
-                Some(cluster) => Value::Text(&cluster.stat_name),
-                None => text(record.cluster_name.as_deref()),
-            },
-            Plain::UpstreamClusterRaw => match &record.cluster {
-                Some(cluster) => Value::Text(&cluster.name),
-                None => text(record.cluster_name.as_deref()),
-            },
-            Plain::UpstreamTransportFailureReason => match attempt.transport_failure.as_deref() {
-                // One word, as everything in a log line.
-                Some(reason) => Value::Owned(reason.replace(' ', "_")),
-                None => Value::None,
-            },
-            Plain::UpstreamRequestAttemptCount => Value::Number(record.attempts.into()),
-            Plain::UpstreamConnectionId => attempt.connection_id.map_or(Value::None, Value::Number),
+            Plain::DownstreamDetectedCloseType => Value::Text(record.closed.downstream.name()),
+            Plain::UpstreamDetectedCloseType
+                if record.attempt.endpoint.is_none()
+                    && (record.protocol.is_some() || record.moment == Moment::Connection) =>
+            {
+                Value::None
+            }
+            Plain::UpstreamDetectedCloseType => Value::Text(record.closed.upstream.name()),
+            Plain::DownstreamLocalCloseReason => text(record.closed.downstream_reason),
+            Plain::UpstreamLocalCloseReason => text(record.closed.upstream_reason),
+            Plain::DownstreamTransportFailureReason => text(
+                record
+                    .handshake_failure
+                    .as_deref()
+                    .filter(|text| !text.is_empty()),
+            ),
             _ => return None,
         })
     }
 
-    fn host_name(&self, plain: Plain) -> Value<'a> {
-        let Some(endpoint) = &self.record.attempt.endpoint else {
-            return Value::None;
-        };
-        if endpoint.hostname.is_empty() {
-            return match plain {
-                Plain::UpstreamHostNameWithoutPort => endpoint
-                    .address
-                    .socket()
-                    .map_or(Value::None, |address| Value::Ip(address.ip())),
-                _ => Value::Owned(endpoint.address.to_string()),
-            };
-        }
-        let name = &endpoint.hostname;
-        match plain {
-            Plain::UpstreamHostNameWithoutPort => Value::Text(
-                name.rsplit_once(':')
-                    .map_or(name.as_str(), |(host, _)| host),
-            ),
-            _ => Value::Text(name),
-        }
+    /// Bytes on the wire; `None` if the command is something else.
+    fn counted(&self, plain: Plain) -> Option<Value<'a>> {
+        let wire = &self.record.wire;
+        Some(Value::Number(match plain {
+            Plain::DownstreamWireBytesReceived => wire.downstream.received,
+            Plain::DownstreamWireBytesSent => wire.downstream.sent,
+            Plain::DownstreamHeaderBytesReceived => wire.downstream.heads_received,
+            Plain::DownstreamHeaderBytesSent => wire.downstream.heads_sent,
+            Plain::DownstreamDecompressedHeaderBytesReceived => wire.downstream.plain_received,
+            Plain::DownstreamDecompressedHeaderBytesSent => wire.downstream.plain_sent,
+            Plain::UpstreamWireBytesReceived => wire.upstream.received,
+            Plain::UpstreamWireBytesSent => wire.upstream.sent,
+            Plain::UpstreamHeaderBytesReceived => wire.upstream.heads_received,
+            Plain::UpstreamHeaderBytesSent => wire.upstream.heads_sent,
+            Plain::UpstreamDecompressedHeaderBytesReceived => wire.upstream.plain_received,
+            Plain::UpstreamDecompressedHeaderBytesSent => wire.upstream.plain_sent,
+            _ => return None,
+        }))
     }
 
-    fn tls(&self, plain: Plain) -> Value<'a> {
-        let down = self.record.connection.tls.as_ref();
-        let peer = down.and_then(|tls| tls.peer.as_deref());
-        let up = self.record.attempt.tls.as_deref();
-        let of = |get: fn(&TlsInfo) -> &str| text(down.map(get).filter(|text| !text.is_empty()));
-        let by =
-            |get: fn(&PeerCertificate) -> &str| text(peer.map(get).filter(|text| !text.is_empty()));
-        let upstream =
-            |get: fn(&UpstreamTlsInfo) -> &str| text(up.map(get).filter(|text| !text.is_empty()));
-        match plain {
-            Plain::DownstreamTlsVersion => of(|tls| tls.version),
-            Plain::DownstreamTlsCipher => of(|tls| tls.cipher),
-            Plain::DownstreamLocalSubject => of(|tls| &tls.local_subject),
-            Plain::DownstreamLocalUriSan => list(down.map(|tls| tls.local_uri_sans.as_slice())),
-            Plain::DownstreamLocalDnsSan => list(down.map(|tls| tls.local_dns_sans.as_slice())),
-            Plain::DownstreamPeerUriSan => list(peer.map(|peer| peer.uri_sans.as_slice())),
-            Plain::DownstreamPeerDnsSan => list(peer.map(|peer| peer.dns_sans.as_slice())),
-            Plain::DownstreamPeerSubject => by(|peer| &peer.subject),
-            Plain::DownstreamPeerIssuer => by(|peer| &peer.issuer),
-            Plain::DownstreamPeerSerial => by(|peer| &peer.serial),
-            Plain::DownstreamPeerFingerprint256 => by(|peer| &peer.sha256),
-            Plain::DownstreamPeerCert => by(|peer| &peer.pem),
-            Plain::UpstreamTlsVersion => upstream(|tls| tls.version),
-            Plain::UpstreamTlsCipher => upstream(|tls| tls.cipher),
-            Plain::UpstreamPeerUriSan => list(up.map(|tls| tls.peer_uri_sans.as_slice())),
-            _ => Value::None,
+    /// A number for a TCP connection, the same in each of its lines.
+    fn connection_uuid(&self) -> String {
+        let connection = &*self.record.connection;
+        let since = connection
+            .accepted_at
+            .duration_since(SystemTime::UNIX_EPOCH);
+        let what = format!(
+            "{} {} {} {}",
+            self.environment.hostname,
+            since.unwrap_or_default().as_nanos(),
+            connection.id,
+            connection.direct_remote,
+        );
+        let random = xxh3_128(what.as_bytes()).to_be_bytes();
+        uuid::Builder::from_random_bytes(random)
+            .into_uuid()
+            .to_string()
+    }
+
+    /// SNI or the host, whichever is asked for first and is there.
+    fn server_name(&self, host_first: bool, host: HostOrigin) -> Value<'a> {
+        let sni = || self.plain(Plain::RequestedServerName);
+        if self.record.protocol.is_none() {
+            return sni();
+        }
+        let original = || self.request_field(&Field::Header(ORIGINAL_HOST));
+        let current = || self.request_field(&Field::Authority);
+        let host = || match host {
+            HostOrigin::Current => current(),
+            HostOrigin::Original => original(),
+            HostOrigin::OriginalOrCurrent => or(original(), current),
+        };
+        if host_first { host() } else { or(sni(), host) }
+    }
+
+    /// The first of them that says something.
+    fn coalesce(&self, operators: &'a [(Operator, Option<usize>)]) -> Value<'a> {
+        for (operator, length) in operators {
+            let value = self.value(operator);
+            let Some(mut text) = value.as_text() else {
+                continue;
+            };
+            if let Some(length) = length {
+                cut(&mut text, *length);
+            }
+            return Value::Owned(text);
+        }
+        Value::None
+    }
+
+    /// `PLAIN` as it is, else as JSON.
+    fn filter_state(&self, key: &str, form: StateForm) -> Value<'a> {
+        let state = self.record.state.as_deref();
+        match (state.and_then(|state| state.objects.get(key)), form) {
+            (None, _) | (_, StateForm::Field | StateForm::Upstream) => Value::None,
+            (Some(text), StateForm::Plain) => Value::Text(text),
+            (Some(text), StateForm::Typed) => Value::Quoted(text),
         }
     }
 
     fn metadata(&self, source: MetadataSource, namespace: &str, path: &[String]) -> Value<'a> {
         let record = self.record;
         let metadata: Option<&Metadata> = match source {
-            // No filter of this proxy writes dynamic metadata that formats read.
-            MetadataSource::Dynamic => None,
+            MetadataSource::Dynamic => record.state.as_ref().map(|state| &state.metadata),
             MetadataSource::Cluster => record.cluster.as_ref().map(|cluster| &cluster.metadata),
             MetadataSource::Route => record
                 .selected
                 .as_ref()
                 .map(|selected| &selected.route().metadata),
+            MetadataSource::VirtualHost => record
+                .selected
+                .as_ref()
+                .map(|selected| &selected.vhost().metadata),
+            MetadataSource::FilterChain => Some(&record.connection.chain.metadata),
             MetadataSource::UpstreamHost => record
                 .attempt
                 .endpoint
@@ -516,7 +566,8 @@ impl<'a> Source<'a> {
         match value {
             None => Value::None,
             Some(Tree::String(text)) => Value::Owned(text),
-            Some(other) => Value::Owned(other.into_json().to_string()),
+            Some(Tree::Null) => Value::None,
+            Some(other) => Value::Json(other.into_json()),
         }
     }
 }
@@ -525,41 +576,33 @@ fn text(text: Option<&str>) -> Value<'_> {
     text.map_or(Value::None, Value::Text)
 }
 
-fn list<'a>(names: Option<&'a [Arc<str>]>) -> Value<'a> {
-    match names.unwrap_or_default() {
-        [] => Value::None,
-        [one] => Value::Text(one),
-        many => Value::Owned(many.join(",")),
+/// The value, or another one where it says nothing.
+fn or<'a>(value: Value<'a>, other: impl FnOnce() -> Value<'a>) -> Value<'a> {
+    match value {
+        Value::None => other(),
+        value => value,
     }
 }
 
+/// Cuts a text to so many bytes, or fewer where a character would be broken.
+fn cut(text: &mut String, length: usize) {
+    text.truncate(text.floor_char_boundary(length));
+}
+
+/// Of several fields of one name the first, as in Envoy.
 fn captured<'a>(from: &'a Captured, name: &HeaderName) -> Value<'a> {
-    from.get(name).map_or(Value::None, Value::Bytes)
+    from.first(name)
+        .map_or(Value::None, |value| Value::Bytes(Cow::Borrowed(value)))
 }
 
 fn live<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Value<'a> {
-    let mut values = headers.get_all(name).iter().map(HeaderValue::as_bytes);
-    let Some(first) = values.next() else {
-        return Value::None;
-    };
-    let mut out = Cow::Borrowed(first);
-    for more in values {
-        let all = out.to_mut();
-        all.push(b',');
-        all.extend_from_slice(more);
-    }
-    Value::Bytes(out)
+    headers.get(name).map_or(Value::None, |value| {
+        Value::Bytes(Cow::Borrowed(value.as_bytes()))
+    })
 }
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn strftime<'a>(time: SystemTime, format: &str) -> Value<'a> {
-    let Ok(timestamp) = jiff::Timestamp::try_from(time) else {
-        return Value::None;
-    };
-    jiff::fmt::strtime::format(format, timestamp).map_or(Value::None, Value::Owned)
 }
 
 /// `HTTP/1.1` and so on.
@@ -569,48 +612,5 @@ pub(crate) fn protocol(version: Version) -> &'static str {
         Version::HTTP_2 => "HTTP/2",
         Version::HTTP_3 => "HTTP/3",
         _ => "HTTP/1.1",
-    }
-}
-
-/// gRPC status names as Envoy prints them.
-fn grpc_name(code: u32) -> &'static str {
-    const NAMES: [&str; 17] = [
-        "OK",
-        "Canceled",
-        "Unknown",
-        "InvalidArgument",
-        "DeadlineExceeded",
-        "NotFound",
-        "AlreadyExists",
-        "PermissionDenied",
-        "ResourceExhausted",
-        "FailedPrecondition",
-        "Aborted",
-        "OutOfRange",
-        "Unimplemented",
-        "Internal",
-        "Unavailable",
-        "DataLoss",
-        "Unauthenticated",
-    ];
-    NAMES.get(code as usize).copied().unwrap_or("InvalidCode")
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::{Duration, UNIX_EPOCH};
-
-    use proptest::prelude::{prop_assert_eq, proptest};
-
-    use super::write_time;
-
-    proptest! {
-        #[test]
-        fn moments_print_as_jiff_prints_them(millis in 0_u64..7_000_000_000_000) {
-            let mut out = Vec::new();
-            write_time(UNIX_EPOCH + Duration::from_millis(millis), &mut out);
-            let want = jiff::Timestamp::from_millisecond(i64::try_from(millis).unwrap()).unwrap();
-            prop_assert_eq!(String::from_utf8(out).unwrap(), want.strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string());
-        }
     }
 }

@@ -11,7 +11,7 @@ use malla_proxy_config::access_log::GrpcLog;
 use malla_proxy_config::address::Address;
 use tokio::time::Instant;
 
-use crate::connection::{Connection, TlsInfo};
+use crate::connection::{Connection, End, TlsInfo};
 use crate::telemetry::access_log::{Source, write_text};
 use crate::telemetry::flags::Flag;
 use crate::telemetry::record::{Captured, Record};
@@ -80,8 +80,8 @@ pub fn tcp(out: &mut Vec<u8>, log: &GrpcLog, source: &Source<'_>) {
 fn common(out: &mut Vec<u8>, log: &GrpcLog, source: &Source<'_>, kind: u64) {
     let record = source.record;
     let (connection, attempt) = (&*record.connection, &record.attempt);
-    socket(out, 2, record.remote);
-    socket(out, 3, connection.local);
+    end(out, 2, &record.remote);
+    end(out, 3, &connection.local);
     if connection.tls.is_some() || connection.server_name.is_some() {
         wire::message(out, 4, |out| tls(out, connection));
     }
@@ -118,7 +118,10 @@ fn common(out: &mut Vec<u8>, log: &GrpcLog, source: &Source<'_>, kind: u64) {
     if !record.flags.is_empty() {
         wire::message(out, 16, |out| {
             for flag in record.flags.iter() {
-                if let Some(field) = flag_field(flag) {
+                if flag == Flag::UnauthorizedExternalService {
+                    // Its details: the reason `EXTERNAL_SERVICE`.
+                    wire::message(out, 13, |out| wire::uint(out, 1, 1));
+                } else if let Some(field) = flag_field(flag) {
                     wire::uint(out, field, 1);
                 }
             }
@@ -126,7 +129,7 @@ fn common(out: &mut Vec<u8>, log: &GrpcLog, source: &Source<'_>, kind: u64) {
     }
     text(out, 18, attempt.transport_failure.as_deref().unwrap_or(""));
     text(out, 19, record.route_name().unwrap_or(""));
-    socket(out, 20, connection.direct_remote);
+    end(out, 20, &connection.direct_remote);
     tags(out, log, source);
     if let Some(end) = record.end {
         duration(out, 23, end.saturating_duration_since(record.start));
@@ -180,10 +183,22 @@ fn socket(out: &mut Vec<u8>, field: u32, value: SocketAddr) {
 fn address(out: &mut Vec<u8>, field: u32, value: &Address) {
     match value.socket() {
         Some(value) => socket(out, field, value),
-        None => wire::message(out, field, |out| {
-            wire::message(out, 2, |out| text(out, 1, &value.to_string()));
-        }),
+        None => pipe(out, field, &value.to_string()),
     }
+}
+
+fn end(out: &mut Vec<u8>, field: u32, value: &End) {
+    match value {
+        End::Ip(value) => socket(out, field, *value),
+        End::Unix(name) => pipe(out, field, name),
+    }
+}
+
+/// An `Address` with a `Pipe`.
+fn pipe(out: &mut Vec<u8>, field: u32, name: &str) {
+    wire::message(out, field, |out| {
+        wire::message(out, 2, |out| text(out, 1, name));
+    });
 }
 
 fn tls(out: &mut Vec<u8>, connection: &Connection) {
@@ -240,6 +255,7 @@ fn cipher_id(name: &str) -> Option<u64> {
 /// The field of `ResponseFlags`; flags without one are newer than the message.
 fn flag_field(flag: Flag) -> Option<u32> {
     Some(match flag {
+        Flag::FailedLocalHealthCheck => 1,
         Flag::NoHealthyUpstream => 2,
         Flag::UpstreamRequestTimeout => 3,
         Flag::LocalReset => 4,
@@ -250,16 +266,21 @@ fn flag_field(flag: Flag) -> Option<u32> {
         Flag::NoRouteFound => 9,
         Flag::DelayInjected => 10,
         Flag::FaultInjected => 11,
+        Flag::RateLimited => 12,
+        Flag::RateLimitServiceError => 14,
         Flag::DownstreamConnectionTermination => 15,
         Flag::UpstreamRetryLimitExceeded => 16,
         Flag::StreamIdleTimeout => 17,
         Flag::DownstreamProtocolError => 19,
         Flag::UpstreamMaxStreamDurationReached => 20,
+        Flag::NoFilterConfigFound => 22,
         Flag::DurationTimeout => 23,
         Flag::UpstreamProtocolError => 24,
         Flag::NoClusterFound => 25,
         Flag::DownstreamRemoteReset => 28,
-        Flag::DropOverload => return None,
+        Flag::DropOverload
+        | Flag::UnconditionalDropOverload
+        | Flag::UnauthorizedExternalService => return None,
     })
 }
 
@@ -343,7 +364,7 @@ pub fn response_bytes(headers: &HeaderMap) -> u64 {
 }
 
 /// Names and values, without what is between them.
-fn header_bytes(headers: &HeaderMap) -> u64 {
+pub(crate) fn header_bytes(headers: &HeaderMap) -> u64 {
     let fields = headers.iter();
     fields
         .map(|(name, value)| (name.as_str().len() + value.len()) as u64)

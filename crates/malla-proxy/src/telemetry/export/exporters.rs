@@ -4,14 +4,14 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use malla_proxy_config::access_log::GrpcLogStream;
+use malla_proxy_config::access_log::{GrpcLogStream, OtlpExport};
 use malla_proxy_config::tracing::Tracer;
 use malla_runtime::drain::DrainWatch;
 use malla_runtime::task::AbortOnDrop;
 
-use super::call::Caller;
 use super::queue::{Counts, Queue};
-use super::{log_stream, spans};
+use super::{log_stream, otlp_logs, spans};
+use crate::call::Caller;
 use crate::live::Live;
 use crate::telemetry::stats::WorkerStats;
 use crate::telemetry::trace::otlp_resource;
@@ -25,6 +25,7 @@ use crate::upstream::Upstreams;
 enum Key {
     Spans(Arc<Tracer>),
     Log(Arc<GrpcLogStream>),
+    OtlpLog(Arc<OtlpExport>),
 }
 
 #[derive(Debug)]
@@ -60,6 +61,11 @@ impl<U: Upstreams> Exporters<U> {
             node,
             running: RefCell::default(),
         }
+    }
+
+    /// What calls are made with.
+    pub fn caller(&self) -> &Rc<Caller<U>> {
+        &self.caller
     }
 
     /// Who this proxy is.
@@ -116,6 +122,25 @@ impl<U: Upstreams> Exporters<U> {
             )
         };
         self.get(Key::Log(Arc::clone(config)), make, start)
+    }
+
+    /// The queue of log records to an OpenTelemetry collector. Call it inside of the worker.
+    pub fn otlp_log(&self, config: &Arc<OtlpExport>) -> Rc<Queue> {
+        let start = |queue: &Rc<Queue>| {
+            let run = otlp_logs::run(
+                Rc::clone(&self.caller),
+                Arc::clone(config),
+                otlp_logs::resource(config, &self.node),
+                Rc::clone(queue),
+                self.tasks.clone(),
+            );
+            tokio::task::spawn_local(run)
+        };
+        let make = || {
+            let counts = Counts::Log(self.stats.otlp_log(&config.stat_prefix));
+            Queue::new(otlp_logs::limits(config), counts)
+        };
+        self.get(Key::OtlpLog(Arc::clone(config)), make, start)
     }
 
     fn get(

@@ -17,8 +17,8 @@ use malla_runtime::drain::DrainWatch;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::time::sleep;
 
-use super::call::{CallError, Caller, grpc_prefix};
 use super::queue::{Limits, Queue};
+use crate::call::{CallError, Caller, grpc_prefix};
 use crate::http::body::{Backlog, RequestBody};
 use crate::telemetry::wire;
 use crate::upstream::Upstreams;

@@ -24,6 +24,9 @@ impl Messages {
                 data = data.get(skip..).unwrap_or_default();
                 continue;
             }
+            if self.head == 0 {
+                self.count += 1;
+            }
             // The first byte says whether the message is compressed, the next four how long it is.
             if self.head == 0 {
                 self.length = 0;
@@ -35,7 +38,6 @@ impl Messages {
             if self.head == HEAD {
                 self.head = 0;
                 self.left = self.length;
-                self.count += 1;
             }
         }
     }

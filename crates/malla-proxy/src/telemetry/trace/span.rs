@@ -176,6 +176,11 @@ impl Span {
         format!("{:0digits$x}", self.ids.trace)
     }
 
+    /// The trace it belongs to, and its own id.
+    pub fn ids(&self) -> (u128, u64) {
+        (self.ids.trace, self.ids.span)
+    }
+
     fn is_wide(&self) -> bool {
         self.ids.trace >> 64 != 0
     }

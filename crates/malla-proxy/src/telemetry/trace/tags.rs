@@ -103,7 +103,10 @@ pub fn of_request(
     to.tag("downstream_cluster", get(&SERVICE_CLUSTER).unwrap_or(b"-"));
     to.tag("user_agent", get(&header::USER_AGENT).unwrap_or(b"-"));
     to.tag("http.protocol", spoken(record.protocol).as_bytes());
-    let peer = record.connection.direct_remote.ip().to_string();
+    let peer = &record.connection.direct_remote;
+    let peer = peer
+        .ip()
+        .map_or_else(|| peer.to_string(), |ip| ip.to_string());
     to.tag("peer.address", peer.as_bytes());
     if let Some(id) = get(&CLIENT_TRACE_ID) {
         to.tag("guid:x-client-trace-id", id);

@@ -1,10 +1,12 @@
 //! Asks the system's name servers.
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{Name, RData, RecordType};
-use malla_proxy_config::cluster::DnsFamily;
+use malla_proxy_config::cluster::{DnsFamily, DnsResolver};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
@@ -29,8 +31,6 @@ pub struct Answer {
 pub enum ResolveError {
     #[error("`{0}` is not a DNS name")]
     Name(String),
-    #[error("no name server knows `{0}`")]
-    Unknown(String),
     #[error("no name server answered for `{name}` (tried {servers})")]
     Silent { name: String, servers: String },
 }
@@ -39,14 +39,35 @@ pub enum ResolveError {
 #[derive(Debug)]
 pub struct Resolver {
     files: SystemFiles,
+    settings: Option<Arc<DnsResolver>>,
+    /// The server to begin with, where they take turns.
+    turn: AtomicUsize,
 }
 
 impl Resolver {
-    pub fn new(files: SystemFiles) -> Self {
-        Self { files }
+    pub fn new(files: SystemFiles, settings: Option<Arc<DnsResolver>>) -> Self {
+        Self {
+            files,
+            settings,
+            turn: AtomicUsize::new(0),
+        }
     }
 
-    /// The addresses of `name` (which may be an address itself).
+    /// The system's settings, and what is different from them.
+    async fn conf(&self) -> ResolvConf {
+        let text = tokio::fs::read_to_string(&self.files.resolv_conf).await;
+        let mut conf = ResolvConf::parse(&text.unwrap_or_default());
+        if let Some(settings) = &self.settings {
+            conf.change(settings);
+            if settings.rotate && !conf.servers.is_empty() {
+                let turn = self.turn.fetch_add(1, Ordering::Relaxed) % conf.servers.len();
+                conf.servers.rotate_left(turn);
+            }
+        }
+        conf
+    }
+
+    /// The addresses of `name` (which may be an address itself); none if there is no such name.
     pub async fn resolve(&self, name: &str, family: DnsFamily) -> Result<Answer, ResolveError> {
         if let Ok(ip) = name.parse() {
             return Ok(Answer {
@@ -71,7 +92,7 @@ impl Resolver {
                 ttl: STATIC_TTL,
             });
         }
-        let conf = ResolvConf::parse(&read(&self.files.resolv_conf).await);
+        let conf = self.conf().await;
         let mut silent = true;
         for candidate in conf.candidates(name) {
             let full = Name::from_utf8(format!("{candidate}."))
@@ -107,7 +128,10 @@ impl Resolver {
                 servers: servers.join(", "),
             });
         }
-        Err(ResolveError::Unknown(name.to_owned()))
+        Ok(Answer {
+            addresses: Vec::new(),
+            ttl: Duration::ZERO,
+        })
     }
 }
 
@@ -115,7 +139,14 @@ impl Resolver {
 async fn ask_servers(conf: &ResolvConf, name: &Name, kind: RecordType) -> Option<Option<Answer>> {
     for _ in 0..conf.attempts {
         for &server in &conf.servers {
-            let Ok(Ok(message)) = timeout(conf.timeout, ask(server, name, kind)).await else {
+            let asking = async {
+                if conf.tcp {
+                    let (id, bytes) = question(name, kind)?;
+                    return ask_tcp(server, &bytes, id).await;
+                }
+                ask(server, name, kind).await
+            };
+            let Ok(Ok(message)) = timeout(conf.timeout, asking).await else {
                 continue;
             };
             match message.metadata.response_code {
@@ -142,12 +173,24 @@ fn addresses(message: &Message) -> Option<Answer> {
     Some(Answer { addresses, ttl })
 }
 
-async fn ask(server: SocketAddr, name: &Name, kind: RecordType) -> std::io::Result<Message> {
+/// The addresses in a server's bytes and how long they hold, for `fuzz/`.
+#[cfg(fuzzing)]
+pub fn answered(bytes: &[u8]) -> Option<(usize, Duration)> {
+    let found = addresses(&Message::from_vec(bytes).ok()?)?;
+    Some((found.addresses.len(), found.ttl))
+}
+
+/// A question and its number.
+fn question(name: &Name, kind: RecordType) -> std::io::Result<(u16, Vec<u8>)> {
     let id = rand::random();
     let mut query = Message::new(id, MessageType::Query, OpCode::Query);
     query.metadata.recursion_desired = true;
     query.add_query(Query::query(name.clone(), kind));
-    let bytes = query.to_vec().map_err(std::io::Error::other)?;
+    Ok((id, query.to_vec().map_err(std::io::Error::other)?))
+}
+
+async fn ask(server: SocketAddr, name: &Name, kind: RecordType) -> std::io::Result<Message> {
+    let (id, bytes) = question(name, kind)?;
     let own: SocketAddr = SocketAddr::new(malla_runtime::socket::unspecified_like(server.ip()), 0);
     let socket = UdpSocket::bind(own).await?;
     socket.connect(server).await?;
@@ -269,7 +312,7 @@ mod tests {
 
     #[tokio::test]
     async fn addresses_resolve_to_themselves() {
-        let resolver = super::Resolver::new(super::SystemFiles::default());
+        let resolver = super::Resolver::new(super::SystemFiles::default(), None);
         let answer = resolver
             .resolve("192.0.2.1", DnsFamily::Auto)
             .await

@@ -2,6 +2,8 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use malla_proxy_config::cluster::DnsResolver;
+
 /// The settings of `resolv.conf`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ResolvConf {
@@ -11,6 +13,8 @@ pub(super) struct ResolvConf {
     pub(super) ndots: usize,
     pub(super) timeout: Duration,
     pub(super) attempts: u32,
+    /// Servers are asked over TCP alone.
+    pub(super) tcp: bool,
 }
 
 /// glibc's limit.
@@ -25,6 +29,7 @@ impl ResolvConf {
             ndots: 1,
             timeout: Duration::from_secs(5),
             attempts: 2,
+            tcp: false,
         };
         for line in text.lines() {
             let line = line.split(['#', ';']).next().unwrap_or_default();
@@ -51,6 +56,20 @@ impl ResolvConf {
                 .push(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), DNS_PORT));
         }
         conf
+    }
+
+    /// Takes over what a configuration says.
+    pub(super) fn change(&mut self, settings: &DnsResolver) {
+        let unnamed = self.servers == [SocketAddr::new(Ipv4Addr::LOCALHOST.into(), DNS_PORT)];
+        if !settings.servers.is_empty() && (unnamed || !settings.fallback) {
+            self.servers.clone_from(&settings.servers);
+        }
+        if settings.no_search {
+            self.search.clear();
+        }
+        self.timeout = settings.timeout.unwrap_or(self.timeout);
+        self.attempts = settings.tries.unwrap_or(self.attempts);
+        self.tcp = settings.tcp;
     }
 
     fn option(&mut self, word: &str) {
@@ -81,6 +100,12 @@ impl ResolvConf {
             searched.chain(std::iter::once(name.to_owned())).collect()
         }
     }
+}
+
+/// The names to ask for `name`, and the addresses it has already, by a text that is both files, for `fuzz/`.
+#[cfg(fuzzing)]
+pub fn looked_up(text: &str, name: &str) -> (Vec<String>, Vec<IpAddr>) {
+    (ResolvConf::parse(text).candidates(name), hosts(text, name))
 }
 
 /// The addresses `/etc/hosts` has for a name.

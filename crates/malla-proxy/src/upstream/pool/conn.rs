@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -18,6 +19,9 @@ use tracing::Span;
 use super::{ConnInfo, Holder, Pool, Surroundings, header_limit};
 use crate::telemetry::stats::ClusterStats;
 use crate::transport::Io;
+use crate::transport::frames::{Metered, Side};
+use crate::transport::gather::gather;
+use crate::upstream::CODEC_HEADERS;
 use crate::upstream::body::Outgoing;
 use crate::upstream::breaker::Permit;
 use crate::upstream::connect::{Failure, FailureKind};
@@ -31,6 +35,9 @@ const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// Read buffer of an HTTP/1 connection must hold a head; hyper's least.
 const MIN_BUFFER: usize = 8 * 1024;
+/// Bytes that the read buffer of an HTTP/1 connection grows to, at most, whatever the cluster allows; the codec reads up to
+/// twice as many at once. Three such pieces wait for a client that does not read, and larger ones are hardly cheaper.
+pub(in crate::upstream) const READ_AHEAD: usize = 64 * 1024;
 
 /// What an open connection counts for; freed when its task ends.
 #[derive(Debug)]
@@ -38,6 +45,7 @@ pub(in crate::upstream) struct ConnGuard {
     _permit: Permit,
     host: Arc<HostState>,
     stats: Arc<ClusterStats>,
+    opened: Instant,
 }
 
 impl ConnGuard {
@@ -53,7 +61,15 @@ impl ConnGuard {
             _permit: permit,
             host,
             stats,
+            opened: Instant::now(),
         }
+    }
+
+    /// It is connected.
+    pub(in crate::upstream) fn connected(&self) {
+        self.stats
+            .upstream_cx_connect_ms
+            .record(self.opened.elapsed());
     }
 }
 
@@ -62,6 +78,9 @@ impl Drop for ConnGuard {
         self.host.cx_active.fetch_sub(1, Ordering::Relaxed);
         self.stats.upstream_cx_active.dec();
         self.stats.upstream_cx_destroy.inc();
+        self.stats
+            .upstream_cx_length_ms
+            .record(self.opened.elapsed());
     }
 }
 
@@ -72,6 +91,8 @@ pub(in crate::upstream) struct H1 {
     pub(super) info: Rc<ConnInfo>,
     pub(super) served: u32,
     pub(super) idle_since: Instant,
+    /// `enable_trailers`
+    trailers: bool,
 }
 
 impl H1 {
@@ -122,8 +143,18 @@ impl H2 {
     }
 
     pub(super) fn has_room(&self) -> bool {
+        self.room() > 0 && !self.is_spent()
+    }
+
+    /// How many streams may begin beside those there are.
+    pub(super) fn room(&self) -> usize {
         let limit = self.max_streams.min(self.peer_streams.get());
-        self.active.get() < limit && !self.is_spent()
+        limit.saturating_sub(self.active.get())
+    }
+
+    /// Streams now.
+    pub(super) fn streams(&self) -> usize {
+        self.active.get()
     }
 }
 
@@ -166,6 +197,14 @@ impl Lease {
         }
     }
 
+    /// True if trailers go both ways.
+    pub(in crate::upstream) fn takes_trailers(&self) -> bool {
+        match &self.conn {
+            Some(Conn::H1(conn)) => conn.trailers,
+            Some(Conn::H2(_)) | None => true,
+        }
+    }
+
     pub(in crate::upstream) fn is_h2(&self) -> bool {
         matches!(self.conn, Some(Conn::H2(_)))
     }
@@ -182,9 +221,12 @@ impl Lease {
     /// Sends a request. On failure the request comes back if nothing of it was sent.
     pub(in crate::upstream) async fn send(
         &mut self,
-        request: Request<Outgoing>,
+        mut request: Request<Outgoing>,
     ) -> Result<Response<Incoming>, (hyper::Error, Option<Request<Outgoing>>)> {
         self.used = true;
+        if !self.takes_trailers() {
+            request.body_mut().drop_trailers();
+        }
         let result = match &mut self.conn {
             Some(Conn::H1(conn)) => {
                 conn.served = conn.served.saturating_add(1);
@@ -192,6 +234,8 @@ impl Lease {
             }
             Some(Conn::H2(conn)) => {
                 conn.served.set(conn.served.get().saturating_add(1));
+                // Its frames tell.
+                request.body_mut().hide_length();
                 let mut sender = conn.sender.clone();
                 sender.try_send_request(request).await
             }
@@ -249,12 +293,18 @@ pub(super) async fn start_h1(
     let limit = header_limit(config).max(MIN_BUFFER);
     let mut builder = http1::Builder::new();
     builder
-        .max_headers(config.http.max_headers as usize)
         .max_header_size(limit)
-        .max_buf_size(limit.max(config.buffer_limit as usize).max(MIN_BUFFER))
+        .max_buf_size(limit.max(READ_AHEAD.min(config.buffer_limit as usize)))
         .preserve_header_case(config.http.http1.preserve_case)
         .title_case_headers(config.http.http1.proper_case);
-    let io = TokioIo::new(Counted::new(io, Arc::clone(&around.stats)));
+    if config.http.max_headers as usize != CODEC_HEADERS {
+        builder.max_headers(config.http.max_headers as usize);
+    }
+    let io = TokioIo::new(Counted::new(
+        io,
+        Arc::clone(&around.stats),
+        Arc::clone(&info.odometer),
+    ));
     let (mut sender, connection) = builder
         .handshake(io)
         .await
@@ -271,6 +321,7 @@ pub(super) async fn start_h1(
         info,
         served: 0,
         idle_since: Instant::now(),
+        trailers: config.http.http1.enable_trailers,
     })
 }
 
@@ -297,15 +348,21 @@ pub(super) async fn start_h2(
     if let Some(size) = options.hpack_table_size {
         builder.header_table_size(size);
     }
-    if let Some((interval, wait)) = options.keepalive {
+    if let Some(keepalive) = options.keepalive {
         builder
-            .keep_alive_interval(interval)
-            .keep_alive_timeout(wait)
+            .keep_alive_interval(keepalive.interval(rand::random()))
+            .keep_alive_timeout(keepalive.timeout)
             .keep_alive_while_idle(true);
     }
-    let io = TokioIo::new(Counted::new(io, Arc::clone(&around.stats)));
+    let (io, sending) = gather(
+        Counted::new(io, Arc::clone(&around.stats), Arc::clone(&info.odometer)),
+        Duration::ZERO,
+    );
+    around.tasks.spawn_local(Span::none(), sending);
+    let stats = around.registry.http2(Some(&config.stat_name));
+    let io = Metered::new(io, Side::Client, options.floods, Arc::clone(&stats));
     let (sender, mut connection) = builder
-        .handshake(io)
+        .handshake(TokioIo::new(io))
         .await
         .map_err(|error| handshake_failure(&error))?;
     let peer_streams = Rc::new(Cell::new(connection.current_max_send_streams()));
@@ -313,7 +370,12 @@ pub(super) async fn start_h2(
     let drained = poll_fn(move |cx| {
         let over = Pin::new(&mut connection).poll(cx);
         seen.set(connection.current_max_send_streams());
-        over.map(drop)
+        over.map(|ended| {
+            if ended.is_err_and(|error| error.is_timeout()) {
+                // A PING that nobody answered.
+                stats.keepalive_timeout.inc();
+            }
+        })
     });
     drive(&around.tasks, kill, hold, drained);
     Ok(Rc::new(H2 {

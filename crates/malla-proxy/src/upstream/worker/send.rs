@@ -1,20 +1,29 @@
 //! Sends one request to one host ([`ClusterHandle`]), and opens connections for TCP.
+use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderValue, Method, Request, Response, Uri, Version};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body;
+use hyper::body::Incoming;
 use malla_proxy_config::address::Address;
 use malla_proxy_config::cluster::Cluster;
 use malla_proxy_config::endpoints::Endpoint;
 use tokio::time::Instant;
 
 use super::{Handle, request_name};
+use crate::balance::Availability;
 use crate::http::body::RequestBody;
+use crate::telemetry::codes::Zones;
+use crate::telemetry::odometer::{Head, Trip};
 use crate::telemetry::stats::ClusterStats;
 use crate::upstream::body::{Outgoing, Slots, UpstreamBody, stream_error};
 use crate::upstream::breaker::{Kind, Permit};
+use crate::upstream::cluster::Home;
 use crate::upstream::connect::{Connected, Failure, FailureKind, Purpose, RequestName, connect};
+use crate::upstream::health;
 use crate::upstream::host::{ActiveGuard, Host};
 use crate::upstream::outlier::Outcome;
 use crate::upstream::pool::{ConnGuard, Lease};
@@ -35,6 +44,13 @@ impl ClusterHandle for Handle {
         &self.cluster.around.stats
     }
 
+    fn membership(&self) -> (usize, usize) {
+        let hosts = self.cluster.around.shared.hosts();
+        let healthy = |host: &&Arc<Host>| host.availability() == Availability::Healthy;
+        let healthy = hosts.hosts.iter().filter(healthy).count();
+        (healthy, hosts.hosts.len())
+    }
+
     fn admit_retry(&self, high_priority: bool) -> Option<Permit> {
         self.cluster.around.shared.breakers[usize::from(high_priority)].acquire(Kind::Retry)
     }
@@ -46,7 +62,8 @@ impl ClusterHandle for Handle {
         attempt: &mut Attempt,
     ) -> Result<Response<UpstreamBody>, SendError> {
         let host = self.cluster.choose(choice, request.headers()).await?;
-        note_host(attempt, &host);
+        note_host(attempt, &host, &self.cluster.around.shared.home);
+        show(attempt, choice);
         let mut request = request;
         if choice.auto_host
             && !host.endpoint.hostname.is_empty()
@@ -56,36 +73,47 @@ impl ClusterHandle for Handle {
         }
         let purpose = Purpose::of(self.config().http.protocol, request.version());
         let name = request_name(&self.config().http, &request);
+        self.cluster.connect_ahead(purpose, &name, choice);
         let pool = self.cluster.pool(&host, purpose, name, choice.connection);
         let host = pool.host();
+        let policy = &self.config().balance.policy;
         for _ in 0..STALE_TRIES {
             let lease = match pool.obtain(choice.high_priority).await {
                 Ok(lease) => lease,
                 Err(error) => {
                     note_failure(attempt, &error);
+                    if error == SendError::Overflow {
+                        // It has not even waited for a connection there.
+                        (attempt.endpoint, attempt.remote) = (None, None);
+                    }
                     if matches!(error, SendError::Connect { .. }) {
+                        host.state.answered(policy, Duration::ZERO, true);
                         self.stats().upstream_rq_pending_failure_eject.inc();
                     }
                     return Err(error);
                 }
             };
-            self.stats().upstream_rq_total.inc();
             let slots = self.slots(host, choice.high_priority)?;
+            self.stats().upstream_rq_total.inc();
             note_connection(attempt, &lease);
-            match self
-                .exchange(lease, slots, request, choice.https, attempt)
-                .await
-            {
+            show(attempt, choice);
+            let started = Instant::now();
+            match self.exchange(lease, slots, request, choice, attempt).await {
                 Ok(response) => {
-                    self.cluster
-                        .around
-                        .shared
-                        .record(host, outcome_of(&response));
+                    let shared = &self.cluster.around.shared;
+                    if shared.health.is_some()
+                        && response.headers().contains_key(health::IMMEDIATE_FAIL)
+                    {
+                        shared.fail_at_once(host);
+                    }
+                    host.state.answered(policy, started.elapsed(), false);
+                    shared.record(host, outcome_of(&response));
                     return Ok(response);
                 }
                 // The connection closed under it before a byte was sent: any method may try the next.
                 Err((_, Some(unsent))) => request = unsent,
                 Err((error, None)) => {
+                    host.state.answered(policy, started.elapsed(), true);
                     if error.kind != ResetKind::Downstream && error.kind != ResetKind::Local {
                         self.cluster.around.shared.record(host, Outcome::Reset);
                     }
@@ -118,7 +146,6 @@ impl ClusterHandle for Handle {
 #[derive(Debug)]
 pub struct TcpUpstream {
     pub connected: Connected,
-    pub id: u64,
     pub slots: TcpSlots,
 }
 
@@ -133,6 +160,7 @@ impl Handle {
     /// Opens a connection of its own to one host, for bytes without HTTP.
     pub async fn connect_tcp(
         &self,
+        purpose: Purpose,
         choice: &Choice<'_>,
         attempt: &mut Attempt,
     ) -> Result<TcpUpstream, SendError> {
@@ -140,7 +168,7 @@ impl Handle {
         let shared = &cluster.around.shared;
         let stats = &cluster.around.stats;
         let host = cluster.choose(choice, &http::HeaderMap::new()).await?;
-        note_host(attempt, &host);
+        note_host(attempt, &host, &shared.home);
         let Some(permit) =
             shared.breakers[usize::from(choice.high_priority)].acquire(Kind::Connection)
         else {
@@ -150,18 +178,22 @@ impl Handle {
         let conn = ConnGuard::new(permit, Arc::clone(&host.state), Arc::clone(stats));
         stats.upstream_cx_total.inc();
         let snapshot = cluster.around.live.load_full();
-        let name = RequestName::default();
+        let name = RequestName {
+            origin: choice.connection.origin.clone(),
+            ..RequestName::default()
+        };
         let connecting = connect(
             &shared.config,
             &shared.connectors,
             &host,
-            Purpose::Tcp,
+            purpose,
             &name,
             Some(choice.connection),
             &snapshot,
         );
         match connecting.await {
             Ok(connected) => {
+                conn.connected();
                 if connected.tls.is_some() {
                     stats.ssl_handshake.inc();
                 }
@@ -169,7 +201,8 @@ impl Handle {
                 attempt.connected = Some(Instant::now());
                 attempt.local = connected.local;
                 attempt.remote = connected.remote.or(attempt.remote);
-                attempt.tls = connected.tls.clone();
+                attempt.tls = connected.tls.clone().map(Rc::new);
+                attempt.opened = Some(connected.opened);
                 let id = cluster.around.next_id.get();
                 cluster.around.next_id.set(id + 1);
                 attempt.connection_id = Some(id);
@@ -177,11 +210,7 @@ impl Handle {
                     _conn: conn,
                     _active: host.state.begin(),
                 };
-                Ok(TcpUpstream {
-                    connected,
-                    id,
-                    slots,
-                })
+                Ok(TcpUpstream { connected, slots })
             }
             Err(failure) => {
                 self.count_failure(&host, &failure);
@@ -218,7 +247,6 @@ impl Handle {
         let Some(permit) =
             around.shared.breakers[usize::from(high_priority)].acquire(Kind::Request)
         else {
-            around.stats.upstream_rq_pending_overflow.inc();
             return Err(SendError::Overflow);
         };
         Ok(Slots::new(host.state.begin(), permit, &around.stats))
@@ -230,14 +258,21 @@ impl Handle {
         mut lease: Lease,
         slots: Slots,
         request: Request<RequestBody>,
-        https: bool,
+        choice: &Choice<'_>,
         attempt: &mut Attempt,
     ) -> Result<Response<UpstreamBody>, (StreamError, Option<Request<RequestBody>>)> {
         let (mut parts, body) = request.into_parts();
         if lease.is_h2() {
-            for_h2(&mut parts, https);
+            for_h2(&mut parts, choice.https);
         } else {
             for_h1(&mut parts, &body);
+        }
+        let http2 = lease.is_h2();
+        if choice.metered {
+            let head = Head::request_goes(&parts.method, &parts.uri, &parts.headers, http2);
+            // The connection's count is the exchange's where no other is beside it.
+            let odometer = lease.info().filter(|_| !http2).map(|info| &info.odometer);
+            attempt.trip = Some(Box::new(Trip::begin(head, odometer)));
         }
         let empty = body.is_end_stream();
         let (body, sent) = Outgoing::new(body);
@@ -250,8 +285,19 @@ impl Handle {
             attempt.request_sent = sent.get();
         }
         match result {
+            Ok(response) if is_ambiguous(&response) => Err((
+                // Dropping it closes the connection: nobody knows where its next answer begins.
+                StreamError {
+                    kind: ResetKind::ProtocolError,
+                    before_request: false,
+                },
+                None,
+            )),
             Ok(response) => {
                 attempt.first_byte = Some(Instant::now());
+                if let Some(trip) = &mut attempt.trip {
+                    trip.answered(Head::answer_came(response.headers(), http2));
+                }
                 Ok(response.map(|incoming| UpstreamBody::new(incoming, lease, slots)))
             }
             Err((error, unsent)) => {
@@ -265,12 +311,31 @@ impl Handle {
     }
 }
 
-fn note_host(attempt: &mut Attempt, host: &Host) {
+/// True if an HTTP/1 answer's end could be told in two ways (RFC 9112 §6.3).
+fn is_ambiguous(response: &Response<Incoming>) -> bool {
+    let headers = response.headers();
+    let Some(length) = headers.get(CONTENT_LENGTH) else {
+        return false;
+    };
+    response.version() != Version::HTTP_2
+        && (headers.contains_key(TRANSFER_ENCODING)
+            || response.status() == StatusCode::NO_CONTENT && length != "0")
+}
+
+fn note_host(attempt: &mut Attempt, host: &Host, home: &Home) {
+    attempt.canary = host.canary;
+    attempt.zones = Zones::between(&home.locality, &host.locality);
     attempt.endpoint = Some(Arc::<Endpoint>::clone(&host.endpoint));
     attempt.remote = match host.endpoint.address {
         Address::Socket(address) => Some(address),
-        Address::Name { .. } | Address::Pipe(_) => None,
+        Address::Name { .. } | Address::Pipe { .. } => None,
     };
+}
+
+fn show(attempt: &Attempt, choice: &Choice<'_>) {
+    if let Some(seen) = choice.seen {
+        seen.borrow_mut().clone_from(attempt);
+    }
 }
 
 fn note_connection(attempt: &mut Attempt, lease: &Lease) {
@@ -285,6 +350,7 @@ fn note_connection(attempt: &mut Attempt, lease: &Lease) {
         attempt.local = info.local;
         attempt.remote = info.remote.or(attempt.remote);
         attempt.tls = info.tls.clone();
+        attempt.opened = Some(info.times);
         attempt.connection_id = Some(info.id);
     }
 }
@@ -340,6 +406,14 @@ fn for_h1(parts: &mut http::request::Parts, body: &RequestBody) {
         let chunked = HeaderValue::from_static("chunked");
         parts.headers.insert(TRANSFER_ENCODING, chunked);
     }
+    let expects_body = !matches!(
+        parts.method,
+        Method::GET | Method::HEAD | Method::DELETE | Method::TRACE
+    );
+    if expects_body && body.is_end_stream() && !parts.headers.contains_key(CONTENT_LENGTH) {
+        // As Envoy; RFC 9110 §8.6 asks for it.
+        parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(0));
+    }
     if let Some(authority) = parts.uri.authority() {
         if !parts.headers.contains_key(HOST)
             && let Ok(host) = HeaderValue::from_str(authority.as_str())
@@ -361,34 +435,25 @@ fn for_h2(parts: &mut http::request::Parts, https: bool) {
     if parts.uri.authority().is_some() && parts.uri.scheme().is_some() {
         return;
     }
-    let from_uri = parts
-        .uri
-        .authority()
-        .map(|authority| authority.as_str().to_owned());
-    let authority =
-        from_uri.or_else(|| host.and_then(|host| host.to_str().ok().map(str::to_owned)));
-    let scheme = parts
-        .uri
-        .scheme_str()
-        .unwrap_or(if https { "https" } else { "http" })
-        .to_owned();
-    let path = parts
-        .uri
-        .path_and_query()
-        .map_or("/", http::uri::PathAndQuery::as_str)
-        .to_owned();
-    let Some(authority) = authority else { return };
-    let uri = if parts.method == Method::CONNECT
-        && parts.extensions.get::<hyper::ext::Protocol>().is_none()
-    {
-        Uri::builder().authority(authority).build()
+    let plain_connect =
+        parts.method == Method::CONNECT && parts.extensions.get::<hyper::ext::Protocol>().is_none();
+    let mut target = parts.uri.clone().into_parts();
+    if target.authority.is_none() {
+        target.authority = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    }
+    if target.authority.is_none() {
+        return;
+    }
+    if plain_connect {
+        (target.scheme, target.path_and_query) = (None, None);
     } else {
-        Uri::builder()
-            .scheme(scheme.as_str())
-            .authority(authority)
-            .path_and_query(path)
-            .build()
-    };
+        let scheme = if https { Scheme::HTTPS } else { Scheme::HTTP };
+        target.scheme.get_or_insert(scheme);
+        target
+            .path_and_query
+            .get_or_insert(PathAndQuery::from_static("/"));
+    }
+    let uri = Uri::from_parts(target);
     if let Ok(uri) = uri {
         parts.uri = uri;
     }

@@ -17,17 +17,19 @@ use malla_proxy_config::endpoints::EndpointSet;
 use malla_proxy_config::listener::Listener;
 use malla_runtime::drain::Drain;
 use malla_xds_proto::json::from_yaml;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::{Instant, timeout};
 
 use super::{Clusters, Handle, WorkerClusters};
-use crate::connection::Connection;
+use crate::connection::{Connection, End};
 use crate::http::body::RequestBody;
 use crate::live::Live;
 use crate::telemetry::stats::Registry;
 use crate::tls::TlsSetup;
+use crate::upstream::pool::READ_AHEAD;
 use crate::upstream::{Attempt, Choice, ClusterHandle, ResetKind, SendError, Upstreams};
 
 /// A scripted HTTP server.
@@ -128,11 +130,8 @@ impl Bench {
     fn new() -> Self {
         let live = Live::default();
         let provider = malla_identity::default_provider();
-        let setup = TlsSetup {
-            provider,
-            env: Arc::new(|_| None),
-        };
-        let clusters = Clusters::new(tokio::runtime::Handle::current(), setup);
+        let setup = TlsSetup::new(&provider, Arc::new(|_| None));
+        let clusters = Clusters::new(tokio::runtime::Handle::current(), setup, live.clone());
         let drain = Drain::new();
         let clusters = WorkerClusters::new(
             clusters,
@@ -167,18 +166,7 @@ impl Bench {
     }
 
     fn choice(&self) -> Choice<'_> {
-        Choice {
-            connection: &self.connection,
-            hash: None,
-            tried: &[],
-            avoid_tried: false,
-            avoid_priorities: None,
-            host_selection_attempts: 1,
-            metadata_match: None,
-            high_priority: false,
-            auto_host: false,
-            https: false,
-        }
+        Choice::any(&self.connection)
     }
 
     async fn get(&self) -> Result<(StatusCode, String, Attempt), SendError> {
@@ -212,15 +200,18 @@ fn connection() -> Connection {
         id: 0,
         chain: Arc::clone(&listener.chains[0]),
         listener,
-        local: own,
-        direct_local: own,
+        local: End::Ip(own),
+        direct_local: End::Ip(own),
         local_restored: false,
-        remote: own,
-        direct_remote: own,
+        remote: End::Ip(own),
+        direct_remote: End::Ip(own),
         server_name: None,
         tls: None,
         accepted: Instant::now(),
         accepted_at: std::time::SystemTime::now(),
+        origin: None,
+        socket: None,
+        state: None,
     }
 }
 
@@ -534,5 +525,39 @@ fn a_send_stays_within_its_size() {
             "{} bytes",
             size_of_val(&future)
         );
+    });
+}
+
+#[test]
+fn no_more_of_an_answer_is_read_than_is_to_be_held() {
+    const BODY: usize = 8 << 20;
+    on_worker(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let bench = Bench::new();
+        bench.put(&cluster(&[listener.local_addr().unwrap()], ""));
+        let backend = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = [0; 4096];
+            assert!(stream.read(&mut head).await.unwrap() > 0);
+            let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {BODY}\r\n\r\n");
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            stream.write_all(&vec![b'x'; BODY]).await.unwrap();
+            stream
+        };
+        let request = Request::get("/x").header("host", "web.test");
+        let request = request.body(RequestBody::empty()).unwrap();
+        let (handle, choice, mut attempt) = (bench.handle(), bench.choice(), Attempt::default());
+        let reading = async {
+            let answer = handle.send(request, &choice, &mut attempt).await.unwrap();
+            let (mut body, mut largest, mut all) = (answer.into_body(), 0, 0);
+            while let Some(frame) = body.frame().await {
+                let length = frame.unwrap().into_data().unwrap().len();
+                (largest, all) = (largest.max(length), all + length);
+            }
+            (largest, all)
+        };
+        let (_stream, (largest, all)) = futures_util::join!(backend, reading);
+        assert_eq!(all, BODY);
+        assert!(largest <= 2 * READ_AHEAD, "{largest} bytes at once");
     });
 }

@@ -1,0 +1,82 @@
+//! The kinds of the Gateway API: their names and versions.
+
+use serde_json::Value;
+
+use super::types;
+use crate::schema::structural;
+
+/// One of the Gateway API's kinds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum GatewayKind {
+    GatewayClass,
+    Gateway,
+    HttpRoute,
+    ReferenceGrant,
+}
+
+impl GatewayKind {
+    pub const ALL: [Self; 4] = [
+        Self::GatewayClass,
+        Self::Gateway,
+        Self::HttpRoute,
+        Self::ReferenceGrant,
+    ];
+
+    /// As in `kind:`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::GatewayClass => "GatewayClass",
+            Self::Gateway => "Gateway",
+            Self::HttpRoute => "HTTPRoute",
+            Self::ReferenceGrant => "ReferenceGrant",
+        }
+    }
+
+    #[must_use]
+    pub fn plural(self) -> &'static str {
+        match self {
+            Self::GatewayClass => "gatewayclasses",
+            Self::Gateway => "gateways",
+            Self::HttpRoute => "httproutes",
+            Self::ReferenceGrant => "referencegrants",
+        }
+    }
+
+    /// Upstream's short name.
+    #[must_use]
+    pub fn short_name(self) -> Option<&'static str> {
+        match self {
+            Self::GatewayClass => Some("gc"),
+            Self::Gateway => Some("gtw"),
+            Self::ReferenceGrant => Some("refgrant"),
+            Self::HttpRoute => None,
+        }
+    }
+
+    /// Served versions; the first one is stored.
+    #[must_use]
+    pub fn versions(self) -> &'static [&'static str] {
+        match self {
+            // Clusters still have it in this version alone.
+            Self::ReferenceGrant => &["v1beta1", "v1"],
+            _ => &["v1", "v1beta1"],
+        }
+    }
+
+    #[must_use]
+    pub fn is_namespaced(self) -> bool {
+        self != Self::GatewayClass
+    }
+
+    /// The schema of `spec`.
+    #[must_use]
+    pub fn spec_schema(self) -> Value {
+        match self {
+            Self::GatewayClass => structural::<types::GatewayClassSpec>(),
+            Self::Gateway => structural::<types::GatewaySpec>(),
+            Self::HttpRoute => structural::<types::HttpRouteSpec>(),
+            Self::ReferenceGrant => structural::<types::ReferenceGrantSpec>(),
+        }
+    }
+}

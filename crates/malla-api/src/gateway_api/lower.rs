@@ -1,0 +1,330 @@
+//! From the Gateway API's objects to the model, and to what each object's status says.
+//!
+//! A listener becomes a gateway of its own, with one server; what its routes say about one host
+//! becomes one set of rules, in the order that the Gateway API prescribes. Nothing that is refused is
+//! left out silently: a condition says why.
+
+mod attach;
+mod backends;
+mod grants;
+mod http;
+mod listeners;
+mod status;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use malla_model::id::Labels;
+use malla_model::{Gateway, MeshSettings, Secrets, Service, VirtualService};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::types::{
+    GatewayClassSpec, GatewaySpec, HttpRouteSpec, Infrastructure, ReferenceGrantSpec,
+};
+use super::{CONTROLLER, GatewayKind};
+use listeners::Listener;
+use status::Conditions;
+
+/// An object as it was read.
+#[derive(Debug, Clone)]
+pub struct Object<T> {
+    pub metadata: ObjectMeta,
+    pub spec: T,
+    /// The status that stands.
+    pub status: Value,
+}
+
+impl<T: DeserializeOwned> Object<T> {
+    /// Reads an object's spec.
+    ///
+    /// # Errors
+    /// When it does not have the form of its kind (the API server lets none such in).
+    pub fn read(metadata: &ObjectMeta, data: &Value) -> Result<Self, serde_json::Error> {
+        Ok(Self {
+            metadata: metadata.clone(),
+            spec: T::deserialize(data.get("spec").unwrap_or(&Value::Null))?,
+            status: data.get("status").cloned().unwrap_or_default(),
+        })
+    }
+}
+
+impl<T> Object<T> {
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        self.metadata.namespace.as_deref().unwrap_or_default()
+    }
+
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.metadata.name.as_deref().unwrap_or_default()
+    }
+
+    fn generation(&self) -> i64 {
+        self.metadata.generation.unwrap_or_default()
+    }
+
+    /// The Gateway API's order between equals: oldest first, then by namespace and name.
+    fn age(&self) -> (i64, String) {
+        let created = self.metadata.creation_timestamp.as_ref();
+        let created = created.map_or(0, |time| time.0.as_second());
+        (created, format!("{}/{}", self.namespace(), self.name()))
+    }
+}
+
+/// All objects of the Gateway API, in any order.
+#[derive(Debug, Clone, Default)]
+pub struct Objects {
+    pub classes: Vec<Arc<Object<GatewayClassSpec>>>,
+    pub gateways: Vec<Arc<Object<GatewaySpec>>>,
+    pub http_routes: Vec<Arc<Object<HttpRouteSpec>>>,
+    pub grants: Vec<Arc<Object<ReferenceGrantSpec>>>,
+}
+
+impl Objects {
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.classes.is_empty() && self.gateways.is_empty() && self.http_routes.is_empty()
+    }
+}
+
+/// Where a gateway's Service is reached from outside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    Ip(IpAddr),
+    Hostname(String),
+}
+
+/// What the objects stand among.
+#[derive(Debug)]
+pub struct Surroundings<'a> {
+    pub settings: &'a MeshSettings,
+    pub services: &'a [Arc<Service>],
+    pub secrets: &'a Secrets,
+    pub namespaces: &'a BTreeMap<String, Labels>,
+    /// Of Services, by namespace and name.
+    pub addresses: &'a BTreeMap<(String, String), Vec<Address>>,
+    /// RFC 3339, for conditions that change.
+    pub now: &'a str,
+}
+
+/// What an object's status is to be.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Status {
+    pub kind: GatewayKind,
+    pub namespace: String,
+    pub name: String,
+    pub status: Value,
+}
+
+/// A Gateway whose pods, Service and account are made for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Managed {
+    pub namespace: String,
+    /// Of the Gateway.
+    pub gateway: String,
+    pub uid: String,
+    pub class: String,
+    /// Port and name of each port that listeners open.
+    pub ports: BTreeMap<u16, String>,
+    pub labels: Labels,
+    pub annotations: Labels,
+}
+
+impl Managed {
+    /// The name of everything that is made.
+    #[must_use]
+    pub fn name(&self) -> String {
+        deployed_name(&self.gateway, &self.class)
+    }
+}
+
+fn deployed_name(gateway: &str, class: &str) -> String {
+    format!("{gateway}-{class}")
+}
+
+/// What all objects mean together.
+#[derive(Debug, Clone, Default)]
+pub struct Outcome {
+    pub gateways: Vec<Arc<Gateway>>,
+    pub virtual_services: Vec<Arc<VirtualService>>,
+    pub statuses: Vec<Status>,
+    pub managed: Vec<Managed>,
+    /// Namespaces whose Secrets listeners name.
+    pub secret_namespaces: BTreeSet<Arc<str>>,
+}
+
+/// Lowers all objects together.
+#[must_use]
+pub fn lower(objects: &Objects, around: &Surroundings<'_>) -> Outcome {
+    let mut out = Outcome::default();
+    let mut classes = BTreeSet::new();
+    for class in &objects.classes {
+        if class.spec.controller_name == CONTROLLER {
+            classes.insert(class.name().to_owned());
+            out.statuses.push(class_status(class, around.now));
+        }
+    }
+    let mut gateways: Vec<&Arc<Object<GatewaySpec>>> = objects
+        .gateways
+        .iter()
+        .filter(|gateway| classes.contains(&gateway.spec.gateway_class_name))
+        .collect();
+    gateways.sort_by_key(|gateway| gateway.age());
+
+    let mut listeners: Vec<Listener<'_>> = gateways
+        .iter()
+        .flat_map(|gateway| listeners::of(gateway, objects, around, &mut out.secret_namespaces))
+        .collect();
+    let mut routes: Vec<&Arc<Object<HttpRouteSpec>>> = objects.http_routes.iter().collect();
+    routes.sort_by_key(|route| route.age());
+    let known: BTreeSet<(&str, &str)> =
+        gateways.iter().map(|g| (g.namespace(), g.name())).collect();
+    for route in routes {
+        let lowered = http::rules(route, objects, around);
+        let parents = attach::attach(route, &known, &mut listeners, &lowered, around);
+        out.statuses.extend(status::route(
+            route,
+            GatewayKind::HttpRoute,
+            &parents,
+            around.now,
+        ));
+    }
+    for gateway in gateways {
+        let own = |listener: &&Listener<'_>| std::ptr::eq(listener.gateway, &**gateway);
+        let own: Vec<&Listener<'_>> = listeners.iter().filter(own).collect();
+        let pods = pods(gateway, around);
+        out.statuses
+            .push(status::gateway(gateway, &own, &pods, around));
+        out.managed.extend(managed(gateway, &own, &pods));
+        let Pods::Of {
+            selector,
+            namespace,
+            ..
+        } = pods
+        else {
+            continue;
+        };
+        for listener in own.into_iter().filter(|listener| listener.is_open()) {
+            out.gateways
+                .push(Arc::new(listener.gateway(&selector, &namespace)));
+            out.virtual_services.extend(listener.virtual_services());
+        }
+    }
+    out
+}
+
+/// Which pods carry a Gateway.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Pods {
+    /// Those with these labels, behind a Service.
+    Of {
+        selector: Labels,
+        namespace: Arc<str>,
+        service: String,
+        /// Made for it.
+        managed: bool,
+    },
+    /// None, and why.
+    Nobody(String),
+}
+
+fn pods(gateway: &Object<GatewaySpec>, around: &Surroundings<'_>) -> Pods {
+    let hostname = gateway.spec.addresses.iter().find_map(|address| {
+        let hostname = address.kind.as_deref() == Some("Hostname");
+        address.value.as_deref().filter(|_| hostname)
+    });
+    let Some(hostname) = hostname else {
+        let selector = [(super::NAME_LABEL.to_owned(), gateway.name().to_owned())];
+        return Pods::Of {
+            selector: selector.into(),
+            namespace: gateway.namespace().into(),
+            service: deployed_name(gateway.name(), &gateway.spec.gateway_class_name),
+            managed: true,
+        };
+    };
+    let full = if hostname.contains('.') {
+        hostname.to_owned()
+    } else {
+        format!(
+            "{hostname}.{}.svc.{}",
+            gateway.namespace(),
+            around.settings.domain
+        )
+    };
+    let found = around
+        .services
+        .iter()
+        .find(|service| service.is_kubernetes() && service.hostname.as_str() == full);
+    match found {
+        // Pods of another namespace would open ports for whoever writes a Gateway here.
+        Some(service) if service.namespace() != gateway.namespace() => Pods::Nobody(format!(
+            "Service {hostname} is of another namespace than the Gateway"
+        )),
+        Some(service) if !service.selector.is_empty() => Pods::Of {
+            selector: service.selector.clone(),
+            namespace: service.namespace().into(),
+            service: service.meta.name().to_owned(),
+            managed: false,
+        },
+        Some(_) => Pods::Nobody(format!("Service {hostname} selects no pods")),
+        None => Pods::Nobody(format!("there is no Service {hostname}")),
+    }
+}
+
+fn managed(
+    gateway: &Object<GatewaySpec>,
+    listeners: &[&Listener<'_>],
+    pods: &Pods,
+) -> Option<Managed> {
+    if !matches!(pods, Pods::Of { managed: true, .. }) {
+        return None;
+    }
+    let empty = Infrastructure::default();
+    let infrastructure = gateway.spec.infrastructure.as_ref().unwrap_or(&empty);
+    let open = listeners.iter().filter(|listener| listener.is_accepted());
+    Some(Managed {
+        namespace: gateway.namespace().to_owned(),
+        gateway: gateway.name().to_owned(),
+        uid: gateway.metadata.uid.clone().unwrap_or_default(),
+        class: gateway.spec.gateway_class_name.clone(),
+        ports: open
+            .map(|listener| {
+                (
+                    listener.written.port,
+                    format!(
+                        "{}-{}",
+                        listener.written.protocol.to_ascii_lowercase(),
+                        listener.written.port
+                    ),
+                )
+            })
+            .collect(),
+        labels: infrastructure.labels.clone(),
+        annotations: infrastructure.annotations.clone(),
+    })
+}
+
+fn class_status(class: &Object<GatewayClassSpec>, now: &str) -> Status {
+    let mut conditions = Conditions::new(&class.status, class.generation(), now);
+    match &class.spec.parameters_ref {
+        None => conditions.set("Accepted", true, "Accepted", "handled by Malla"),
+        Some(_) => conditions.set(
+            "Accepted",
+            false,
+            "InvalidParameters",
+            "spec.parametersRef: Malla does not read settings of classes yet",
+        ),
+    }
+    Status {
+        kind: GatewayKind::GatewayClass,
+        namespace: String::new(),
+        name: class.name().to_owned(),
+        status: serde_json::json!({"conditions": conditions.finish(), "supportedFeatures": status::features()}),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,239 @@
+//! What the Gateway API's statuses say: conditions, addresses, features.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::super::types::{GatewaySpec, ParentRef};
+use super::super::{CONTROLLER, GatewayKind};
+use super::attach::Parent;
+use super::listeners::Listener;
+use super::{Address, Object, Pods, Status, Surroundings};
+
+/// What works, by the names that the Gateway API's conformance suite has for it.
+const FEATURES: [&str; 18] = [
+    "Gateway",
+    "HTTPRoute",
+    "HTTPRoute303RedirectStatusCode",
+    "HTTPRoute307RedirectStatusCode",
+    "HTTPRoute308RedirectStatusCode",
+    "HTTPRouteBackendRequestHeaderModification",
+    "HTTPRouteBackendTimeout",
+    "HTTPRouteHostRewrite",
+    "HTTPRouteMethodMatching",
+    "HTTPRouteParentRefPort",
+    "HTTPRoutePathRedirect",
+    "HTTPRoutePathRewrite",
+    "HTTPRoutePortRedirect",
+    "HTTPRouteQueryParamMatching",
+    "HTTPRouteRequestTimeout",
+    "HTTPRouteResponseHeaderModification",
+    "HTTPRouteSchemeRedirect",
+    "ReferenceGrant",
+];
+
+pub(super) fn features() -> Value {
+    FEATURES.iter().map(|name| json!({"name": name})).collect()
+}
+
+/// The conditions of one object or part of it, over those that stand: what did not change keeps
+/// its time.
+#[derive(Debug)]
+pub(super) struct Conditions<'a> {
+    before: &'a [Value],
+    generation: i64,
+    now: &'a str,
+    conditions: BTreeMap<&'static str, Value>,
+}
+
+impl<'a> Conditions<'a> {
+    /// `before` is what holds the conditions that stand.
+    pub(super) fn new(before: &'a Value, generation: i64, now: &'a str) -> Self {
+        let before = before.get("conditions").and_then(Value::as_array);
+        Self {
+            before: before.map_or(&[], Vec::as_slice),
+            generation,
+            now,
+            conditions: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn set(&mut self, name: &'static str, holds: bool, reason: &str, message: &str) {
+        let value = if holds { "True" } else { "False" };
+        let same = self.before.iter().find(|old| {
+            old.get("type").is_some_and(|kind| kind == name)
+                && old.get("status").is_some_and(|status| status == value)
+        });
+        let since = same.and_then(|old| old.get("lastTransitionTime")?.as_str());
+        let condition = json!({
+            "type": name, "status": value, "reason": reason, "message": message,
+            "observedGeneration": self.generation, "lastTransitionTime": since.unwrap_or(self.now),
+        });
+        self.conditions.insert(name, condition);
+    }
+
+    pub(super) fn finish(self) -> Value {
+        self.conditions.into_values().collect()
+    }
+}
+
+/// The status of a Gateway.
+pub(super) fn gateway(
+    gateway: &Object<GatewaySpec>,
+    listeners: &[&Listener<'_>],
+    pods: &Pods,
+    around: &Surroundings<'_>,
+) -> Status {
+    let addresses = addresses(gateway, pods, around);
+    let mut conditions = Conditions::new(&gateway.status, gateway.generation(), around.now);
+    let broken: Vec<&str> = listeners
+        .iter()
+        .filter(|listener| !listener.is_open())
+        .map(|listener| listener.written.name.as_str())
+        .collect();
+    let unsupported = gateway
+        .spec
+        .infrastructure
+        .as_ref()
+        .and_then(|i| i.parameters_ref.as_ref());
+    match (pods, unsupported) {
+        (_, Some(_)) => conditions.set(
+            "Accepted",
+            false,
+            "InvalidParameters",
+            "spec.infrastructure.parametersRef: Malla does not read settings of gateways yet",
+        ),
+        (Pods::Nobody(why), _) => conditions.set("Accepted", false, "UnsupportedAddress", why),
+        (Pods::Of { .. }, None) if broken.is_empty() => {
+            conditions.set("Accepted", true, "Accepted", "the Gateway is in force")
+        }
+        (Pods::Of { .. }, None) => {
+            let all = broken.len() == listeners.len();
+            let message = format!("listeners that are not in force: {}", broken.join(", "));
+            conditions.set("Accepted", !all, "ListenersNotValid", &message);
+        }
+    }
+    match (pods, addresses.is_empty()) {
+        (Pods::Nobody(why), _) => conditions.set("Programmed", false, "AddressNotUsable", why),
+        (Pods::Of { service, .. }, true) => {
+            let message = format!("Service {service} has no address yet");
+            conditions.set("Programmed", false, "AddressNotAssigned", &message);
+        }
+        (Pods::Of { service, .. }, false) if broken.len() < listeners.len() => {
+            conditions.set(
+                "Programmed",
+                true,
+                "Programmed",
+                &format!("served by Service {service}"),
+            );
+        }
+        (Pods::Of { .. }, false) => {
+            conditions.set("Programmed", false, "Invalid", "no listener is in force")
+        }
+    }
+    let before = |name: &str| {
+        let known = gateway.status.get("listeners").and_then(Value::as_array);
+        let known = known.into_iter().flatten();
+        known
+            .into_iter()
+            .find(|one| one.get("name").is_some_and(|n| n == name))
+    };
+    let parts: Vec<Value> = listeners
+        .iter()
+        .map(|listener| {
+            listener.status(
+                before(&listener.written.name).unwrap_or(&Value::Null),
+                around.now,
+            )
+        })
+        .collect();
+    Status {
+        kind: GatewayKind::Gateway,
+        namespace: gateway.namespace().to_owned(),
+        name: gateway.name().to_owned(),
+        status: json!({"conditions": conditions.finish(), "addresses": addresses, "listeners": parts}),
+    }
+}
+
+fn addresses(gateway: &Object<GatewaySpec>, pods: &Pods, around: &Surroundings<'_>) -> Vec<Value> {
+    let Pods::Of { service, .. } = pods else {
+        return Vec::new();
+    };
+    let key = (gateway.namespace().to_owned(), service.clone());
+    let known = around.addresses.get(&key).into_iter().flatten();
+    known
+        .map(|address| match address {
+            Address::Ip(ip) => json!({"type": "IPAddress", "value": ip.to_string()}),
+            Address::Hostname(name) => json!({"type": "Hostname", "value": name}),
+        })
+        .collect()
+}
+
+/// The status of a route: an entry for each parent of ours, beside those of other controllers.
+/// `None` where it has nothing to do with us.
+pub(super) fn route<T>(
+    route: &Object<T>,
+    kind: GatewayKind,
+    parents: &[Parent],
+    now: &str,
+) -> Option<Status> {
+    let standing = route.status.get("parents").and_then(Value::as_array);
+    let standing = standing.map_or(&[][..], Vec::as_slice);
+    let ours = |entry: &&Value| {
+        entry
+            .get("controllerName")
+            .is_some_and(|name| name == CONTROLLER)
+    };
+    if parents.is_empty() && !standing.iter().any(|entry| ours(&entry)) {
+        return None;
+    }
+    let mut entries: Vec<Value> = standing
+        .iter()
+        .filter(|entry| !ours(entry))
+        .cloned()
+        .collect();
+    for parent in parents {
+        let reference = parent_ref(&parent.reference);
+        let before = standing
+            .iter()
+            .find(|entry| ours(entry) && entry.get("parentRef") == Some(&reference));
+        let mut conditions =
+            Conditions::new(before.unwrap_or(&Value::Null), route.generation(), now);
+        let (reason, message) = match &parent.refused {
+            None => ("Accepted", "attached to its parent"),
+            Some((reason, message)) => (*reason, message.as_str()),
+        };
+        conditions.set("Accepted", parent.refused.is_none(), reason, message);
+        let (reason, message) = match &parent.unresolved {
+            None => ("ResolvedRefs", "everything it refers to is there"),
+            Some((reason, message)) => (*reason, message.as_str()),
+        };
+        conditions.set("ResolvedRefs", parent.unresolved.is_none(), reason, message);
+        entries.push(json!({"parentRef": reference, "controllerName": CONTROLLER, "conditions": conditions.finish()}));
+    }
+    Some(Status {
+        kind,
+        namespace: route.namespace().to_owned(),
+        name: route.name().to_owned(),
+        status: json!({"parents": entries}),
+    })
+}
+
+/// As it was written, with what is always there.
+fn parent_ref(written: &ParentRef) -> Value {
+    let mut value = json!({
+        "group": written.group.as_deref().unwrap_or(super::super::GROUP),
+        "kind": written.kind.as_deref().unwrap_or("Gateway"),
+        "name": written.name,
+    });
+    if let Some(namespace) = &written.namespace {
+        value["namespace"] = json!(namespace);
+    }
+    if let Some(section) = &written.section_name {
+        value["sectionName"] = json!(section);
+    }
+    if let Some(port) = written.port {
+        value["port"] = json!(port);
+    }
+    value
+}
