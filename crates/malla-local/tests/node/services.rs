@@ -1,7 +1,6 @@
 //! Services as clients see them: VIPs, names, published ports, the way out.
 
-use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use malla_apiserver::kinds;
@@ -32,18 +31,7 @@ async fn deployment_serves(inside: Inside) -> Result<()> {
         condition(&deployment, "Available") == "True",
         "{deployment:#}"
     );
-    // Through the VIP, from the node: both pods answer.
-    let address: Ipv4Addr = service["spec"]["clusterIP"]
-        .as_str()
-        .context("no VIP")?
-        .parse()?;
-    let mut seen = BTreeMap::new();
-    for _ in 0..30 {
-        let node = world.cluster.network().namespace();
-        let stream = node.connect(SocketAddr::new(address.into(), 80)).await?;
-        *seen.entry(fetch(stream, "/").await?).or_insert(0) += 1;
-    }
-    ensure!(seen.len() == 2, "{seen:?}");
+    let seen = world.answering(&service, 2).await?;
     // And from the host, where the annotation says.
     let published =
         |object: &Value| object["metadata"]["annotations"][PUBLISHED_ANNOTATION].is_string();
@@ -56,7 +44,7 @@ async fn deployment_serves(inside: Inside) -> Result<()> {
         .as_str()
         .unwrap_or_default();
     let at: SocketAddr = entry.strip_prefix("80=").context("no port 80")?.parse()?;
-    ensure!(seen.contains_key(&fetch(TcpStream::connect(at).await?, "/").await?));
+    ensure!(seen.contains(&fetch(TcpStream::connect(at).await?, "/").await?));
     // Without pods the port closes, and the annotation goes.
     world
         .merge(&kinds::DEPLOYMENTS, "web", json!({"spec": {"replicas": 0}}))
@@ -67,14 +55,14 @@ async fn deployment_serves(inside: Inside) -> Result<()> {
     // Another cluster of this machine may have taken the port by now.
     if let Ok(stream) = TcpStream::connect(at).await {
         let name = fetch(stream, "/").await.unwrap_or_default();
-        ensure!(!seen.contains_key(&name), "the port is still open");
+        ensure!(!seen.contains(&name), "the port is still open");
     }
     world.stop().await
 }
 
 async fn names(inside: Inside) -> Result<()> {
     let world = World::new(&inside).await?;
-    world.service("ClusterIP").await?;
+    let service = world.service("ClusterIP").await?;
     world
         .web(
             1,
@@ -95,11 +83,7 @@ async fn names(inside: Inside) -> Result<()> {
             json!({"metadata": {"name": "alias"}, "spec": external}),
         )
         .await?;
-    world
-        .until(&kinds::DEPLOYMENTS, "web", |one| {
-            one["status"]["availableReplicas"] == 1
-        })
-        .await?;
+    world.answering(&service, 1).await?;
     world.shell("client", "exec sleep 1000").await?;
     world.ready("client").await?;
     let script = "getent ahostsv4 web | head -1; getent ahostsv4 alias | head -1; getent ahostsv4 one.heads | head -1; \

@@ -1,5 +1,7 @@
 //! A cluster to test with, and words for what tests ask of it.
 
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -11,7 +13,7 @@ use malla_local::{Cluster, ClusterConfig, Image, RunDirectory};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 /// Answers HTTP on port 8080 with its host name; `/ready` with 200 once `/tmp/ready` exists.
 const WEB: &str = r#"
@@ -261,6 +263,27 @@ impl World {
         .await?;
         self.get(&kinds::SERVICES, "web")
             .context("the service is gone")
+    }
+
+    /// Waits until as many pods answer through a service's VIP, asked from the node: that pods are ready does not say that the
+    /// node's rules know them yet. Their names.
+    pub(crate) async fn answering(&self, service: &Value, pods: usize) -> Result<BTreeSet<String>> {
+        let address = service["spec"]["clusterIP"].as_str().context("no VIP")?;
+        let at = SocketAddr::new(address.parse()?, 80);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let mut seen = BTreeSet::new();
+        while seen.len() < pods {
+            ensure!(Instant::now() < deadline, "only {seen:?} answer at {at}");
+            let answer = async {
+                let stream = self.cluster.network().namespace().connect(at).await?;
+                fetch(stream, "/").await
+            };
+            match timeout(Duration::from_secs(1), answer).await {
+                Ok(Ok(name)) => drop(seen.insert(name)),
+                Ok(Err(_)) | Err(_) => sleep(Duration::from_millis(10)).await,
+            }
+        }
+        Ok(seen)
     }
 
     pub(crate) async fn stop(self) -> Result<()> {
