@@ -47,6 +47,9 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// Where cargo keeps the `envoy-types` package, wherever it comes from (registry, vendored, path).
+///
+/// The question is about every package of the workspace, and cargo fetched only those that it builds: it may have to fetch
+/// some for the answer, unless it is told to stay offline.
 fn envoy_types_directory() -> Result<PathBuf, Box<dyn Error>> {
     let cargo = env::var_os("CARGO").ok_or("CARGO is not set: run this through cargo")?;
     let manifest = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("Cargo.toml");
@@ -55,9 +58,11 @@ fn envoy_types_directory() -> Result<PathBuf, Box<dyn Error>> {
             "metadata",
             "--format-version",
             "1",
-            "--offline",
-            "--manifest-path",
+            "--locked",
+            "--filter-platform",
         ])
+        .arg(env::var("TARGET")?)
+        .arg("--manifest-path")
         .arg(manifest)
         .output()?;
     if !output.status.success() {
