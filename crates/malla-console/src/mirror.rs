@@ -8,6 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use futures_util::StreamExt as _;
 use kube::api::{Api, ApiResource, DynamicObject};
+use kube::core::GroupVersionKind;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event};
 use malla_api::Kind;
@@ -47,29 +48,21 @@ impl Watched {
             .chain(Kind::ALL.into_iter().map(Self::Istio))
     }
 
+    /// How the API server names the kind.
     pub(crate) fn resource(self) -> ApiResource {
-        let of = |group: &str, version: &str, kind: &str, plural: &str| ApiResource {
-            group: group.to_owned(),
-            version: version.to_owned(),
-            api_version: match group {
-                "" => version.to_owned(),
-                group => format!("{group}/{version}"),
-            },
-            kind: kind.to_owned(),
-            plural: plural.to_owned(),
+        let builtin = |group: &str, kind: &str| {
+            ApiResource::from_gvk(&GroupVersionKind::gvk(group, "v1", kind))
         };
         match self {
-            Self::Namespace => of("", "v1", "Namespace", "namespaces"),
-            Self::Node => of("", "v1", "Node", "nodes"),
-            Self::Pod => of("", "v1", "Pod", "pods"),
-            Self::Service => of("", "v1", "Service", "services"),
-            Self::Deployment => of("apps", "v1", "Deployment", "deployments"),
-            Self::Istio(kind) => of(
-                kind.group(),
-                kind.storage_version(),
-                kind.name(),
-                kind.plural(),
-            ),
+            Self::Namespace => builtin("", "Namespace"),
+            Self::Node => builtin("", "Node"),
+            Self::Pod => builtin("", "Pod"),
+            Self::Service => builtin("", "Service"),
+            Self::Deployment => builtin("apps", "Deployment"),
+            Self::Istio(kind) => {
+                let gvk = GroupVersionKind::gvk(kind.group(), kind.storage_version(), kind.name());
+                ApiResource::from_gvk_with_plural(&gvk, kind.plural())
+            }
         }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use futures_util::StreamExt as _;
 use kube::api::{Api, ApiResource, DynamicObject};
+use kube::core::GroupVersionKind;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event};
 use malla_api::Kind;
@@ -46,34 +47,31 @@ impl Watched {
             .chain(GatewayKind::ALL.into_iter().map(Self::GatewayApi))
     }
 
-    fn resource(self) -> ApiResource {
-        let of = |group: &str, version: &str, kind: &str, plural: &str| ApiResource {
-            group: group.to_owned(),
-            version: version.to_owned(),
-            api_version: if group.is_empty() {
-                version.to_owned()
-            } else {
-                format!("{group}/{version}")
-            },
-            kind: kind.to_owned(),
-            plural: plural.to_owned(),
+    /// How the API server names the kind.
+    pub(crate) fn resource(self) -> ApiResource {
+        let builtin = |group: &str, kind: &str| {
+            ApiResource::from_gvk(&GroupVersionKind::gvk(group, "v1", kind))
+        };
+        let custom = |group: &str, version: &str, kind: &str, plural: &str| {
+            let kind = GroupVersionKind::gvk(group, version, kind);
+            ApiResource::from_gvk_with_plural(&kind, plural)
         };
         match self {
-            Self::Namespace => of("", "v1", "Namespace", "namespaces"),
-            Self::Node => of("", "v1", "Node", "nodes"),
-            Self::Pod => of("", "v1", "Pod", "pods"),
-            Self::Service => of("", "v1", "Service", "services"),
-            Self::EndpointSlice => of("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices"),
-            Self::MeshConfig => of("", "v1", "ConfigMap", "configmaps"),
-            Self::Istio(kind) => of(
+            Self::Namespace => builtin("", "Namespace"),
+            Self::Node => builtin("", "Node"),
+            Self::Pod => builtin("", "Pod"),
+            Self::Service => builtin("", "Service"),
+            Self::EndpointSlice => builtin("discovery.k8s.io", "EndpointSlice"),
+            Self::MeshConfig => builtin("", "ConfigMap"),
+            Self::Istio(kind) => custom(
                 kind.group(),
                 kind.storage_version(),
                 kind.name(),
                 kind.plural(),
             ),
-            Self::GatewayApi(kind) => of(
+            Self::GatewayApi(kind) => custom(
                 gateway_api::GROUP,
-                kind.versions().first().copied().unwrap_or("v1"),
+                kind.storage_version(),
                 kind.name(),
                 kind.plural(),
             ),

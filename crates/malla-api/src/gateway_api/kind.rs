@@ -22,6 +22,12 @@ impl GatewayKind {
         Self::ReferenceGrant,
     ];
 
+    /// The kind of that name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+
     /// As in `kind:`.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -54,7 +60,7 @@ impl GatewayKind {
         }
     }
 
-    /// Served versions; the first one is stored.
+    /// Served versions, the stored one first.
     #[must_use]
     pub fn versions(self) -> &'static [&'static str] {
         match self {
@@ -62,6 +68,12 @@ impl GatewayKind {
             Self::ReferenceGrant => &["v1beta1", "v1"],
             _ => &["v1", "v1beta1"],
         }
+    }
+
+    /// The version that is stored, which every cluster serves.
+    #[must_use]
+    pub fn storage_version(self) -> &'static str {
+        self.versions().first().copied().unwrap_or("v1")
     }
 
     #[must_use]

@@ -9,86 +9,23 @@ mod backends;
 mod grants;
 mod http;
 mod listeners;
+mod objects;
 mod status;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use malla_model::id::Labels;
 use malla_model::{Gateway, MeshSettings, Secrets, Service, VirtualService};
-use serde::de::DeserializeOwned;
-use serde_json::Value;
 
-use super::types::{
-    GatewayClassSpec, GatewaySpec, HttpRouteSpec, Infrastructure, ReferenceGrantSpec,
-};
+pub use objects::{Name, Object, Objects, Set};
+pub use status::Status;
+
+use super::types::{GatewayClassSpec, GatewaySpec, HttpRouteSpec, Infrastructure};
 use super::{CONTROLLER, GatewayKind};
 use listeners::Listener;
 use status::Conditions;
-
-/// An object as it was read.
-#[derive(Debug, Clone)]
-pub struct Object<T> {
-    pub metadata: ObjectMeta,
-    pub spec: T,
-    /// The status that stands.
-    pub status: Value,
-}
-
-impl<T: DeserializeOwned> Object<T> {
-    /// Reads an object's spec.
-    ///
-    /// # Errors
-    /// When it does not have the form of its kind (the API server lets none such in).
-    pub fn read(metadata: &ObjectMeta, data: &Value) -> Result<Self, serde_json::Error> {
-        Ok(Self {
-            metadata: metadata.clone(),
-            spec: T::deserialize(data.get("spec").unwrap_or(&Value::Null))?,
-            status: data.get("status").cloned().unwrap_or_default(),
-        })
-    }
-}
-
-impl<T> Object<T> {
-    #[must_use]
-    pub fn namespace(&self) -> &str {
-        self.metadata.namespace.as_deref().unwrap_or_default()
-    }
-
-    #[must_use]
-    pub fn name(&self) -> &str {
-        self.metadata.name.as_deref().unwrap_or_default()
-    }
-
-    fn generation(&self) -> i64 {
-        self.metadata.generation.unwrap_or_default()
-    }
-
-    /// The Gateway API's order between equals: oldest first, then by namespace and name.
-    fn age(&self) -> (i64, String) {
-        let created = self.metadata.creation_timestamp.as_ref();
-        let created = created.map_or(0, |time| time.0.as_second());
-        (created, format!("{}/{}", self.namespace(), self.name()))
-    }
-}
-
-/// All objects of the Gateway API, in any order.
-#[derive(Debug, Clone, Default)]
-pub struct Objects {
-    pub classes: Vec<Arc<Object<GatewayClassSpec>>>,
-    pub gateways: Vec<Arc<Object<GatewaySpec>>>,
-    pub http_routes: Vec<Arc<Object<HttpRouteSpec>>>,
-    pub grants: Vec<Arc<Object<ReferenceGrantSpec>>>,
-}
-
-impl Objects {
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.classes.is_empty() && self.gateways.is_empty() && self.http_routes.is_empty()
-    }
-}
 
 /// Where a gateway's Service is reached from outside.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,15 +45,6 @@ pub struct Surroundings<'a> {
     pub addresses: &'a BTreeMap<(String, String), Vec<Address>>,
     /// RFC 3339, for conditions that change.
     pub now: &'a str,
-}
-
-/// What an object's status is to be.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Status {
-    pub kind: GatewayKind,
-    pub namespace: String,
-    pub name: String,
-    pub status: Value,
 }
 
 /// A Gateway whose pods, Service and account are made for it.
@@ -161,7 +89,7 @@ pub struct Outcome {
 pub fn lower(objects: &Objects, around: &Surroundings<'_>) -> Outcome {
     let mut out = Outcome::default();
     let mut classes = BTreeSet::new();
-    for class in &objects.classes {
+    for class in objects.classes.values() {
         if class.spec.controller_name == CONTROLLER {
             classes.insert(class.name().to_owned());
             out.statuses.push(class_status(class, around.now));
@@ -169,7 +97,7 @@ pub fn lower(objects: &Objects, around: &Surroundings<'_>) -> Outcome {
     }
     let mut gateways: Vec<&Arc<Object<GatewaySpec>>> = objects
         .gateways
-        .iter()
+        .values()
         .filter(|gateway| classes.contains(&gateway.spec.gateway_class_name))
         .collect();
     gateways.sort_by_key(|gateway| gateway.age());
@@ -178,7 +106,7 @@ pub fn lower(objects: &Objects, around: &Surroundings<'_>) -> Outcome {
         .iter()
         .flat_map(|gateway| listeners::of(gateway, objects, around, &mut out.secret_namespaces))
         .collect();
-    let mut routes: Vec<&Arc<Object<HttpRouteSpec>>> = objects.http_routes.iter().collect();
+    let mut routes: Vec<&Arc<Object<HttpRouteSpec>>> = objects.http_routes.values().collect();
     routes.sort_by_key(|route| route.age());
     let known: BTreeSet<(&str, &str)> =
         gateways.iter().map(|g| (g.namespace(), g.name())).collect();
@@ -318,12 +246,8 @@ fn class_status(class: &Object<GatewayClassSpec>, now: &str) -> Status {
             "spec.parametersRef: Malla does not read settings of classes yet",
         ),
     }
-    Status {
-        kind: GatewayKind::GatewayClass,
-        namespace: String::new(),
-        name: class.name().to_owned(),
-        status: serde_json::json!({"conditions": conditions.finish(), "supportedFeatures": status::features()}),
-    }
+    let status = serde_json::json!({"conditions": conditions.finish(), "supportedFeatures": status::features()});
+    Status::new(GatewayKind::GatewayClass, class, status)
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use http::Request;
 use http_body_util::BodyExt as _;
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::core::GroupVersionKind;
 use malla_apiserver::{Config, Server, kinds};
 use malla_console::{AllowAll, Console, Options};
 use malla_telemetry::{Collector, CollectorConfig, TelemetryConfig};
@@ -264,13 +265,8 @@ impl Desk {
 
     fn api(&self, object: &Value) -> Api<DynamicObject> {
         let kind = malla_api::Kind::parse(object["kind"].as_str().unwrap()).unwrap();
-        let resource = ApiResource {
-            group: kind.group().into(),
-            version: kind.storage_version().into(),
-            api_version: format!("{}/{}", kind.group(), kind.storage_version()),
-            kind: kind.name().into(),
-            plural: kind.plural().into(),
-        };
+        let gvk = GroupVersionKind::gvk(kind.group(), kind.storage_version(), kind.name());
+        let resource = ApiResource::from_gvk_with_plural(&gvk, kind.plural());
         Api::namespaced_with(self.client.clone(), "base", &resource)
     }
 

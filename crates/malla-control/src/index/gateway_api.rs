@@ -1,14 +1,13 @@
 //! The Gateway API's objects as they were read, and what they mean in a world.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use kube::api::DynamicObject;
 use malla_api::gateway_api::GatewayKind;
-use malla_api::gateway_api::lower::{Address, Object, Objects, Outcome, Surroundings, lower};
+use malla_api::gateway_api::lower::{Address, Name, Objects, Outcome, Surroundings, lower};
 use malla_model::Mesh;
 use malla_model::mesh::MeshParts;
-use serde::de::DeserializeOwned;
 use tracing::warn;
 
 use super::World;
@@ -17,71 +16,47 @@ use crate::source::Change;
 use crate::webhook::review::NamespaceLabels;
 
 /// Where Services are reached from outside, by namespace and name.
-pub type Addresses = BTreeMap<(String, String), Vec<Address>>;
+pub type Addresses = BTreeMap<Name, Vec<Address>>;
 
 /// All of them.
 #[derive(Debug, Default)]
 pub(super) struct GatewayApi {
-    read: BTreeMap<(GatewayKind, Key), Arc<DynamicObject>>,
-    objects: Arc<Objects>,
+    objects: Objects,
+    /// As worlds have them; nobody has what changed since the last world.
+    shared: Option<Arc<Objects>>,
 }
 
 impl GatewayApi {
     /// Whether anything is different now, statuses included: writers compare against them.
     pub(super) fn apply(&mut self, kind: GatewayKind, change: Change) -> bool {
-        let before = self.read.clone();
-        match change {
+        let changed = match change {
             Change::Replaced(list) => {
-                self.read.retain(|(of, _), _| *of != kind);
-                let list = list
-                    .into_iter()
-                    .map(|object| ((kind, Key::of(&object)), object));
-                self.read.extend(list);
+                let names: BTreeSet<Name> = list.iter().map(|object| name(object)).collect();
+                let gone = self.objects.retain(kind, |name| names.contains(name));
+                list.iter()
+                    .fold(gone, |changed, object| self.put(kind, object) || changed)
             }
-            Change::Applied(object) => drop(self.read.insert((kind, Key::of(&object)), object)),
-            Change::Deleted(object) => drop(self.read.remove(&(kind, Key::of(&object)))),
-        }
-        let same = |a: &DynamicObject, b: &DynamicObject| {
-            a.metadata.uid == b.metadata.uid
-                && a.metadata.labels == b.metadata.labels
-                && a.metadata.generation == b.metadata.generation
-                && a.data == b.data
+            Change::Applied(object) => self.put(kind, &object),
+            Change::Deleted(object) => self.objects.remove(kind, &name(&object)),
         };
-        let changed = before.len() != self.read.len()
-            || before
-                .iter()
-                .zip(&self.read)
-                .any(|((a, old), (b, new))| a != b || !same(old, new));
         if changed {
-            self.objects = Arc::new(self.read_all());
+            self.shared = None;
         }
         changed
     }
 
-    fn read_all(&self) -> Objects {
-        Objects {
-            classes: self.of(GatewayKind::GatewayClass),
-            gateways: self.of(GatewayKind::Gateway),
-            http_routes: self.of(GatewayKind::HttpRoute),
-            grants: self.of(GatewayKind::ReferenceGrant),
-        }
+    fn put(&mut self, kind: GatewayKind, object: &DynamicObject) -> bool {
+        let put = self.objects.put(kind, &object.metadata, &object.data);
+        put.unwrap_or_else(|error| {
+            let (namespace, name) = name(object);
+            warn!(kind = kind.name(), namespace, name, %error, "an object of the Gateway API cannot be read and is left out");
+            true
+        })
     }
 
-    fn of<T: DeserializeOwned>(&self, kind: GatewayKind) -> Vec<Arc<Object<T>>> {
-        let objects = self.read.iter().filter(|((of, _), _)| *of == kind);
-        objects
-            .filter_map(|((_, key), object)| match Object::read(&object.metadata, &object.data) {
-                Ok(read) => Some(Arc::new(read)),
-                Err(error) => {
-                    warn!(kind = kind.name(), ?key, %error, "an object of the Gateway API cannot be read and is left out");
-                    None
-                }
-            })
-            .collect()
-    }
-
-    pub(super) fn objects(&self) -> Arc<Objects> {
-        Arc::clone(&self.objects)
+    pub(super) fn objects(&mut self) -> Arc<Objects> {
+        let shared = &mut self.shared;
+        Arc::clone(shared.get_or_insert_with(|| Arc::new(self.objects.clone())))
     }
 
     /// Adds what acts to the parts of a mesh, whose services are there already.
@@ -102,6 +77,11 @@ impl GatewayApi {
         parts.gateways.extend(outcome.gateways);
         parts.virtual_services.extend(outcome.virtual_services);
     }
+}
+
+fn name(object: &DynamicObject) -> Name {
+    let Key { namespace, name } = Key::of(object);
+    (namespace, name)
 }
 
 impl World {

@@ -7,16 +7,19 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams};
+use kube::api::{ApiResource, Patch, PatchParams};
+use kube::core::GroupVersionKind;
 use malla_api::gateway_api::lower::{Managed, Outcome, Status};
-use malla_api::gateway_api::{CLASS, CONTROLLER, GROUP, GatewayKind};
+use malla_api::gateway_api::{CLASS, CONTROLLER, GROUP};
 use serde_json::{Value, json};
 use tracing::{debug, warn};
 
 use super::roots::MANAGER;
+use super::{api, patch_status};
 use crate::index::World;
 use crate::manifest::{Installation, managed_gateway};
 use crate::secrets::{Asked, Reader};
+use crate::source::Watched;
 
 /// Puts into the cluster what the Gateway API's objects call for.
 pub struct Writer {
@@ -69,7 +72,7 @@ impl Writer {
             good &= self.deploy(managed).await;
         }
         for status in &statuses {
-            good &= self.tell(world, status).await;
+            good &= self.tell(status).await;
         }
         good
     }
@@ -120,107 +123,37 @@ impl Writer {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let version = text(&object["apiVersion"]);
         let (group, version) = version.rsplit_once('/').unwrap_or(("", &version));
-        let kind = text(&object["kind"]);
-        let resource = resource(group, version, &kind, &plural(&kind));
-        let api = self.api(&resource, object["metadata"]["namespace"].as_str());
+        let kind = GroupVersionKind::gvk(group, version, &text(&object["kind"]));
+        let namespace = object["metadata"]["namespace"].as_str();
+        let objects = api(&self.client, &ApiResource::from_gvk(&kind), namespace);
         let parameters = PatchParams::apply(MANAGER).force();
         let name = text(&object["metadata"]["name"]);
-        api.patch(&name, &parameters, &Patch::Apply(object))
+        objects
+            .patch(&name, &parameters, &Patch::Apply(object))
             .await
             .map(drop)
     }
 
     /// Writes a status that is not what stands.
-    async fn tell(&self, world: &World, status: &Status) -> bool {
-        let standing = standing(world, status);
-        let same = status
-            .status
-            .as_object()
-            .into_iter()
-            .flatten()
-            .all(|(key, value)| standing.get(key) == Some(value));
-        if same {
+    async fn tell(&self, status: &Status) -> bool {
+        if !status.changed {
             return true;
         }
-        let resource = resource(
-            GROUP,
-            version(status.kind),
-            status.kind.name(),
-            status.kind.plural(),
-        );
-        let namespace = status.kind.is_namespaced().then_some(&*status.namespace);
-        let api = self.api(&resource, namespace);
-        let patch = Patch::Merge(json!({"status": status.status}));
-        let parameters = PatchParams {
-            field_manager: Some(MANAGER.to_owned()),
-            ..PatchParams::default()
-        };
-        match api.patch_status(&status.name, &parameters, &patch).await {
-            Ok(_) => true,
-            // Deleted meanwhile.
-            Err(kube::Error::Api(answer)) if answer.code == 404 => true,
+        let Status {
+            kind,
+            namespace,
+            name,
+            ..
+        } = status;
+        let namespace = kind.is_namespaced().then_some(namespace.as_str());
+        let resource = Watched::GatewayApi(*kind).resource();
+        let objects = api(&self.client, &resource, namespace);
+        match patch_status(&objects, name, &status.status).await {
+            Ok(()) => true,
             Err(error) => {
-                debug!(kind = status.kind.name(), name = status.name, %error, "a status could not be written");
+                debug!(kind = kind.name(), name, %error, "a status could not be written");
                 false
             }
         }
     }
-
-    fn api(&self, resource: &ApiResource, namespace: Option<&str>) -> Api<DynamicObject> {
-        match namespace {
-            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, resource),
-            None => Api::all_with(self.client.clone(), resource),
-        }
-    }
-}
-
-/// The version that every cluster serves.
-fn version(kind: GatewayKind) -> &'static str {
-    kind.versions().first().copied().unwrap_or("v1")
-}
-
-fn plural(kind: &str) -> String {
-    match kind {
-        "GatewayClass" => "gatewayclasses".to_owned(),
-        kind => format!("{}s", kind.to_ascii_lowercase()),
-    }
-}
-
-fn resource(group: &str, version: &str, kind: &str, plural: &str) -> ApiResource {
-    ApiResource {
-        group: group.to_owned(),
-        version: version.to_owned(),
-        api_version: if group.is_empty() {
-            version.to_owned()
-        } else {
-            format!("{group}/{version}")
-        },
-        kind: kind.to_owned(),
-        plural: plural.to_owned(),
-    }
-}
-
-/// The status that stands, as the world has it.
-fn standing(world: &World, status: &Status) -> Value {
-    let objects = &world.gateway_objects;
-    let is = |namespace: &str, name: &str| (namespace, name) == (&*status.namespace, &*status.name);
-    let found = match status.kind {
-        GatewayKind::GatewayClass => objects
-            .classes
-            .iter()
-            .find(|o| o.name() == status.name)
-            .map(|o| &o.status),
-        GatewayKind::Gateway => objects
-            .gateways
-            .iter()
-            .find(|o| is(o.namespace(), o.name()))
-            .map(|o| &o.status),
-        GatewayKind::HttpRoute => objects
-            .http_routes
-            .iter()
-            .find(|o| is(o.namespace(), o.name()))
-            .map(|o| &o.status),
-        GatewayKind::ReferenceGrant => None,
-    };
-    found.cloned().unwrap_or_default()
 }

@@ -8,18 +8,18 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams};
 use malla_api::Kind;
 use malla_api::analyze::{Code, Message, Subject};
 use malla_api::status::{Outcome, Progress};
 use malla_translate::{Unresolved, unresolved};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::sync::watch;
 use tracing::{debug, warn};
 
-use super::roots::MANAGER;
+use super::{api, patch_status};
 use crate::index::{ConfigObject, World};
 use crate::nodes::{NodeReport, NodeSet, Nodes};
+use crate::source::Watched;
 
 /// How often the proxies' progress is looked at while something is not active everywhere.
 const LOOK: Duration = Duration::from_millis(100);
@@ -266,7 +266,7 @@ fn status(object: &ConfigObject, messages: &[Message], progress: Progress) -> Va
     };
     let previous = object.object.data.get("status").unwrap_or(&Value::Null);
     let now = jiff::Timestamp::from_second(jiff::Timestamp::now().as_second()).unwrap_or_default();
-    json!({"status": malla_api::status(&outcome, previous, &now.to_string())})
+    malla_api::status(&outcome, previous, &now.to_string())
 }
 
 /// A reference to something that is not there, as the analyzer says it.
@@ -285,28 +285,9 @@ fn message(unresolved: &Unresolved) -> Message {
 }
 
 async fn write(client: &kube::Client, object: &ConfigObject, status: &Value) -> kube::Result<()> {
-    let kind = object.kind;
-    let resource = ApiResource {
-        group: kind.group().to_owned(),
-        version: kind.storage_version().to_owned(),
-        api_version: format!("{}/{}", kind.group(), kind.storage_version()),
-        kind: kind.name().to_owned(),
-        plural: kind.plural().to_owned(),
-    };
     let metadata = &object.object.metadata;
     let namespace = metadata.namespace.as_deref().unwrap_or("default");
     let name = metadata.name.as_deref().unwrap_or_default();
-    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
-    let parameters = PatchParams {
-        field_manager: Some(MANAGER.to_owned()),
-        ..PatchParams::default()
-    };
-    match api
-        .patch_status(name, &parameters, &Patch::Merge(status))
-        .await
-    {
-        // Deleted meanwhile.
-        Err(kube::Error::Api(answer)) if answer.code == 404 => Ok(()),
-        other => other.map(drop),
-    }
+    let resource = Watched::Istio(object.kind).resource();
+    patch_status(&api(client, &resource, Some(namespace)), name, status).await
 }

@@ -11,7 +11,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use malla_api::gateway_api::lower::{Object, Objects, Surroundings};
+use malla_api::gateway_api::GatewayKind;
+use malla_api::gateway_api::lower::{Objects, Surroundings};
 use malla_api::lower::assemble;
 use malla_api::lower::kubernetes::{secret, service};
 use malla_api::{Config, Kind, gateway_api, lower};
@@ -23,7 +24,6 @@ use malla_model::workload::{Address, Endpoint, Health, Locality, TlsMode};
 use malla_model::{Mesh, MeshSettings, ObjectRef, Service, SpiffeId, Workload};
 use malla_translate::{NodeKind, NodeView, Resource, Resources, translate};
 use malla_xds_proto::json;
-use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 /// The gateway's own Deployment and Service.
@@ -42,10 +42,6 @@ spec:
   - {name: http, port: 80}
   - {name: https, port: 443, targetPort: 8443}
 ";
-
-fn read<T: DeserializeOwned>(metadata: &ObjectMeta, document: &Value) -> Arc<Object<T>> {
-    Arc::new(Object::read(metadata, document).unwrap())
-}
 
 #[derive(Default)]
 struct Builder {
@@ -125,13 +121,10 @@ impl Builder {
 
     fn gateway_api(&mut self, document: &Value) {
         let metadata: ObjectMeta = serde_json::from_value(document["metadata"].clone()).unwrap();
-        let objects = &mut self.gateway_api;
-        match document["kind"].as_str().unwrap() {
-            "GatewayClass" => objects.classes.push(read(&metadata, document)),
-            "Gateway" => objects.gateways.push(read(&metadata, document)),
-            "HTTPRoute" => objects.http_routes.push(read(&metadata, document)),
-            other => panic!("{other}"),
-        }
+        let kind = document["kind"].as_str().unwrap();
+        let kind = GatewayKind::parse(kind).unwrap_or_else(|| panic!("{kind}"));
+        let new = self.gateway_api.put(kind, &metadata, document).unwrap();
+        assert!(new, "written twice");
     }
 
     /// `readers` are the service accounts that may list the Secrets of the namespace.

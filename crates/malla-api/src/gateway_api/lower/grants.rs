@@ -17,7 +17,7 @@ pub(super) fn allows(objects: &Objects, from_kind: &str, from: &str, to: Target<
     if from == to.namespace {
         return true;
     }
-    objects.grants.iter().any(|grant| {
+    objects.grants.values().any(|grant| {
         grant.namespace() == to.namespace
             && grant
                 .spec

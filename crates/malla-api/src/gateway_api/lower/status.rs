@@ -8,7 +8,7 @@ use super::super::types::{GatewaySpec, ParentRef};
 use super::super::{CONTROLLER, GatewayKind};
 use super::attach::Parent;
 use super::listeners::Listener;
-use super::{Address, Object, Pods, Status, Surroundings};
+use super::{Address, Object, Pods, Surroundings};
 
 /// What works, by the names that the Gateway API's conformance suite has for it.
 const FEATURES: [&str; 18] = [
@@ -31,6 +31,31 @@ const FEATURES: [&str; 18] = [
     "HTTPRouteSchemeRedirect",
     "ReferenceGrant",
 ];
+
+/// What an object's status is to be.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Status {
+    pub kind: GatewayKind,
+    pub namespace: String,
+    pub name: String,
+    pub status: Value,
+    /// Whether the one that stands says anything else.
+    pub changed: bool,
+}
+
+impl Status {
+    pub(super) fn new<T>(kind: GatewayKind, object: &Object<T>, status: Value) -> Self {
+        let mut fields = status.as_object().into_iter().flatten();
+        let changed = fields.any(|(key, value)| object.status.get(key) != Some(value));
+        Self {
+            kind,
+            namespace: object.namespace().to_owned(),
+            name: object.name().to_owned(),
+            status,
+            changed,
+        }
+    }
+}
 
 pub(super) fn features() -> Value {
     FEATURES.iter().map(|name| json!({"name": name})).collect()
@@ -147,12 +172,9 @@ pub(super) fn gateway(
             )
         })
         .collect();
-    Status {
-        kind: GatewayKind::Gateway,
-        namespace: gateway.namespace().to_owned(),
-        name: gateway.name().to_owned(),
-        status: json!({"conditions": conditions.finish(), "addresses": addresses, "listeners": parts}),
-    }
+    let status =
+        json!({"conditions": conditions.finish(), "addresses": addresses, "listeners": parts});
+    Status::new(GatewayKind::Gateway, gateway, status)
 }
 
 fn addresses(gateway: &Object<GatewaySpec>, pods: &Pods, around: &Surroundings<'_>) -> Vec<Value> {
@@ -211,12 +233,7 @@ pub(super) fn route<T>(
         conditions.set("ResolvedRefs", parent.unresolved.is_none(), reason, message);
         entries.push(json!({"parentRef": reference, "controllerName": CONTROLLER, "conditions": conditions.finish()}));
     }
-    Some(Status {
-        kind,
-        namespace: route.namespace().to_owned(),
-        name: route.name().to_owned(),
-        status: json!({"parents": entries}),
-    })
+    Some(Status::new(kind, route, json!({"parents": entries})))
 }
 
 /// As it was written, with what is always there.

@@ -1,9 +1,10 @@
 //! What a few objects mean together, and what their statuses say.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use malla_model::secret::{Keys, Material};
 use malla_model::service::{Distribution, Resolution, ServicePort};
 use malla_model::{Host, Protocol};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::lower::kubernetes::secret::material;
@@ -50,10 +51,6 @@ impl Cluster {
         let name = metadata.name.clone().unwrap();
         let namespace = metadata.namespace.clone().unwrap_or_default();
         match value["kind"].as_str().unwrap() {
-            "GatewayClass" => self.objects.classes.push(read(&metadata, value)),
-            "Gateway" => self.objects.gateways.push(read(&metadata, value)),
-            "HTTPRoute" => self.objects.http_routes.push(read(&metadata, value)),
-            "ReferenceGrant" => self.objects.grants.push(read(&metadata, value)),
             "Namespace" => drop(
                 self.namespaces
                     .insert(name, metadata.labels.unwrap_or_default()),
@@ -74,7 +71,10 @@ impl Cluster {
                     &mut Arc::<Keys>::make_mut(keys).secrets;
                 secrets.insert(name.into(), Arc::new(material(&data)));
             }
-            other => panic!("{other}"),
+            kind => {
+                let kind = GatewayKind::parse(kind).unwrap_or_else(|| panic!("{kind}"));
+                assert!(self.objects.put(kind, &metadata, value).unwrap());
+            }
         }
     }
 
@@ -92,10 +92,6 @@ impl Cluster {
             },
         )
     }
-}
-
-fn read<T: DeserializeOwned>(metadata: &ObjectMeta, value: &Value) -> Arc<Object<T>> {
-    Arc::new(Object::read(metadata, value).unwrap())
 }
 
 fn service(metadata: &ObjectMeta, value: &Value) -> Service {
@@ -469,14 +465,44 @@ fn a_condition_that_holds_on_keeps_its_time() {
     let yaml = format!("{CLASS}{GATEWAY}");
     let mut cluster = Cluster::new(&yaml);
     let first = status(&cluster.lower(), GatewayKind::Gateway, "edge");
-    let mut known = (*cluster.objects.gateways[0]).clone();
-    known.status = first.clone();
-    known.status["conditions"][0]["lastTransitionTime"] = json!("2025-01-01T00:00:00Z");
-    cluster.objects.gateways = vec![Arc::new(known)];
+    for known in cluster.objects.gateways.values_mut() {
+        let known = Arc::make_mut(known);
+        known.status = first.clone();
+        known.status["conditions"][0]["lastTransitionTime"] = json!("2025-01-01T00:00:00Z");
+    }
     let second = status(&cluster.lower(), GatewayKind::Gateway, "edge");
     assert_eq!(
         second["conditions"][0]["lastTransitionTime"],
         "2025-01-01T00:00:00Z"
     );
     assert_eq!(second["conditions"][1], first["conditions"][1]);
+}
+
+#[test]
+fn an_object_that_says_the_same_changes_nothing() {
+    let gateway: Value = serde_saphyr::from_str(GATEWAY.trim_end_matches("---\n")).unwrap();
+    let mut metadata: ObjectMeta = serde_json::from_value(gateway["metadata"].clone()).unwrap();
+    let mut objects = Objects::default();
+    let mut put = |metadata: &ObjectMeta, gateway: &Value| {
+        objects
+            .put(GatewayKind::Gateway, metadata, gateway)
+            .unwrap()
+    };
+    assert!(put(&metadata, &gateway));
+    metadata.resource_version = Some("7".to_owned());
+    assert!(!put(&metadata, &gateway));
+    let mut told = gateway.clone();
+    told["status"] = json!({"conditions": []});
+    assert!(put(&metadata, &told), "writers compare against statuses");
+    let name = ("infra".to_owned(), "edge".to_owned());
+    let broken = json!({"spec": {"listeners": 7}});
+    assert!(
+        objects
+            .put(GatewayKind::Gateway, &metadata, &broken)
+            .is_err()
+    );
+    assert!(
+        !objects.remove(GatewayKind::Gateway, &name),
+        "what is broken is not there"
+    );
 }
