@@ -114,17 +114,27 @@ fn istio_metadata<'a>(
     }
 }
 
-/// `/apis/networking.istio.io/v1/namespaces/NAMESPACE/KIND/NAME`, the kind in kebab case.
+/// `/apis/GROUP/v1/namespaces/NAMESPACE/KIND/NAME`, the kind in kebab case: `virtual-service`,
+/// `http-route`.
 pub(crate) fn config_path(object: &ObjectRef) -> String {
+    let letters: Vec<char> = object.kind.chars().collect();
+    let is_lower = |at: usize| letters.get(at).is_some_and(char::is_ascii_lowercase);
     let mut kind = String::new();
-    for (at, letter) in object.kind.char_indices() {
-        if letter.is_ascii_uppercase() && at > 0 {
+    for (at, letter) in letters.iter().enumerate() {
+        let begins_word =
+            letter.is_ascii_uppercase() && (is_lower(at + 1) || is_lower(at.wrapping_sub(1)));
+        if begins_word && at > 0 {
             kind.push('-');
         }
         kind.push(letter.to_ascii_lowercase());
     }
+    let group = if kind.ends_with("-route") {
+        "gateway.networking.k8s.io"
+    } else {
+        "networking.istio.io"
+    };
     format!(
-        "/apis/networking.istio.io/v1/namespaces/{}/{kind}/{}",
+        "/apis/{group}/v1/namespaces/{}/{kind}/{}",
         object.namespace, object.name
     )
 }

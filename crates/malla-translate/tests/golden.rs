@@ -138,6 +138,12 @@ fn every_kind_of_server() {
     );
 }
 
+#[test]
+fn every_kind_of_route() {
+    let mesh = world(include_str!("worlds/gateway-api.yaml"));
+    check("gateway-api", &mesh, NodeKind::Router, "edge-istio-0.base");
+}
+
 /// Names of the HTTP filters, and of the network filters that are not HTTP, of each listener's chains.
 fn filters(resources: &Resources) -> (BTreeSet<Vec<String>>, BTreeSet<Vec<String>>) {
     let (mut http, mut tcp) = (BTreeSet::new(), BTreeSet::new());

@@ -79,7 +79,9 @@ fn columns(kind: GatewayKind) -> Vec<Value> {
             text("Address", ".status.addresses[*].value"),
             condition("Programmed"),
         ],
-        GatewayKind::HttpRoute => vec![text("Hostnames", ".spec.hostnames")],
+        GatewayKind::HttpRoute | GatewayKind::GrpcRoute => {
+            vec![text("Hostnames", ".spec.hostnames")]
+        }
         GatewayKind::ReferenceGrant => Vec::new(),
     };
     columns.push(json!({"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}));

@@ -11,14 +11,16 @@ pub enum GatewayKind {
     GatewayClass,
     Gateway,
     HttpRoute,
+    GrpcRoute,
     ReferenceGrant,
 }
 
 impl GatewayKind {
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::GatewayClass,
         Self::Gateway,
         Self::HttpRoute,
+        Self::GrpcRoute,
         Self::ReferenceGrant,
     ];
 
@@ -35,6 +37,7 @@ impl GatewayKind {
             Self::GatewayClass => "GatewayClass",
             Self::Gateway => "Gateway",
             Self::HttpRoute => "HTTPRoute",
+            Self::GrpcRoute => "GRPCRoute",
             Self::ReferenceGrant => "ReferenceGrant",
         }
     }
@@ -45,6 +48,7 @@ impl GatewayKind {
             Self::GatewayClass => "gatewayclasses",
             Self::Gateway => "gateways",
             Self::HttpRoute => "httproutes",
+            Self::GrpcRoute => "grpcroutes",
             Self::ReferenceGrant => "referencegrants",
         }
     }
@@ -56,7 +60,7 @@ impl GatewayKind {
             Self::GatewayClass => Some("gc"),
             Self::Gateway => Some("gtw"),
             Self::ReferenceGrant => Some("refgrant"),
-            Self::HttpRoute => None,
+            Self::HttpRoute | Self::GrpcRoute => None,
         }
     }
 
@@ -66,6 +70,7 @@ impl GatewayKind {
         match self {
             // Clusters still have it in this version alone.
             Self::ReferenceGrant => &["v1beta1", "v1"],
+            Self::GrpcRoute => &["v1"],
             _ => &["v1", "v1beta1"],
         }
     }
@@ -88,6 +93,7 @@ impl GatewayKind {
             Self::GatewayClass => structural::<types::GatewayClassSpec>(),
             Self::Gateway => structural::<types::GatewaySpec>(),
             Self::HttpRoute => structural::<types::HttpRouteSpec>(),
+            Self::GrpcRoute => structural::<types::GrpcRouteSpec>(),
             Self::ReferenceGrant => structural::<types::ReferenceGrantSpec>(),
         }
     }

@@ -6,10 +6,14 @@
 
 mod attach;
 mod backends;
+mod filters;
 mod grants;
+mod grpc;
 mod http;
 mod listeners;
 mod objects;
+mod routes;
+mod rules;
 mod status;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,7 +26,7 @@ use malla_model::{Gateway, MeshSettings, Secrets, Service, VirtualService};
 pub use objects::{Name, Object, Objects, Set};
 pub use status::Status;
 
-use super::types::{GatewayClassSpec, GatewaySpec, HttpRouteSpec, Infrastructure};
+use super::types::{GatewayClassSpec, GatewaySpec, Infrastructure};
 use super::{CONTROLLER, GatewayKind};
 use listeners::Listener;
 use status::Conditions;
@@ -106,19 +110,12 @@ pub fn lower(objects: &Objects, around: &Surroundings<'_>) -> Outcome {
         .iter()
         .flat_map(|gateway| listeners::of(gateway, objects, around, &mut out.secret_namespaces))
         .collect();
-    let mut routes: Vec<&Arc<Object<HttpRouteSpec>>> = objects.http_routes.values().collect();
-    routes.sort_by_key(|route| route.age());
     let known: BTreeSet<(&str, &str)> =
         gateways.iter().map(|g| (g.namespace(), g.name())).collect();
-    for route in routes {
-        let lowered = http::rules(route, objects, around);
-        let parents = attach::attach(route, &known, &mut listeners, &lowered, around);
-        out.statuses.extend(status::route(
-            route,
-            GatewayKind::HttpRoute,
-            &parents,
-            around.now,
-        ));
+    for route in routes::of(objects, around) {
+        let parents = attach::attach(&route, &known, &mut listeners, around);
+        out.statuses
+            .extend(status::route(&route, &parents, around.now));
     }
     for gateway in gateways {
         let own = |listener: &&Listener<'_>| std::ptr::eq(listener.gateway, &**gateway);
@@ -247,7 +244,8 @@ fn class_status(class: &Object<GatewayClassSpec>, now: &str) -> Status {
         ),
     }
     let status = serde_json::json!({"conditions": conditions.finish(), "supportedFeatures": status::features()});
-    Status::new(GatewayKind::GatewayClass, class, status)
+    let name = ("", class.name());
+    Status::new(GatewayKind::GatewayClass, name, &class.status, status)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What users write: the specs of the Gateway API's kinds.
 
 mod gateway;
+mod grpc_route;
 mod http_route;
 mod shared;
 
@@ -9,6 +10,7 @@ pub use gateway::{
     GatewayAddress, GatewayClassSpec, GatewaySpec, GatewayTls, Infrastructure, Listener,
     ListenerTls, ParametersRef, RouteGroupKind, RouteNamespaces,
 };
+pub use grpc_route::{GrpcMatch, GrpcMethodMatch, GrpcRouteSpec, GrpcRule};
 pub use http_route::{
     CorsFilter, Fraction, HeaderFilter, HttpBackendRef, HttpFilter, HttpMatch, HttpPathMatch,
     HttpRouteSpec, HttpRule, HttpTimeouts, MirrorFilter, NameMatch, NameValue, PathModifier,

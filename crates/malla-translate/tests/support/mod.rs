@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use malla_api::gateway_api::GatewayKind;
 use malla_api::gateway_api::lower::{Objects, Surroundings};
 use malla_api::lower::assemble;
@@ -108,7 +108,7 @@ impl Builder {
     fn object(&mut self, document: &Value, created: i64) {
         let version = document["apiVersion"].as_str().unwrap_or_default();
         if version.starts_with(gateway_api::GROUP) {
-            return self.gateway_api(document);
+            return self.gateway_api(document, created);
         }
         match document["kind"].as_str().unwrap() {
             "Namespace" | "Settings" | "ServiceAccount" => {}
@@ -119,8 +119,8 @@ impl Builder {
         }
     }
 
-    fn gateway_api(&mut self, document: &Value) {
-        let metadata: ObjectMeta = serde_json::from_value(document["metadata"].clone()).unwrap();
+    fn gateway_api(&mut self, document: &Value, created: i64) {
+        let metadata = metadata(document, created);
         let kind = document["kind"].as_str().unwrap();
         let kind = GatewayKind::parse(kind).unwrap_or_else(|| panic!("{kind}"));
         let new = self.gateway_api.put(kind, &metadata, document).unwrap();
@@ -222,12 +222,7 @@ impl Builder {
             .into_iter()
             .find(|known| known.to_string() == kind)
             .unwrap_or_else(|| panic!("unknown kind {kind}"));
-        let mut metadata: ObjectMeta =
-            serde_json::from_value(document["metadata"].clone()).unwrap();
-        let created = k8s_openapi::jiff::Timestamp::from_second(created).unwrap();
-        metadata.creation_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(
-            created,
-        ));
+        let metadata = metadata(document, created);
         let lowered = lower(kind, &metadata, &document["spec"], &self.parts.settings).unwrap();
         self.configs.push(lowered.value);
     }
@@ -304,6 +299,15 @@ fn endpoint(workload: &Workload, port_name: &str, port: u16) -> Endpoint {
         .into(),
         node: workload.node.clone(),
     }
+}
+
+/// `created` is in seconds since the Unix epoch.
+#[track_caller]
+fn metadata(document: &Value, created: i64) -> ObjectMeta {
+    let created = k8s_openapi::jiff::Timestamp::from_second(created).unwrap();
+    let mut metadata: ObjectMeta = serde_json::from_value(document["metadata"].clone()).unwrap();
+    metadata.creation_timestamp = Some(Time(created));
+    metadata
 }
 
 fn text_of(value: &Value) -> String {

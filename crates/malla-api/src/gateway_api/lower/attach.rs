@@ -1,18 +1,18 @@
 //! Which listeners a route attaches to, and in which order rules of several routes are tried.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use malla_model::route::HttpRoute;
 use malla_model::{Host, Meta};
 
-use super::super::GROUP;
-use super::super::types::{HttpRouteSpec, ParentRef};
-use super::http::Rules;
+use super::super::types::ParentRef;
+use super::super::{GROUP, GatewayKind};
+use super::Surroundings;
 use super::listeners::{Listener, Why};
-use super::{Object, Surroundings};
-use crate::lower::meta::meta;
+use super::routes::Route;
+use super::rules::{Rule, Specificity};
 
 /// What became of one reference to a parent of ours.
 #[derive(Debug)]
@@ -35,147 +35,131 @@ pub(super) struct Ordered {
 /// The Gateway API's order: the most specific match first, then the oldest route, then as written.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Order {
-    /// Exact paths, then prefixes, then expressions; longer ones first; then by method, headers and
-    /// parameters.
-    pub(super) specificity: Reverse<(u8, usize, bool, usize, usize)>,
+    pub(super) specificity: Reverse<Specificity>,
     pub(super) age: (i64, String),
     pub(super) at: (usize, usize),
 }
 
+impl Ordered {
+    pub(super) fn new(route: &Route<'_>, rule: &Rule) -> Self {
+        Self {
+            order: Order {
+                specificity: Reverse(rule.specificity),
+                age: route.age.clone(),
+                at: rule.at,
+            },
+            route: Arc::clone(&rule.route),
+            meta: Arc::clone(&route.origin),
+        }
+    }
+}
+
+/// Why a route is not attached to listeners; what came closest to attaching it is the largest.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Refusal {
+    NoListener,
+    Protocol,
+    NotAllowed,
+    NoHostname,
+    /// Another route, of another kind, has the names.
+    Taken(String),
+}
+
+impl Refusal {
+    fn why(self, kind: GatewayKind) -> Why {
+        let kind = kind.name();
+        match self {
+            Self::NoListener => (
+                "NoMatchingParent",
+                "the Gateway has no such listener".to_owned(),
+            ),
+            Self::Protocol => (
+                "NotAllowedByListeners",
+                format!("no listener's protocol can carry {kind}s"),
+            ),
+            Self::NotAllowed => (
+                "NotAllowedByListeners",
+                format!("no listener lets {kind}s of this namespace attach"),
+            ),
+            Self::NoHostname => (
+                "NoMatchingListenerHostname",
+                "no listener serves any of the route's hostnames".to_owned(),
+            ),
+            Self::Taken(by) => ("Conflicted", by),
+        }
+    }
+}
+
 /// Attaches a route wherever it may; what became of each of its parents that is ours.
 pub(super) fn attach(
-    route: &Object<HttpRouteSpec>,
+    route: &Route<'_>,
     gateways: &BTreeSet<(&str, &str)>,
     listeners: &mut [Listener<'_>],
-    rules: &Rules,
     around: &Surroundings<'_>,
 ) -> Vec<Parent> {
     let mut parents = Vec::new();
-    let origin = Arc::new(meta("HTTPRoute", &route.metadata));
-    for reference in &route.spec.parent_refs {
+    for reference in route.parents {
         let group = reference.group.as_deref().unwrap_or(GROUP);
         let kind = reference.kind.as_deref().unwrap_or("Gateway");
-        let namespace = reference.namespace.as_deref().unwrap_or(route.namespace());
+        let namespace = reference.namespace.as_deref().unwrap_or(route.namespace);
         if group != GROUP || kind != "Gateway" || !gateways.contains(&(namespace, &*reference.name))
         {
             continue; // Somebody else's, or nobody's.
         }
-        let refused = to_listeners(
-            route, reference, namespace, listeners, rules, &origin, around,
-        )
-        .err();
+        let attached = to_listeners(route, reference, namespace, listeners, around);
+        let refused = attached.err().map(|refusal| refusal.why(route.kind));
         parents.push(Parent {
             reference: reference.clone(),
-            refused: refused.or_else(|| rules.refused.clone()),
-            unresolved: rules.unresolved.clone(),
+            refused: refused.or_else(|| route.rules.refused.clone()),
+            unresolved: route.rules.unresolved.clone(),
         });
     }
     parents
 }
 
 fn to_listeners(
-    route: &Object<HttpRouteSpec>,
+    route: &Route<'_>,
     reference: &ParentRef,
     namespace: &str,
     listeners: &mut [Listener<'_>],
-    rules: &Rules,
-    origin: &Arc<Meta>,
     around: &Surroundings<'_>,
-) -> Result<(), Why> {
-    let hostnames: Vec<Host> = listeners.iter().map(|l| l.hostname.clone()).collect();
-    let place = |l: &Listener<'_>| {
-        (
-            format!("{}/{}", l.gateway.namespace(), l.gateway.name()),
-            l.written.port,
-        )
-    };
-    let places: Vec<(String, u16)> = listeners.iter().map(place).collect();
-    let (mut named, mut allowed, mut attached) = (false, false, false);
-    for (at, listener) in listeners.iter_mut().enumerate() {
+) -> Result<(), Refusal> {
+    let section = reference.section_name.as_ref();
+    let mut closest = Err(Refusal::NoListener);
+    for listener in listeners {
         let gateway = listener.gateway;
         let is_parent = (gateway.namespace(), gateway.name()) == (namespace, &*reference.name)
-            && reference
-                .section_name
-                .as_ref()
-                .is_none_or(|name| *name == listener.written.name)
+            && section.is_none_or(|name| *name == listener.written.name)
             && reference
                 .port
                 .is_none_or(|port| port == listener.written.port);
         if !is_parent {
             continue;
         }
-        named = true;
-        if !listener.kinds.contains(&"HTTPRoute") || !lets_in(listener, route.namespace(), around) {
-            continue;
-        }
-        allowed = true;
-        let hosts = common_hosts(&listener.hostname, &route.spec.hostnames);
-        if hosts.is_empty() {
-            continue;
-        }
-        attached = true;
-        listener
-            .attached
-            .insert(format!("{}/{}", route.namespace(), route.name()));
-        // Names that a listener of the same port serves more closely are that listener's alone.
-        let rivals: Vec<&Host> = hostnames
-            .iter()
-            .enumerate()
-            .filter(|(other, host)| {
-                *other != at
-                    && places.get(*other) == places.get(at)
-                    && listener.hostname.covers(host)
-                    && **host != listener.hostname
-            })
-            .map(|(_, host)| host)
-            .collect();
-        for host in hosts
-            .into_iter()
-            .filter(|host| !rivals.iter().any(|rival| rival.covers(host)))
-        {
-            add(&mut listener.rules, host, route, rules, origin);
-        }
+        closest = match (closest, to_listener(route, listener, around)) {
+            (Ok(()), _) | (_, Ok(())) => Ok(()),
+            (Err(before), Err(now)) => Err(before.max(now)),
+        };
     }
-    match (named, allowed, attached) {
-        (false, ..) => Err((
-            "NoMatchingParent",
-            "the Gateway has no such listener".to_owned(),
-        )),
-        (_, false, _) => Err((
-            "NotAllowedByListeners",
-            "no listener lets HTTPRoutes of this namespace attach".to_owned(),
-        )),
-        (_, _, false) => Err((
-            "NoMatchingListenerHostname",
-            "no listener serves any of the route's hostnames".to_owned(),
-        )),
-        _ => Ok(()),
-    }
+    closest
 }
 
-fn add(
-    by_host: &mut BTreeMap<Host, Vec<Ordered>>,
-    host: Host,
-    route: &Object<HttpRouteSpec>,
-    rules: &Rules,
-    origin: &Arc<Meta>,
-) {
-    let list = by_host.entry(host).or_default();
-    for rule in &rules.routes {
-        let ordered = Ordered {
-            order: Order {
-                specificity: Reverse(rule.specificity),
-                age: route.age(),
-                at: rule.at,
-            },
-            route: Arc::clone(&rule.route),
-            meta: Arc::clone(origin),
-        };
-        // Two parents may lead to one listener.
-        if !list.iter().any(|known| known.order == ordered.order) {
-            list.push(ordered);
-        }
+fn to_listener(
+    route: &Route<'_>,
+    listener: &mut Listener<'_>,
+    around: &Surroundings<'_>,
+) -> Result<(), Refusal> {
+    if !listener.carries().contains(&route.kind) {
+        return Err(Refusal::Protocol);
     }
+    if !listener.kinds.contains(&route.kind) || !lets_in(listener, route.namespace, around) {
+        return Err(Refusal::NotAllowed);
+    }
+    let hosts = common_hosts(&listener.hostname, route.hostnames);
+    if hosts.is_empty() {
+        return Err(Refusal::NoHostname);
+    }
+    listener.take(route, hosts).map_err(Refusal::Taken)
 }
 
 /// Whether a listener lets routes of `namespace` attach.

@@ -6,23 +6,43 @@ use malla_model::route::Destination;
 use super::super::types::BackendRef;
 use super::grants::{self, Target};
 use super::listeners::Why;
-use super::{Objects, Surroundings};
+use super::rules::Context;
 
-/// A name that no cluster has: requests for it are answered with 500, as the Gateway API asks for
-/// backends that do not exist.
-pub(super) const NOBODY: &str = "invalid-backend.malla.invalid";
+/// A name that no cluster has: what goes there is refused, as the Gateway API asks for backends that
+/// do not exist.
+const NOBODY: &str = "invalid-backend.malla.invalid";
 
 /// The group and kind of a backend that is a host of the mesh (Istio's).
 const HOSTNAME: (&str, &str) = ("networking.istio.io", "Hostname");
 
-/// The destination of a reference, or why there is none.
-pub(super) fn resolve(
-    reference: &BackendRef,
-    kind: &str,
-    namespace: &str,
-    objects: &Objects,
-    around: &Surroundings<'_>,
-) -> Result<Destination, Why> {
+/// The destination of a reference. One that is broken leads to nobody.
+pub(super) fn of(reference: &BackendRef, cx: &mut Context<'_>) -> Destination {
+    found(reference, cx).unwrap_or_else(|| Destination {
+        host: Host::new(NOBODY),
+        subset: None,
+        port: Some(80),
+    })
+}
+
+/// The destination of a reference; why there is none is kept for the route's status.
+pub(super) fn found(reference: &BackendRef, cx: &mut Context<'_>) -> Option<Destination> {
+    match resolve(reference, cx) {
+        Ok(destination) => Some(destination),
+        Err(why) => {
+            cx.unresolved.get_or_insert(why);
+            None
+        }
+    }
+}
+
+fn resolve(reference: &BackendRef, cx: &Context<'_>) -> Result<Destination, Why> {
+    let Context {
+        namespace,
+        objects,
+        around,
+        ..
+    } = cx;
+    let kind = cx.kind.name();
     let group = reference.group.as_deref().unwrap_or_default();
     let to_kind = reference.kind.as_deref().unwrap_or("Service");
     let name = reference.name.as_str();
@@ -61,7 +81,7 @@ pub(super) fn resolve(
     };
     let service = around.services.iter().find(|service| {
         service.hostname == host
-            && (service.namespace() == namespace || service.visibility.allows(namespace))
+            && (service.namespace() == *namespace || service.visibility.allows(namespace))
     });
     let Some(service) = service else {
         return Err((
@@ -80,13 +100,4 @@ pub(super) fn resolve(
         subset: None,
         port: Some(port),
     })
-}
-
-/// Where requests for a broken reference go.
-pub(super) fn nobody() -> Destination {
-    Destination {
-        host: Host::new(NOBODY),
-        subset: None,
-        port: Some(80),
-    }
 }

@@ -11,16 +11,17 @@ use malla_model::service::Visibility;
 use malla_model::{Gateway, Host, ObjectRef, Protocol, VirtualService};
 use serde_json::{Value, json};
 
-use super::super::GROUP;
 use super::super::types::{self, CertificateRef, GatewaySpec};
+use super::super::{GROUP, GatewayKind};
 use super::attach::Ordered;
 use super::grants::{self, Target};
+use super::routes::Route;
 use super::status::Conditions;
 use super::{Object, Objects, Surroundings};
 use crate::lower::meta::meta;
 
-/// The kinds of routes that a listener's protocol can carry.
-const HTTP_KINDS: [&str; 1] = ["HTTPRoute"];
+/// Routes for requests.
+const REQUESTS: [GatewayKind; 2] = [GatewayKind::HttpRoute, GatewayKind::GrpcRoute];
 
 /// A condition's reason and message.
 pub(super) type Why = (&'static str, String);
@@ -32,16 +33,27 @@ pub(super) struct Listener<'a> {
     pub(super) written: &'a types::Listener,
     pub(super) hostname: Host,
     /// Kinds of routes that may attach.
-    pub(super) kinds: Vec<&'static str>,
+    pub(super) kinds: Vec<GatewayKind>,
+    /// Names that listeners of the same port serve more closely: those are theirs alone.
+    rivals: Vec<Host>,
     /// Why it is not accepted, conflicts, or refers to nothing.
     refused: Option<Why>,
     conflict: Option<Why>,
     unresolved: Option<Why>,
     secrets: Vec<SecretRef>,
-    /// Routes that are attached, by namespace and name.
-    pub(super) attached: BTreeSet<String>,
+    /// Routes that are attached.
+    attached: Vec<Attached>,
     /// Rules by host.
-    pub(super) rules: BTreeMap<Host, Vec<Ordered>>,
+    rules: BTreeMap<Host, Vec<Ordered>>,
+}
+
+/// A route that is attached.
+#[derive(Debug)]
+struct Attached {
+    kind: GatewayKind,
+    /// `namespace/name`.
+    name: String,
+    hosts: Vec<Host>,
 }
 
 /// The listeners of a Gateway, in their order. Of two that clash the first stays.
@@ -64,11 +76,12 @@ pub(super) fn of<'a>(
                     .unwrap_or("*"),
             ),
             kinds: Vec::new(),
+            rivals: Vec::new(),
             refused: None,
             conflict: None,
             unresolved: None,
             secrets: Vec::new(),
-            attached: BTreeSet::new(),
+            attached: Vec::new(),
             rules: BTreeMap::new(),
         };
         listener.check_protocol();
@@ -78,6 +91,18 @@ pub(super) fn of<'a>(
             .iter()
             .find_map(|earlier| conflict(earlier, &listener));
         listeners.push(listener);
+    }
+    let places: Vec<(u16, Host)> = listeners
+        .iter()
+        .filter(|listener| listener.is_accepted())
+        .map(|listener| (listener.written.port, listener.hostname.clone()))
+        .collect();
+    for listener in &mut listeners {
+        let own = &listener.hostname;
+        let closer = places.iter().filter(|(port, host)| {
+            *port == listener.written.port && own.covers(host) && host != own
+        });
+        listener.rivals = closer.map(|(_, host)| host.clone()).collect();
     }
     listeners
 }
@@ -118,16 +143,64 @@ impl Listener<'_> {
         }
     }
 
+    /// The kinds of routes that its protocol can carry.
+    pub(super) fn carries(&self) -> &'static [GatewayKind] {
+        &REQUESTS
+    }
+
+    /// Attaches a route, for names that both have.
+    ///
+    /// # Errors
+    /// When a route that takes precedence has the names: routes for HTTP and for gRPC share none.
+    pub(super) fn take(&mut self, route: &Route<'_>, hosts: Vec<Host>) -> Result<(), String> {
+        let name = route.full_name();
+        let shares = |other: &&Attached| {
+            let mut theirs = other.hosts.iter();
+            other.kind != route.kind
+                && theirs.any(|their| hosts.iter().any(|own| own.overlaps(their)))
+        };
+        if let Some(other) = self.attached.iter().find(shares) {
+            return Err(format!(
+                "{} {} has names of it on listener {}",
+                other.kind.name(),
+                other.name,
+                self.written.name
+            ));
+        }
+        for host in &hosts {
+            if !self.rivals.iter().any(|rival| rival.covers(host)) {
+                let rules = self.rules.entry(host.clone()).or_default();
+                add_rules(route, rules);
+            }
+        }
+        // Several parents may lead to one listener.
+        match self
+            .attached
+            .iter_mut()
+            .find(|known| known.kind == route.kind && known.name == name)
+        {
+            Some(known) => known.hosts.extend(hosts),
+            None => self.attached.push(Attached {
+                kind: route.kind,
+                name,
+                hosts,
+            }),
+        }
+        Ok(())
+    }
+
     fn check_kinds(&mut self) {
         let allowed = self.written.allowed_routes.as_ref();
         let wanted = allowed.map_or(&[][..], |allowed| allowed.kinds.as_slice());
         if wanted.is_empty() {
-            self.kinds = HTTP_KINDS.to_vec();
+            self.kinds = self.carries().to_vec();
             return;
         }
         for kind in wanted {
             let ours = kind.group.as_deref().unwrap_or(GROUP) == GROUP;
-            match HTTP_KINDS.iter().find(|known| ours && **known == kind.kind) {
+            let carried = GatewayKind::parse(&kind.kind)
+                .filter(|known| ours && self.carries().contains(known));
+            match carried {
                 Some(known) => self.kinds.push(known),
                 None => {
                     self.unresolved = Some((
@@ -290,14 +363,12 @@ impl Listener<'_> {
     pub(super) fn virtual_services(&self) -> Vec<Arc<VirtualService>> {
         let gateway: Arc<str> =
             format!("{}/{}", self.gateway.namespace(), self.object_name()).into();
-        let hosts = self.rules.iter().filter(|(_, rules)| !rules.is_empty());
-        hosts
+        let rules = self.rules.iter();
+        rules
             .filter_map(|(host, rules)| {
-                let mut rules: Vec<&Ordered> = rules.iter().collect();
-                rules.sort_by(|a, b| a.order.cmp(&b.order));
-                let http: Vec<HttpRoute> = rules.iter().map(|rule| (*rule.route).clone()).collect();
+                let (meta, http) = in_order(rules)?;
                 Some(Arc::new(VirtualService {
-                    meta: Meta::clone(&rules.first()?.meta),
+                    meta,
                     hosts: vec![host.clone()],
                     gateways: vec![Arc::clone(&gateway)],
                     http,
@@ -342,11 +413,30 @@ impl Listener<'_> {
         let kinds: Vec<Value> = self
             .kinds
             .iter()
-            .map(|kind| json!({"group": GROUP, "kind": kind}))
+            .map(|kind| json!({"group": GROUP, "kind": kind.name()}))
             .collect();
         json!({
             "name": self.written.name, "attachedRoutes": self.attached.len(), "supportedKinds": kinds,
             "conditions": conditions.finish(),
         })
     }
+}
+
+/// Adds what a route says to the rules of a host, but for what is there already.
+fn add_rules(route: &Route<'_>, rules: &mut Vec<Ordered>) {
+    for rule in &route.rules.routes {
+        let ordered = Ordered::new(route, rule);
+        if !rules.iter().any(|known| known.order == ordered.order) {
+            rules.push(ordered);
+        }
+    }
+}
+
+/// Rules in the order in which they are tried, and whose the first of them is.
+pub(super) fn in_order(rules: &[Ordered]) -> Option<(Meta, Vec<HttpRoute>)> {
+    let mut rules: Vec<&Ordered> = rules.iter().collect();
+    rules.sort_by(|a, b| a.order.cmp(&b.order));
+    let first = Meta::clone(&rules.first()?.meta);
+    let routes = rules.iter().map(|rule| (*rule.route).clone()).collect();
+    Some((first, routes))
 }

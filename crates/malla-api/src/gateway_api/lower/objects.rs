@@ -8,7 +8,9 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::super::GatewayKind;
-use super::super::types::{GatewayClassSpec, GatewaySpec, HttpRouteSpec, ReferenceGrantSpec};
+use super::super::types::{
+    GatewayClassSpec, GatewaySpec, GrpcRouteSpec, HttpRouteSpec, ReferenceGrantSpec,
+};
 
 /// Namespace and name.
 pub type Name = (String, String);
@@ -67,13 +69,18 @@ pub struct Objects {
     pub classes: Set<GatewayClassSpec>,
     pub gateways: Set<GatewaySpec>,
     pub http_routes: Set<HttpRouteSpec>,
+    pub grpc_routes: Set<GrpcRouteSpec>,
     pub grants: Set<ReferenceGrantSpec>,
 }
 
 impl Objects {
+    /// Whether there is nothing that acts.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.classes.is_empty() && self.gateways.is_empty() && self.http_routes.is_empty()
+        self.classes.is_empty()
+            && self.gateways.is_empty()
+            && self.http_routes.is_empty()
+            && self.grpc_routes.is_empty()
     }
 
     /// Takes an object in; whether anything is different now.
@@ -105,6 +112,7 @@ impl Objects {
             GatewayKind::GatewayClass => &mut self.classes,
             GatewayKind::Gateway => &mut self.gateways,
             GatewayKind::HttpRoute => &mut self.http_routes,
+            GatewayKind::GrpcRoute => &mut self.grpc_routes,
             GatewayKind::ReferenceGrant => &mut self.grants,
         }
     }

@@ -8,10 +8,12 @@ use super::super::types::{GatewaySpec, ParentRef};
 use super::super::{CONTROLLER, GatewayKind};
 use super::attach::Parent;
 use super::listeners::Listener;
+use super::routes::Route;
 use super::{Address, Object, Pods, Surroundings};
 
 /// What works, by the names that the Gateway API's conformance suite has for it.
-const FEATURES: [&str; 18] = [
+const FEATURES: [&str; 19] = [
+    "GRPCRoute",
     "Gateway",
     "HTTPRoute",
     "HTTPRoute303RedirectStatusCode",
@@ -44,13 +46,19 @@ pub struct Status {
 }
 
 impl Status {
-    pub(super) fn new<T>(kind: GatewayKind, object: &Object<T>, status: Value) -> Self {
+    /// Of the object of that name, whose status stands at `before`.
+    pub(super) fn new(
+        kind: GatewayKind,
+        (namespace, name): (&str, &str),
+        before: &Value,
+        status: Value,
+    ) -> Self {
         let mut fields = status.as_object().into_iter().flatten();
-        let changed = fields.any(|(key, value)| object.status.get(key) != Some(value));
+        let changed = fields.any(|(key, value)| before.get(key) != Some(value));
         Self {
             kind,
-            namespace: object.namespace().to_owned(),
-            name: object.name().to_owned(),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
             status,
             changed,
         }
@@ -174,7 +182,8 @@ pub(super) fn gateway(
         .collect();
     let status =
         json!({"conditions": conditions.finish(), "addresses": addresses, "listeners": parts});
-    Status::new(GatewayKind::Gateway, gateway, status)
+    let name = (gateway.namespace(), gateway.name());
+    Status::new(GatewayKind::Gateway, name, &gateway.status, status)
 }
 
 fn addresses(gateway: &Object<GatewaySpec>, pods: &Pods, around: &Surroundings<'_>) -> Vec<Value> {
@@ -193,12 +202,7 @@ fn addresses(gateway: &Object<GatewaySpec>, pods: &Pods, around: &Surroundings<'
 
 /// The status of a route: an entry for each parent of ours, beside those of other controllers.
 /// `None` where it has nothing to do with us.
-pub(super) fn route<T>(
-    route: &Object<T>,
-    kind: GatewayKind,
-    parents: &[Parent],
-    now: &str,
-) -> Option<Status> {
+pub(super) fn route(route: &Route<'_>, parents: &[Parent], now: &str) -> Option<Status> {
     let standing = route.status.get("parents").and_then(Value::as_array);
     let standing = standing.map_or(&[][..], Vec::as_slice);
     let ours = |entry: &&Value| {
@@ -219,8 +223,7 @@ pub(super) fn route<T>(
         let before = standing
             .iter()
             .find(|entry| ours(entry) && entry.get("parentRef") == Some(&reference));
-        let mut conditions =
-            Conditions::new(before.unwrap_or(&Value::Null), route.generation(), now);
+        let mut conditions = Conditions::new(before.unwrap_or(&Value::Null), route.generation, now);
         let (reason, message) = match &parent.refused {
             None => ("Accepted", "attached to its parent"),
             Some((reason, message)) => (*reason, message.as_str()),
@@ -233,7 +236,9 @@ pub(super) fn route<T>(
         conditions.set("ResolvedRefs", parent.unresolved.is_none(), reason, message);
         entries.push(json!({"parentRef": reference, "controllerName": CONTROLLER, "conditions": conditions.finish()}));
     }
-    Some(Status::new(kind, route, json!({"parents": entries})))
+    let name = (route.namespace, route.name);
+    let status = json!({"parents": entries});
+    Some(Status::new(route.kind, name, route.status, status))
 }
 
 /// As it was written, with what is always there.

@@ -1,16 +1,16 @@
-//! HTTPRoute's filters.
+//! Filters of routes and of their backends.
 
 use std::time::Duration;
 
-use malla_model::matching::{Pattern, StringMatch};
+use malla_model::matching::StringMatch;
 use malla_model::route::{
     Cors, HeaderEdit, HeaderOps, HttpAction, HttpRoute, Mirror, PerMillion, Redirect, RedirectPath,
     RedirectPort, Rewrite,
 };
 
-use super::super::backends;
-use super::super::listeners::Why;
-use super::{Context, KIND, unsupported};
+use super::backends;
+use super::listeners::Why;
+use super::rules::{Context, pattern, unsupported};
 use crate::gateway_api::types::{
     CorsFilter, HeaderFilter, HttpFilter, MirrorFilter, NameValue, PathModifier, RedirectFilter,
     RewriteFilter,
@@ -156,10 +156,8 @@ fn rewrite(written: &RewriteFilter) -> Result<Rewrite, Why> {
         None => {}
         Some(NewPath::Prefix(text)) => out.uri = Some(text.into()),
         Some(NewPath::Full(text)) => {
-            let everything =
-                Pattern::new("/.*").map_err(|error| unsupported(&error.to_string()))?;
             // A backslash would refer to a part of what matched.
-            out.regex = Some((everything, text.replace('\\', "\\\\").into()));
+            out.regex = Some((pattern("/.*")?, text.replace('\\', "\\\\").into()));
         }
     }
     Ok(out)
@@ -175,19 +173,9 @@ fn mirror(written: &MirrorFilter, cx: &mut Context<'_>) -> Result<Option<Mirror>
         }
         (None, None) => PerMillion::ALL,
     };
-    match backends::resolve(
-        &written.backend_ref,
-        KIND,
-        cx.namespace,
-        cx.objects,
-        cx.around,
-    ) {
-        Ok(destination) => Ok(Some(Mirror { destination, share })),
-        Err(why) => {
-            cx.unresolved.get_or_insert(why);
-            Ok(None)
-        }
-    }
+    // Copies for nobody are not made.
+    let destination = backends::found(&written.backend_ref, cx);
+    Ok(destination.map(|destination| Mirror { destination, share }))
 }
 
 fn cors(written: &CorsFilter) -> Result<Cors, Why> {
@@ -233,8 +221,4 @@ fn escaped(text: &str) -> String {
         out.push(c);
     }
     out
-}
-
-fn pattern(text: &str) -> Result<Pattern, Why> {
-    Pattern::new(text).map_err(|error| unsupported(&error.to_string()))
 }

@@ -1,0 +1,157 @@
+//! What becomes of calls where the Gateway API's routes act.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test says what went wrong by failing
+
+mod call;
+mod support;
+
+use call::{call, outcome, trace};
+use malla_translate::simulate::Entry;
+use malla_translate::{NodeKind, NodeView, View};
+use support::{INGRESS, router, world};
+
+const BASE: &str = "
+---
+kind: Deployment
+metadata: {name: web, namespace: base}
+spec: {template: {metadata: {labels: {app: web}}}}
+---
+kind: Service
+metadata: {name: web, namespace: base}
+spec: {selector: {app: web}, ports: [{name: http, port: 80}]}
+---
+kind: Service
+metadata: {name: api, namespace: base}
+spec: {ports: [{name: http, port: 80}]}
+---
+";
+
+const WEB: &str = "outbound|80||web.base.svc.cluster.local";
+const API: &str = "outbound|80||api.base.svc.cluster.local";
+
+const EDGE: &str = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {name: istio}
+spec: {controllerName: istio.io/gateway-controller}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: edge, namespace: base}
+spec:
+  gatewayClassName: istio
+  listeners:
+  - {name: http, port: 80, protocol: HTTP}
+  - {name: own, port: 80, protocol: HTTP, hostname: own.example.com}
+  - {name: https, port: 443, protocol: HTTPS, hostname: s.example.com, tls: {certificateRefs: [{name: pair}]}}
+---
+kind: Deployment
+metadata: {name: edge-istio, namespace: base}
+spec: {template: {metadata: {labels: {gateway.networking.k8s.io/gateway-name: edge}}}}
+---
+kind: Deployment
+metadata: {name: edge-istio, namespace: other}
+spec: {template: {metadata: {labels: {gateway.networking.k8s.io/gateway-name: edge}}}}
+---
+kind: Secret
+metadata: {name: pair, namespace: base}
+stringData: {tls.crt: c, tls.key: k}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: own, namespace: base}
+spec:
+  parentRefs: [{name: edge, sectionName: own}]
+  rules: [{backendRefs: [{name: api, port: 80}]}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: r, namespace: base}
+spec:
+  parentRefs: [{name: edge}]
+  rules:
+  - {backendRefs: [{name: web, port: 80}]}
+  - {matches: [{path: {value: /api}}], backendRefs: [{name: api, port: 80, weight: 3}, {name: web, port: 80}]}
+  - {matches: [{path: {type: Exact, value: /api/gone}}], backendRefs: [{name: gone, port: 80}]}
+  - {matches: [{path: {value: /old}}], filters: [{type: RequestRedirect, requestRedirect: {scheme: https, statusCode: 301}}]}
+  - {matches: [{path: {value: /none}}], backendRefs: []}
+---
+";
+
+#[test]
+fn an_http_route_acts_on_the_pods_of_its_gateway() {
+    let mesh = world(&format!("{INGRESS}{BASE}{EDGE}"));
+    let edge = router(&mesh, "edge-istio-0.base");
+    for (text, want) in [
+        ("http://any.example.com/", WEB.to_owned()),
+        ("http://any.example.com/apis", WEB.to_owned()),
+        ("http://any.example.com/api/1", format!("3 {API} + 1 {WEB}")),
+        (
+            "http://any.example.com/api/gone",
+            "outbound|80||invalid-backend.malla.invalid (missing)".to_owned(),
+        ),
+        (
+            "http://any.example.com/old/1",
+            "redirect to https".to_owned(),
+        ),
+        ("http://any.example.com/none", "answer 500".to_owned()),
+        ("http://own.example.com/", API.to_owned()),
+        ("https://s.example.com/", WEB.to_owned()),
+        (
+            "https://any.example.com/",
+            "closed: no filter chain matches".to_owned(),
+        ),
+    ] {
+        let trace = trace(&edge, Entry::Open, &call(&mesh, text));
+        assert_eq!(outcome(&trace), want, "{text}\n{trace:#?}");
+    }
+    // Neither other gateways nor pods of another namespace carry it.
+    for other in ["istio-ingressgateway-0.istio-system", "edge-istio-0.other"] {
+        assert!(router(&mesh, other).listeners.is_empty(), "{other}");
+    }
+}
+
+#[test]
+fn a_granted_secret_is_for_the_gateway_it_was_granted_to() {
+    let mesh = world(&format!("{INGRESS}{BASE}{EDGE}"));
+    let gets = |namespace: &str, label: &str| {
+        let mut node = NodeView::new(NodeKind::Router, "x", namespace, [10, 0, 0, 1].into());
+        let name = "gateway.networking.k8s.io/gateway-name";
+        node.labels.insert(name.to_owned(), label.to_owned());
+        View::new(&mesh, &node)
+            .secret("kubernetes-gateway://base/pair")
+            .is_some_and(|secret| secret.is_ok())
+    };
+    assert!(gets("base", "edge"));
+    assert!(!gets("base", "other"));
+    assert!(!gets("other", "edge"));
+}
+
+/// What the gateway of the world of all routes does with calls.
+#[track_caller]
+fn check(calls: &[(&str, &str)]) {
+    let mesh = world(include_str!("worlds/gateway-api.yaml"));
+    let edge = router(&mesh, "edge-istio-0.base");
+    for (text, want) in calls {
+        let trace = trace(&edge, Entry::Open, &call(&mesh, text));
+        assert_eq!(outcome(&trace), *want, "{text}\n{trace:#?}");
+    }
+}
+
+#[test]
+fn grpc_calls_go_where_the_closest_match_sends_them() {
+    let web = "outbound|9000||web.base.svc.cluster.local";
+    let api = "9 outbound|9000||api.base.svc.cluster.local + 1 outbound|80||invalid-backend.malla.invalid (missing)";
+    let host = "POST h2://grpc.example.com";
+    for (path, want) in [
+        ("/shop.Cart/Get", web),
+        ("/shop.Cart/Add", web),
+        ("/shop.Cart/Add, x-tenant: a1", api),
+        ("/shop.Cart/Add, x-tenant: b1", web),
+        ("/any.Service/Ping", web),
+        ("/any.Service/Pong", "404"),
+        ("/shop.Carts/Get", "404"),
+    ] {
+        check(&[(&format!("{host}{path}"), want)]);
+    }
+}
