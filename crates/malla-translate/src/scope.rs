@@ -286,8 +286,8 @@ fn visible_services<'a>(mesh: &'a Mesh, namespace: &str) -> Vec<&'a Arc<Service>
         .collect()
 }
 
-/// VirtualServices visible in a namespace: private ones first, then those exported to it by name, then public ones;
-/// oldest first within each.
+/// VirtualServices visible in a namespace: private ones first, then those exported to it by name, then routes of its
+/// own that the Gateway API attaches to services, then public ones; oldest first within each.
 fn visible_virtual_services<'a>(mesh: &'a Mesh, namespace: &str) -> Vec<&'a Arc<VirtualService>> {
     let all = mesh.virtual_services.iter();
     let mut visible: Vec<_> = all
@@ -296,7 +296,12 @@ fn visible_virtual_services<'a>(mesh: &'a Mesh, namespace: &str) -> Vec<&'a Arc<
     visible.sort_by_key(|vs| match &vs.visibility {
         Visibility::Namespaces(names) if names.len() == 1 && vs.meta.namespace() == namespace => 0,
         Visibility::Namespaces(_) | Visibility::Nobody => 1,
-        Visibility::Public => 2,
+        Visibility::Public
+            if vs.meta.object.kind != "VirtualService" && vs.meta.namespace() == namespace =>
+        {
+            2
+        }
+        Visibility::Public => 3,
     });
     visible
 }

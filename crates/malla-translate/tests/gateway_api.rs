@@ -8,7 +8,7 @@ mod support;
 use call::{call, outcome, trace};
 use malla_translate::simulate::Entry;
 use malla_translate::{NodeKind, NodeView, View};
-use support::{INGRESS, router, world};
+use support::{INGRESS, router, sidecar, world};
 
 const BASE: &str = "
 ---
@@ -154,4 +154,97 @@ fn grpc_calls_go_where_the_closest_match_sends_them() {
     ] {
         check(&[(&format!("{host}{path}"), want)]);
     }
+}
+
+const SHOP: &str = "
+kind: Namespace
+metadata: {name: base, labels: {istio-injection: enabled}}
+---
+kind: Namespace
+metadata: {name: client, labels: {istio-injection: enabled}}
+---
+kind: Deployment
+metadata: {name: web, namespace: base}
+spec: {template: {metadata: {labels: {app: web}}}}
+---
+kind: Deployment
+metadata: {name: caller, namespace: client}
+spec: {template: {metadata: {labels: {app: caller}}}}
+---
+kind: Service
+metadata: {name: web, namespace: base}
+spec: {selector: {app: web}, ports: [{name: http, port: 80}, {name: http-admin, port: 8080}]}
+---
+kind: Service
+metadata: {name: api, namespace: base}
+spec: {ports: [{name: http, port: 80}, {name: http-admin, port: 8080}]}
+---
+";
+
+/// A route on the Service `web`, which sends what it matches to `api`.
+fn on_web(name: &str, namespace: &str, parent: &str, path: &str) -> String {
+    format!(
+        "
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: {name}, namespace: {namespace}}}
+spec:
+  parentRefs: [{{group: '', kind: Service, name: web, namespace: base{parent}}}]
+  rules: [{{matches: [{{path: {{value: {path}}}}}], backendRefs: [{{name: api, namespace: base, port: 80}}]}}]
+---
+apiVersion: gateway.networking.k8s.io/v1beta1
+kind: ReferenceGrant
+metadata: {{name: {name}, namespace: base}}
+spec:
+  from: [{{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: {namespace}}}]
+  to: [{{group: '', kind: Service}}]
+---"
+    )
+}
+
+/// What the sidecar of `workload` does with calls to `web`, by path.
+#[track_caller]
+fn calls(yaml: &str, workload: &str, calls: &[(&str, &str)]) {
+    let mesh = world(&format!("{SHOP}{yaml}"));
+    let resources = sidecar(&mesh, workload);
+    for (path, want) in calls {
+        let text = format!("http://web.base{path}");
+        let trace = trace(&resources, Entry::Outbound, &call(&mesh, &text));
+        assert_eq!(outcome(&trace), *want, "{workload} {text}\n{trace:#?}");
+    }
+}
+
+#[test]
+fn a_route_on_a_service_acts_for_all_clients_or_for_those_of_its_namespace() {
+    let admin = "outbound|8080||web.base.svc.cluster.local";
+    let producer = on_web("all", "base", ", port: 80", "/a");
+    for caller in ["web-0.base", "caller-0.client"] {
+        calls(
+            &producer,
+            caller,
+            &[("/a/1", API), ("/b", "404"), (":8080/a", admin)],
+        );
+    }
+    let consumer = on_web("own", "client", "", "/c");
+    calls(&consumer, "web-0.base", &[("/c", WEB), ("/a", WEB)]);
+    let both = format!("{producer}{consumer}");
+    calls(&both, "web-0.base", &[("/a", API), ("/c", "404")]);
+    calls(
+        &both,
+        "caller-0.client",
+        &[("/c", API), ("/a", "404"), (":8080/c", API)],
+    );
+}
+
+/// Of rules that are for everybody the caller's own namespace's routes come before VirtualServices.
+#[test]
+fn routes_of_the_callers_namespace_come_before_virtual_services() {
+    let rule = "
+kind: VirtualService
+metadata: {name: older, namespace: base}
+spec: {hosts: [web], http: [{directResponse: {status: 204}}]}
+---";
+    let yaml = format!("{rule}{}", on_web("all", "base", "", "/"));
+    calls(&yaml, "web-0.base", &[("/", API)]);
+    calls(&yaml, "caller-0.client", &[("/", "answer 204")]);
 }

@@ -1,11 +1,12 @@
 //! From the Gateway API's objects to the model, and to what each object's status says.
 //!
 //! A listener becomes a gateway of its own, with one server; what its routes say about one host
-//! becomes one set of rules, in the order that the Gateway API prescribes. Nothing that is refused is
-//! left out silently: a condition says why.
+//! becomes one set of rules, in the order that the Gateway API prescribes, and so does what routes
+//! say of calls to one service. Nothing that is refused is left out silently: a condition says why.
 
 mod attach;
 mod backends;
+mod calls;
 mod filters;
 mod grants;
 mod grpc;
@@ -28,6 +29,7 @@ pub use status::Status;
 
 use super::types::{GatewayClassSpec, GatewaySpec, Infrastructure};
 use super::{CONTROLLER, GatewayKind};
+use calls::Calls;
 use listeners::Listener;
 use status::Conditions;
 
@@ -112,11 +114,13 @@ pub fn lower(objects: &Objects, around: &Surroundings<'_>) -> Outcome {
         .collect();
     let known: BTreeSet<(&str, &str)> =
         gateways.iter().map(|g| (g.namespace(), g.name())).collect();
+    let mut calls = Calls::default();
     for route in routes::of(objects, around) {
-        let parents = attach::attach(&route, &known, &mut listeners, around);
+        let parents = attach::attach(&route, &known, &mut listeners, &mut calls, around);
         out.statuses
             .extend(status::route(&route, &parents, around.now));
     }
+    out.virtual_services.extend(calls.virtual_services());
     for gateway in gateways {
         let own = |listener: &&Listener<'_>| std::ptr::eq(listener.gateway, &**gateway);
         let own: Vec<&Listener<'_>> = listeners.iter().filter(own).collect();

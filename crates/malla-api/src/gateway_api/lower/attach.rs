@@ -1,4 +1,4 @@
-//! Which listeners a route attaches to, and in which order rules of several routes are tried.
+//! What a route attaches to, and in which order rules of several routes are tried.
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
@@ -10,6 +10,7 @@ use malla_model::{Host, Meta};
 use super::super::types::ParentRef;
 use super::super::{GROUP, GatewayKind};
 use super::Surroundings;
+use super::calls::Calls;
 use super::listeners::{Listener, Why};
 use super::routes::Route;
 use super::rules::{Rule, Specificity};
@@ -54,6 +55,15 @@ impl Ordered {
     }
 }
 
+/// Rules in the order in which they are tried, and whose the first of them is.
+pub(super) fn in_order(rules: &[Ordered]) -> Option<(Meta, Vec<HttpRoute>)> {
+    let mut rules: Vec<&Ordered> = rules.iter().collect();
+    rules.sort_by(|a, b| a.order.cmp(&b.order));
+    let first = Meta::clone(&rules.first()?.meta);
+    let routes = rules.iter().map(|rule| (*rule.route).clone()).collect();
+    Some((first, routes))
+}
+
 /// Why a route is not attached to listeners; what came closest to attaching it is the largest.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Refusal {
@@ -95,6 +105,7 @@ pub(super) fn attach(
     route: &Route<'_>,
     gateways: &BTreeSet<(&str, &str)>,
     listeners: &mut [Listener<'_>],
+    calls: &mut Calls,
     around: &Surroundings<'_>,
 ) -> Vec<Parent> {
     let mut parents = Vec::new();
@@ -102,15 +113,19 @@ pub(super) fn attach(
         let group = reference.group.as_deref().unwrap_or(GROUP);
         let kind = reference.kind.as_deref().unwrap_or("Gateway");
         let namespace = reference.namespace.as_deref().unwrap_or(route.namespace);
-        if group != GROUP || kind != "Gateway" || !gateways.contains(&(namespace, &*reference.name))
-        {
-            continue; // Somebody else's, or nobody's.
-        }
-        let attached = to_listeners(route, reference, namespace, listeners, around);
-        let refused = attached.err().map(|refusal| refusal.why(route.kind));
+        let attached = match (group, kind) {
+            (GROUP, "Gateway") if gateways.contains(&(namespace, &*reference.name)) => {
+                to_listeners(route, reference, namespace, listeners, around)
+                    .map_err(|refusal| refusal.why(route.kind))
+            }
+            ("" | "core", "Service") | ("networking.istio.io", "ServiceEntry") => {
+                calls.attach(route, reference, kind, around)
+            }
+            _ => continue, // Somebody else's, or nobody's.
+        };
         parents.push(Parent {
             reference: reference.clone(),
-            refused: refused.or_else(|| route.rules.refused.clone()),
+            refused: attached.err().or_else(|| route.rules.refused.clone()),
             unresolved: route.rules.unresolved.clone(),
         });
     }

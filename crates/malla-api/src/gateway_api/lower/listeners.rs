@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use malla_model::gateway::{SecretRef, Server, ServerHost, ServerTls, ServerTlsMode};
 use malla_model::id::{Labels, Meta};
-use malla_model::route::HttpRoute;
 use malla_model::secret::NoSecret;
 use malla_model::service::Visibility;
 use malla_model::{Gateway, Host, ObjectRef, Protocol, VirtualService};
@@ -13,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::super::types::{self, CertificateRef, GatewaySpec};
 use super::super::{GROUP, GatewayKind};
-use super::attach::Ordered;
+use super::attach::{Ordered, in_order};
 use super::grants::{self, Target};
 use super::routes::Route;
 use super::status::Conditions;
@@ -430,13 +429,4 @@ fn add_rules(route: &Route<'_>, rules: &mut Vec<Ordered>) {
             rules.push(ordered);
         }
     }
-}
-
-/// Rules in the order in which they are tried, and whose the first of them is.
-pub(super) fn in_order(rules: &[Ordered]) -> Option<(Meta, Vec<HttpRoute>)> {
-    let mut rules: Vec<&Ordered> = rules.iter().collect();
-    rules.sort_by(|a, b| a.order.cmp(&b.order));
-    let first = Meta::clone(&rules.first()?.meta);
-    let routes = rules.iter().map(|rule| (*rule.route).clone()).collect();
-    Some((first, routes))
 }

@@ -12,7 +12,7 @@ use super::routes::Route;
 use super::{Address, Object, Pods, Surroundings};
 
 /// What works, by the names that the Gateway API's conformance suite has for it.
-const FEATURES: [&str; 19] = [
+const FEATURES: [&str; 26] = [
     "GRPCRoute",
     "Gateway",
     "HTTPRoute",
@@ -31,6 +31,13 @@ const FEATURES: [&str; 19] = [
     "HTTPRouteRequestTimeout",
     "HTTPRouteResponseHeaderModification",
     "HTTPRouteSchemeRedirect",
+    "Mesh",
+    "MeshConsumerRoute",
+    "MeshHTTPRouteBackendRequestHeaderModification",
+    "MeshHTTPRouteQueryParamMatching",
+    "MeshHTTPRouteRedirectPath",
+    "MeshHTTPRouteRewritePath",
+    "MeshHTTPRouteSchemeRedirect",
     "ReferenceGrant",
 ];
 
