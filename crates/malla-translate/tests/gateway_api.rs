@@ -156,6 +156,22 @@ fn grpc_calls_go_where_the_closest_match_sends_them() {
     }
 }
 
+#[test]
+fn connections_go_by_the_name_in_their_handshake_or_by_their_port() {
+    let web = "outbound|5432||web.base.svc.cluster.local";
+    let api = "outbound|5432||api.base.svc.cluster.local";
+    let most = format!("3 {web} + 1 outbound|80||invalid-backend.malla.invalid (missing)");
+    check(&[
+        ("tls://a.through.example.com", &most),
+        ("tls://b.through.example.com", api),
+        ("tls://a.ended.example.com", &most),
+        ("tls://b.ended.example.com", api),
+        ("https://s.example.com/", WEB),
+        ("tls://other.example.com", "closed: no filter chain matches"),
+        ("tcp://192.0.2.1:5432", web),
+    ]);
+}
+
 const SHOP: &str = "
 kind: Namespace
 metadata: {name: base, labels: {istio-injection: enabled}}
@@ -247,4 +263,48 @@ spec: {hosts: [web], http: [{directResponse: {status: 204}}]}
     let yaml = format!("{rule}{}", on_web("all", "base", "", "/"));
     calls(&yaml, "web-0.base", &[("/", API)]);
     calls(&yaml, "caller-0.client", &[("/", "answer 204")]);
+}
+
+/// A service that speaks no HTTP, its connections sent elsewhere.
+#[test]
+fn routes_on_a_service_say_where_its_connections_go() {
+    let route = |kind: &str, name: &str, port: u16, more: &str| {
+        format!(
+            "
+apiVersion: gateway.networking.k8s.io/v1
+kind: {kind}
+metadata: {{name: {name}, namespace: base}}
+spec:
+  parentRefs: [{{group: '', kind: Service, name: db, port: {port}}}]
+  rules: [{{backendRefs: [{{name: api, port: 80}}]}}]{more}
+---"
+        )
+    };
+    let yaml = format!(
+        "{SHOP}
+kind: Service
+metadata: {{name: db, namespace: base}}
+spec: {{ports: [{{name: tcp, port: 5432}}, {{name: tls, port: 5433}}, {{name: tcp-b, port: 5434}}]}}
+---{}{}",
+        route("TCPRoute", "tcp", 5432, ""),
+        route("TLSRoute", "tls", 5433, "\n  hostnames: [db.example.com]")
+    );
+    let mesh = world(&yaml);
+    let resources = sidecar(&mesh, "web-0.base");
+    let ip = "10.96.0.13";
+    for (text, want) in [
+        ("tcp://db:5432".to_owned(), API),
+        (
+            "tcp://db:5434".to_owned(),
+            "outbound|5434||db.base.svc.cluster.local",
+        ),
+        (format!("tls://db.example.com:5433@{ip}"), API),
+        (
+            format!("tls://other.example.com:5433@{ip}"),
+            "outbound|5433||db.base.svc.cluster.local",
+        ),
+    ] {
+        let trace = trace(&resources, Entry::Outbound, &call(&mesh, &text));
+        assert_eq!(outcome(&trace), want, "{text}\n{trace:#?}");
+    }
 }

@@ -82,7 +82,7 @@ fn columns(kind: GatewayKind) -> Vec<Value> {
         GatewayKind::HttpRoute | GatewayKind::GrpcRoute => {
             vec![text("Hostnames", ".spec.hostnames")]
         }
-        GatewayKind::ReferenceGrant => Vec::new(),
+        GatewayKind::TlsRoute | GatewayKind::TcpRoute | GatewayKind::ReferenceGrant => Vec::new(),
     };
     columns.push(json!({"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}));
     columns

@@ -12,15 +12,19 @@ pub enum GatewayKind {
     Gateway,
     HttpRoute,
     GrpcRoute,
+    TlsRoute,
+    TcpRoute,
     ReferenceGrant,
 }
 
 impl GatewayKind {
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::GatewayClass,
         Self::Gateway,
         Self::HttpRoute,
         Self::GrpcRoute,
+        Self::TlsRoute,
+        Self::TcpRoute,
         Self::ReferenceGrant,
     ];
 
@@ -38,6 +42,8 @@ impl GatewayKind {
             Self::Gateway => "Gateway",
             Self::HttpRoute => "HTTPRoute",
             Self::GrpcRoute => "GRPCRoute",
+            Self::TlsRoute => "TLSRoute",
+            Self::TcpRoute => "TCPRoute",
             Self::ReferenceGrant => "ReferenceGrant",
         }
     }
@@ -49,6 +55,8 @@ impl GatewayKind {
             Self::Gateway => "gateways",
             Self::HttpRoute => "httproutes",
             Self::GrpcRoute => "grpcroutes",
+            Self::TlsRoute => "tlsroutes",
+            Self::TcpRoute => "tcproutes",
             Self::ReferenceGrant => "referencegrants",
         }
     }
@@ -60,7 +68,7 @@ impl GatewayKind {
             Self::GatewayClass => Some("gc"),
             Self::Gateway => Some("gtw"),
             Self::ReferenceGrant => Some("refgrant"),
-            Self::HttpRoute | Self::GrpcRoute => None,
+            Self::HttpRoute | Self::GrpcRoute | Self::TlsRoute | Self::TcpRoute => None,
         }
     }
 
@@ -70,7 +78,7 @@ impl GatewayKind {
         match self {
             // Clusters still have it in this version alone.
             Self::ReferenceGrant => &["v1beta1", "v1"],
-            Self::GrpcRoute => &["v1"],
+            Self::GrpcRoute | Self::TlsRoute | Self::TcpRoute => &["v1"],
             _ => &["v1", "v1beta1"],
         }
     }
@@ -94,6 +102,8 @@ impl GatewayKind {
             Self::Gateway => structural::<types::GatewaySpec>(),
             Self::HttpRoute => structural::<types::HttpRouteSpec>(),
             Self::GrpcRoute => structural::<types::GrpcRouteSpec>(),
+            Self::TlsRoute => structural::<types::TlsRouteSpec>(),
+            Self::TcpRoute => structural::<types::TcpRouteSpec>(),
             Self::ReferenceGrant => structural::<types::ReferenceGrantSpec>(),
         }
     }

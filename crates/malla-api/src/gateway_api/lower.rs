@@ -16,6 +16,7 @@ mod objects;
 mod routes;
 mod rules;
 mod status;
+mod streams;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -137,8 +138,8 @@ pub fn lower(objects: &Objects, around: &Surroundings<'_>) -> Outcome {
             continue;
         };
         for listener in own.into_iter().filter(|listener| listener.is_open()) {
-            out.gateways
-                .push(Arc::new(listener.gateway(&selector, &namespace)));
+            let gateways = listener.gateways(&selector, &namespace);
+            out.gateways.extend(gateways.into_iter().map(Arc::new));
             out.virtual_services.extend(listener.virtual_services());
         }
     }

@@ -4,6 +4,7 @@ mod gateway;
 mod grpc_route;
 mod http_route;
 mod shared;
+mod stream_route;
 
 pub use gateway::{
     AllowedRoutes, CertificateRef, ClientValidation, FrontendTls, FrontendValidation,
@@ -19,3 +20,4 @@ pub use http_route::{
 pub use shared::{
     BackendRef, GrantFrom, GrantTo, LabelRequirement, LabelSelector, ParentRef, ReferenceGrantSpec,
 };
+pub use stream_route::{StreamRule, TcpRouteSpec, TlsRouteSpec};

@@ -71,25 +71,29 @@ enum Refusal {
     Protocol,
     NotAllowed,
     NoHostname,
-    /// Another route, of another kind, has the names.
+    /// Another route has the names.
     Taken(String),
 }
 
 impl Refusal {
     fn why(self, kind: GatewayKind) -> Why {
-        let kind = kind.name();
         match self {
             Self::NoListener => (
                 "NoMatchingParent",
                 "the Gateway has no such listener".to_owned(),
             ),
-            Self::Protocol => (
-                "NotAllowedByListeners",
-                format!("no listener's protocol can carry {kind}s"),
-            ),
+            Self::Protocol => {
+                // The specification of TLSRoute wants a reason of its own.
+                let reason = match kind {
+                    GatewayKind::TlsRoute => "UnsupportedValue",
+                    _ => "NotAllowedByListeners",
+                };
+                let message = format!("no listener's protocol can carry {}s", kind.name());
+                (reason, message)
+            }
             Self::NotAllowed => (
                 "NotAllowedByListeners",
-                format!("no listener lets {kind}s of this namespace attach"),
+                format!("no listener lets {}s of this namespace attach", kind.name()),
             ),
             Self::NoHostname => (
                 "NoMatchingListenerHostname",

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use malla_model::gateway::{SecretRef, Server, ServerHost, ServerTls, ServerTlsMode};
 use malla_model::id::{Labels, Meta};
+use malla_model::route::{TcpRoute, TlsMatch, TlsRoute, WeightedDestination};
 use malla_model::secret::NoSecret;
 use malla_model::service::Visibility;
 use malla_model::{Gateway, Host, ObjectRef, Protocol, VirtualService};
@@ -19,8 +20,10 @@ use super::status::Conditions;
 use super::{Object, Objects, Surroundings};
 use crate::lower::meta::meta;
 
-/// Routes for requests.
-const REQUESTS: [GatewayKind; 2] = [GatewayKind::HttpRoute, GatewayKind::GrpcRoute];
+const HTTP: &[GatewayKind] = &[GatewayKind::HttpRoute, GatewayKind::GrpcRoute];
+const PASSTHROUGH: &[GatewayKind] = &[GatewayKind::TlsRoute];
+const TERMINATED: &[GatewayKind] = &[GatewayKind::TlsRoute, GatewayKind::TcpRoute];
+const TCP: &[GatewayKind] = &[GatewayKind::TcpRoute];
 
 /// A condition's reason and message.
 pub(super) type Why = (&'static str, String);
@@ -42,8 +45,10 @@ pub(super) struct Listener<'a> {
     secrets: Vec<SecretRef>,
     /// Routes that are attached.
     attached: Vec<Attached>,
-    /// Rules by host.
+    /// Rules of requests, by host.
     rules: BTreeMap<Host, Vec<Ordered>>,
+    /// Where connections go, by host, and whose word that is.
+    connections: BTreeMap<Host, (Arc<Meta>, Vec<WeightedDestination>)>,
 }
 
 /// A route that is attached.
@@ -67,13 +72,7 @@ pub(super) fn of<'a>(
         let mut listener = Listener {
             gateway,
             written,
-            hostname: Host::new(
-                written
-                    .hostname
-                    .as_deref()
-                    .filter(|h| !h.is_empty())
-                    .unwrap_or("*"),
-            ),
+            hostname: hostname(written),
             kinds: Vec::new(),
             rivals: Vec::new(),
             refused: None,
@@ -82,6 +81,7 @@ pub(super) fn of<'a>(
             secrets: Vec::new(),
             attached: Vec::new(),
             rules: BTreeMap::new(),
+            connections: BTreeMap::new(),
         };
         listener.check_protocol();
         listener.check_kinds();
@@ -111,7 +111,12 @@ fn conflict(earlier: &Listener<'_>, listener: &Listener<'_>) -> Option<Why> {
         return None;
     }
     let name = &earlier.written.name;
-    if earlier.written.protocol != listener.written.protocol {
+    // A handshake's name tells listeners for TLS apart, whatever is within.
+    let spoken = |listener: &Listener<'_>| match listener.written.protocol.as_str() {
+        "HTTPS" => "TLS".to_owned(),
+        other => other.to_owned(),
+    };
+    if spoken(earlier) != spoken(listener) {
         return Some((
             "ProtocolConflict",
             format!(
@@ -131,10 +136,12 @@ fn conflict(earlier: &Listener<'_>, listener: &Listener<'_>) -> Option<Why> {
 impl Listener<'_> {
     fn check_protocol(&mut self) {
         let protocol = self.written.protocol.as_str();
-        if !matches!(protocol, "HTTP" | "HTTPS") {
+        if !matches!(protocol, "HTTP" | "HTTPS" | "TLS" | "TCP") {
             self.refused = Some((
                 "UnsupportedProtocol",
-                format!("protocol {protocol:?} is not supported (expected HTTP or HTTPS)"),
+                format!(
+                    "protocol {protocol:?} is not supported (expected HTTP, HTTPS, TLS or TCP)"
+                ),
             ));
         }
         if self.written.port == 0 {
@@ -144,40 +151,46 @@ impl Listener<'_> {
 
     /// The kinds of routes that its protocol can carry.
     pub(super) fn carries(&self) -> &'static [GatewayKind] {
-        &REQUESTS
+        match self.written.protocol.as_str() {
+            "HTTP" | "HTTPS" => HTTP,
+            "TLS" if self.terminates() => TERMINATED,
+            "TLS" => PASSTHROUGH,
+            "TCP" => TCP,
+            _ => &[],
+        }
+    }
+
+    /// Whether TLS ends here.
+    fn terminates(&self) -> bool {
+        let mode = self
+            .written
+            .tls
+            .as_ref()
+            .and_then(|tls| tls.mode.as_deref());
+        match self.written.protocol.as_str() {
+            "HTTPS" => true,
+            "TLS" => mode != Some("Passthrough"),
+            _ => false,
+        }
     }
 
     /// Attaches a route, for names that both have.
     ///
     /// # Errors
-    /// When a route that takes precedence has the names: routes for HTTP and for gRPC share none.
+    /// When routes that take precedence have the names: routes for HTTP and for gRPC share none, and
+    /// connections with a name all go where one route says.
     pub(super) fn take(&mut self, route: &Route<'_>, hosts: Vec<Host>) -> Result<(), String> {
-        let name = route.full_name();
-        let shares = |other: &&Attached| {
-            let mut theirs = other.hosts.iter();
-            other.kind != route.kind
-                && theirs.any(|their| hosts.iter().any(|own| own.overlaps(their)))
-        };
-        if let Some(other) = self.attached.iter().find(shares) {
-            return Err(format!(
-                "{} {} has names of it on listener {}",
-                other.kind.name(),
-                other.name,
-                self.written.name
-            ));
-        }
-        for host in &hosts {
-            if !self.rivals.iter().any(|rival| rival.covers(host)) {
-                let rules = self.rules.entry(host.clone()).or_default();
-                add_rules(route, rules);
-            }
+        let mut own = hosts.clone();
+        own.retain(|host| !self.rivals.iter().any(|rival| rival.covers(host)));
+        if HTTP.contains(&route.kind) {
+            self.take_requests(route, &hosts, &own)?;
+        } else {
+            self.take_connections(route, &own)?;
         }
         // Several parents may lead to one listener.
-        match self
-            .attached
-            .iter_mut()
-            .find(|known| known.kind == route.kind && known.name == name)
-        {
+        let name = route.full_name();
+        let same = |known: &&mut Attached| known.kind == route.kind && known.name == name;
+        match self.attached.iter_mut().find(same) {
             Some(known) => known.hosts.extend(hosts),
             None => self.attached.push(Attached {
                 kind: route.kind,
@@ -186,6 +199,53 @@ impl Listener<'_> {
             }),
         }
         Ok(())
+    }
+
+    fn take_requests(
+        &mut self,
+        route: &Route<'_>,
+        hosts: &[Host],
+        own: &[Host],
+    ) -> Result<(), String> {
+        let shares = |other: &&Attached| {
+            let mut theirs = other.hosts.iter();
+            other.kind != route.kind
+                && theirs.any(|their| hosts.iter().any(|own| own.overlaps(their)))
+        };
+        if let Some(other) = self.attached.iter().find(shares) {
+            let (kind, listener) = (other.kind.name(), &self.written.name);
+            return Err(format!(
+                "{kind} {} has names of it on listener {listener}",
+                other.name
+            ));
+        }
+        for host in own {
+            add_rules(route, self.rules.entry(host.clone()).or_default());
+        }
+        Ok(())
+    }
+
+    fn take_connections(&mut self, route: &Route<'_>, own: &[Host]) -> Result<(), String> {
+        let mut others = None;
+        let mut any = false;
+        for host in own {
+            let (of, _) = self.connections.entry(host.clone()).or_insert_with(|| {
+                let to = route.rules.connections.clone();
+                (Arc::clone(&route.origin), to)
+            });
+            if of.object == route.origin.object {
+                any = true;
+            } else {
+                others = Some(of.object.clone());
+            }
+        }
+        match others {
+            Some(other) if !any => Err(format!(
+                "{other} has its connections on listener {}",
+                self.written.name
+            )),
+            _ => Ok(()),
+        }
     }
 
     fn check_kinds(&mut self) {
@@ -220,16 +280,17 @@ impl Listener<'_> {
         around: &Surroundings<'_>,
         secret_namespaces: &mut BTreeSet<Arc<str>>,
     ) {
-        if self.written.protocol != "HTTPS" {
+        if !self.terminates() {
             return;
         }
         let empty = types::ListenerTls::default();
         let tls = self.written.tls.as_ref().unwrap_or(&empty);
         if tls.mode.as_deref().is_some_and(|mode| mode != "Terminate") {
-            self.refused = Some((
-                "UnsupportedValue",
-                "tls.mode: HTTPS listeners can only Terminate".to_owned(),
-            ));
+            let allowed = match self.written.protocol.as_str() {
+                "TLS" => "expected Terminate or Passthrough",
+                _ => "HTTPS listeners can only Terminate",
+            };
+            self.refused = Some(("UnsupportedValue", format!("tls.mode: {allowed}")));
             return;
         }
         let frontend = self
@@ -313,7 +374,7 @@ impl Listener<'_> {
 
     /// Whether it serves anything.
     pub(super) fn is_open(&self) -> bool {
-        let keyless = self.written.protocol == "HTTPS" && self.secrets.is_empty();
+        let keyless = self.terminates() && self.secrets.is_empty();
         self.is_accepted() && !self.kinds.is_empty() && !keyless
     }
 
@@ -325,58 +386,108 @@ impl Listener<'_> {
         )
     }
 
-    /// The gateway with this listener as its only server.
-    pub(super) fn gateway(&self, selector: &Labels, namespace: &Arc<str>) -> Gateway {
-        let https = self.written.protocol == "HTTPS";
-        let own = meta("Gateway", &self.gateway.metadata);
-        Gateway {
+    /// The gateways with this listener as their only server. Where TLS ends and no HTTP is within, each
+    /// name has a gateway of its own, since the names are all that tells its connections apart.
+    pub(super) fn gateways(&self, selector: &Labels, namespace: &Arc<str>) -> Vec<Gateway> {
+        let gateway = |name: String, host: &Host| Gateway {
             meta: Meta {
-                object: ObjectRef::new("Gateway", self.gateway.namespace(), &self.object_name()),
-                ..own
+                object: ObjectRef::new("Gateway", self.gateway.namespace(), &name),
+                ..meta("Gateway", &self.gateway.metadata)
             },
             selector: selector.clone(),
             pods_in: Some(Arc::clone(namespace)),
-            servers: vec![Server {
-                name: self.written.name.as_str().into(),
-                port: self.written.port,
-                port_name: self.written.name.as_str().into(),
-                protocol: if https {
-                    Protocol::Https
-                } else {
-                    Protocol::Http
-                },
-                bind: None,
-                hosts: vec![ServerHost {
-                    namespace: None,
-                    host: self.hostname.clone(),
-                }],
-                tls: https.then(|| ServerTls {
-                    granted: self.secrets.clone(),
-                    ..ServerTls::new(ServerTlsMode::Simple)
-                }),
+            servers: vec![self.server(host)],
+        };
+        if self.ends_without_http() {
+            let hosts = self.connections.keys();
+            hosts
+                .map(|host| gateway(self.name_for(host), host))
+                .collect()
+        } else {
+            vec![gateway(self.object_name(), &self.hostname)]
+        }
+    }
+
+    fn ends_without_http(&self) -> bool {
+        self.written.protocol == "TLS" && self.terminates()
+    }
+
+    /// The name of the gateway that serves a host.
+    fn name_for(&self, host: &Host) -> String {
+        let name = self.object_name();
+        if self.ends_without_http() && *host != self.hostname {
+            format!("{name}~{host}")
+        } else {
+            name
+        }
+    }
+
+    fn server(&self, host: &Host) -> Server {
+        let mode = if self.terminates() {
+            ServerTlsMode::Simple
+        } else {
+            ServerTlsMode::Passthrough
+        };
+        let protocol = match self.written.protocol.as_str() {
+            "HTTPS" => Protocol::Https,
+            "TLS" => Protocol::Tls,
+            "TCP" => Protocol::Tcp,
+            _ => Protocol::Http,
+        };
+        let tls = matches!(protocol, Protocol::Https | Protocol::Tls);
+        Server {
+            name: self.written.name.as_str().into(),
+            port: self.written.port,
+            port_name: self.written.name.as_str().into(),
+            protocol,
+            bind: None,
+            hosts: vec![ServerHost {
+                namespace: None,
+                host: host.clone(),
             }],
+            tls: tls.then(|| ServerTls {
+                granted: self.secrets.clone(),
+                ..ServerTls::new(mode)
+            }),
         }
     }
 
     /// What its routes say, a rule set for each host.
     pub(super) fn virtual_services(&self) -> Vec<Arc<VirtualService>> {
-        let gateway: Arc<str> =
-            format!("{}/{}", self.gateway.namespace(), self.object_name()).into();
-        let rules = self.rules.iter();
-        rules
-            .filter_map(|(host, rules)| {
-                let (meta, http) = in_order(rules)?;
-                Some(Arc::new(VirtualService {
-                    meta,
-                    hosts: vec![host.clone()],
-                    gateways: vec![Arc::clone(&gateway)],
-                    http,
-                    tls: Vec::new(),
-                    tcp: Vec::new(),
-                    visibility: Visibility::Public,
-                }))
+        let set = |host: &Host, meta: Meta| VirtualService {
+            meta,
+            hosts: vec![host.clone()],
+            gateways: vec![format!("{}/{}", self.gateway.namespace(), self.name_for(host)).into()],
+            http: Vec::new(),
+            tls: Vec::new(),
+            tcp: Vec::new(),
+            visibility: Visibility::Public,
+        };
+        let requests = self.rules.iter().filter_map(|(host, rules)| {
+            let (meta, http) = in_order(rules)?;
+            Some(VirtualService {
+                http,
+                ..set(host, meta)
             })
-            .collect()
+        });
+        let connections = self.connections.iter().map(|(host, (meta, to))| {
+            let set = set(host, Meta::clone(meta));
+            if self.carries() == PASSTHROUGH {
+                VirtualService {
+                    tls: vec![by_name(vec![host.clone()], None, to.clone())],
+                    ..set
+                }
+            } else {
+                VirtualService {
+                    tcp: vec![TcpRoute {
+                        matches: Vec::new(),
+                        destinations: to.clone(),
+                    }],
+                    ..set
+                }
+            }
+        });
+        requests.chain(connections).map(Arc::new).collect()
     }
 
     pub(super) fn status(&self, before: &Value, now: &str) -> Value {
@@ -418,6 +529,31 @@ impl Listener<'_> {
             "name": self.written.name, "attachedRoutes": self.attached.len(), "supportedKinds": kinds,
             "conditions": conditions.finish(),
         })
+    }
+}
+
+/// The name that a listener serves.
+fn hostname(written: &types::Listener) -> Host {
+    let name = written.hostname.as_deref().filter(|name| !name.is_empty());
+    // Bytes say nothing of a name.
+    let name = name.filter(|_| written.protocol != "TCP");
+    Host::new(name.unwrap_or("*"))
+}
+
+/// Connections whose handshake has one of these names, to a port (any, if none is said).
+pub(super) fn by_name(
+    sni_hosts: Vec<Host>,
+    port: Option<u16>,
+    destinations: Vec<WeightedDestination>,
+) -> TlsRoute {
+    let mut of = TlsMatch {
+        sni_hosts,
+        ..TlsMatch::default()
+    };
+    of.scope.port = port;
+    TlsRoute {
+        matches: vec![of],
+        destinations,
     }
 }
 

@@ -9,7 +9,8 @@ use serde_json::Value;
 
 use super::super::GatewayKind;
 use super::super::types::{
-    GatewayClassSpec, GatewaySpec, GrpcRouteSpec, HttpRouteSpec, ReferenceGrantSpec,
+    GatewayClassSpec, GatewaySpec, GrpcRouteSpec, HttpRouteSpec, ReferenceGrantSpec, TcpRouteSpec,
+    TlsRouteSpec,
 };
 
 /// Namespace and name.
@@ -70,6 +71,8 @@ pub struct Objects {
     pub gateways: Set<GatewaySpec>,
     pub http_routes: Set<HttpRouteSpec>,
     pub grpc_routes: Set<GrpcRouteSpec>,
+    pub tls_routes: Set<TlsRouteSpec>,
+    pub tcp_routes: Set<TcpRouteSpec>,
     pub grants: Set<ReferenceGrantSpec>,
 }
 
@@ -81,6 +84,8 @@ impl Objects {
             && self.gateways.is_empty()
             && self.http_routes.is_empty()
             && self.grpc_routes.is_empty()
+            && self.tls_routes.is_empty()
+            && self.tcp_routes.is_empty()
     }
 
     /// Takes an object in; whether anything is different now.
@@ -113,6 +118,8 @@ impl Objects {
             GatewayKind::Gateway => &mut self.gateways,
             GatewayKind::HttpRoute => &mut self.http_routes,
             GatewayKind::GrpcRoute => &mut self.grpc_routes,
+            GatewayKind::TlsRoute => &mut self.tls_routes,
+            GatewayKind::TcpRoute => &mut self.tcp_routes,
             GatewayKind::ReferenceGrant => &mut self.grants,
         }
     }

@@ -1,4 +1,4 @@
-//! What the rules of routes for requests become, whichever kind they are of.
+//! What the rules of routes become, and what those for requests share, whichever kind they are of.
 
 use std::sync::Arc;
 
@@ -26,7 +26,10 @@ pub(super) struct Rule {
 /// What a route says, and what is wrong with it.
 #[derive(Debug, Default)]
 pub(super) struct Rules {
+    /// Of requests; none in a route of connections.
     pub(super) routes: Vec<Rule>,
+    /// Where a route of connections sends them.
+    pub(super) connections: Vec<WeightedDestination>,
     /// A part that is not supported: the rule is left out.
     pub(super) refused: Option<Why>,
     pub(super) unresolved: Option<Why>,

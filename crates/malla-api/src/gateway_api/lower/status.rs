@@ -12,7 +12,7 @@ use super::routes::Route;
 use super::{Address, Object, Pods, Surroundings};
 
 /// What works, by the names that the Gateway API's conformance suite has for it.
-const FEATURES: [&str; 26] = [
+const FEATURES: [&str; 29] = [
     "GRPCRoute",
     "Gateway",
     "HTTPRoute",
@@ -39,6 +39,9 @@ const FEATURES: [&str; 26] = [
     "MeshHTTPRouteRewritePath",
     "MeshHTTPRouteSchemeRedirect",
     "ReferenceGrant",
+    "TCPRoute",
+    "TLSRoute",
+    "TLSRouteModeTerminate",
 ];
 
 /// What an object's status is to be.
