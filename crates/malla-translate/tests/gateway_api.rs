@@ -172,6 +172,16 @@ fn connections_go_by_the_name_in_their_handshake_or_by_their_port() {
     ]);
 }
 
+#[test]
+fn a_set_adds_listeners_to_a_gateway() {
+    check(&[
+        ("http://added.example.com/", API),
+        ("http://www.example.com/", WEB),
+        ("http://any.example.com/", "404"),
+        ("http://any.example.com:8080/", API),
+    ]);
+}
+
 const SHOP: &str = "
 kind: Namespace
 metadata: {name: base, labels: {istio-injection: enabled}}

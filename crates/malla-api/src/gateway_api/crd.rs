@@ -79,6 +79,7 @@ fn columns(kind: GatewayKind) -> Vec<Value> {
             text("Address", ".status.addresses[*].value"),
             condition("Programmed"),
         ],
+        GatewayKind::ListenerSet => vec![condition("Accepted"), condition("Programmed")],
         GatewayKind::HttpRoute | GatewayKind::GrpcRoute => {
             vec![text("Hostnames", ".spec.hostnames")]
         }

@@ -10,6 +10,7 @@ use crate::schema::structural;
 pub enum GatewayKind {
     GatewayClass,
     Gateway,
+    ListenerSet,
     HttpRoute,
     GrpcRoute,
     TlsRoute,
@@ -18,9 +19,10 @@ pub enum GatewayKind {
 }
 
 impl GatewayKind {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::GatewayClass,
         Self::Gateway,
+        Self::ListenerSet,
         Self::HttpRoute,
         Self::GrpcRoute,
         Self::TlsRoute,
@@ -40,6 +42,7 @@ impl GatewayKind {
         match self {
             Self::GatewayClass => "GatewayClass",
             Self::Gateway => "Gateway",
+            Self::ListenerSet => "ListenerSet",
             Self::HttpRoute => "HTTPRoute",
             Self::GrpcRoute => "GRPCRoute",
             Self::TlsRoute => "TLSRoute",
@@ -53,6 +56,7 @@ impl GatewayKind {
         match self {
             Self::GatewayClass => "gatewayclasses",
             Self::Gateway => "gateways",
+            Self::ListenerSet => "listenersets",
             Self::HttpRoute => "httproutes",
             Self::GrpcRoute => "grpcroutes",
             Self::TlsRoute => "tlsroutes",
@@ -67,6 +71,7 @@ impl GatewayKind {
         match self {
             Self::GatewayClass => Some("gc"),
             Self::Gateway => Some("gtw"),
+            Self::ListenerSet => Some("lset"),
             Self::ReferenceGrant => Some("refgrant"),
             Self::HttpRoute | Self::GrpcRoute | Self::TlsRoute | Self::TcpRoute => None,
         }
@@ -78,7 +83,7 @@ impl GatewayKind {
         match self {
             // Clusters still have it in this version alone.
             Self::ReferenceGrant => &["v1beta1", "v1"],
-            Self::GrpcRoute | Self::TlsRoute | Self::TcpRoute => &["v1"],
+            Self::ListenerSet | Self::GrpcRoute | Self::TlsRoute | Self::TcpRoute => &["v1"],
             _ => &["v1", "v1beta1"],
         }
     }
@@ -100,6 +105,7 @@ impl GatewayKind {
         match self {
             Self::GatewayClass => structural::<types::GatewayClassSpec>(),
             Self::Gateway => structural::<types::GatewaySpec>(),
+            Self::ListenerSet => structural::<types::ListenerSetSpec>(),
             Self::HttpRoute => structural::<types::HttpRouteSpec>(),
             Self::GrpcRoute => structural::<types::GrpcRouteSpec>(),
             Self::TlsRoute => structural::<types::TlsRouteSpec>(),

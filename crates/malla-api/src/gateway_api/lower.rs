@@ -11,6 +11,7 @@ mod filters;
 mod grants;
 mod grpc;
 mod http;
+mod listener_sets;
 mod listeners;
 mod objects;
 mod routes;
@@ -31,7 +32,8 @@ pub use status::Status;
 use super::types::{GatewayClassSpec, GatewaySpec, Infrastructure};
 use super::{CONTROLLER, GatewayKind};
 use calls::Calls;
-use listeners::Listener;
+use listener_sets::Added;
+use listeners::{Listener, Owner};
 use status::Conditions;
 
 /// Where a gateway's Service is reached from outside.
@@ -109,26 +111,49 @@ pub fn lower(objects: &Objects, around: &Surroundings<'_>) -> Outcome {
         .collect();
     gateways.sort_by_key(|gateway| gateway.age());
 
-    let mut listeners: Vec<Listener<'_>> = gateways
+    let sets = listener_sets::of(objects, &gateways, around);
+    let mut listeners: Vec<Listener<'_>> = Vec::new();
+    for gateway in &gateways {
+        let added: Vec<_> = sets
+            .iter()
+            .filter(|added| added.allowed && std::ptr::eq(added.gateway, &***gateway))
+            .map(|added| added.set)
+            .collect();
+        let namespaces = &mut out.secret_namespaces;
+        listeners.extend(listeners::of(gateway, &added, objects, around, namespaces));
+    }
+    let owners: BTreeSet<Owner<'_>> = gateways
         .iter()
-        .flat_map(|gateway| listeners::of(gateway, objects, around, &mut out.secret_namespaces))
+        .map(|gateway| Owner::gateway(gateway))
+        .chain(sets.iter().map(|added| Owner::set(added.set)))
         .collect();
-    let known: BTreeSet<(&str, &str)> =
-        gateways.iter().map(|g| (g.namespace(), g.name())).collect();
     let mut calls = Calls::default();
     for route in routes::of(objects, around) {
-        let parents = attach::attach(&route, &known, &mut listeners, &mut calls, around);
+        let parents = attach::attach(&route, &owners, &mut listeners, &mut calls, around);
         out.statuses
             .extend(status::route(&route, &parents, around.now));
     }
     out.virtual_services.extend(calls.virtual_services());
+    let of_owner = |owner: Owner<'_>| -> Vec<&Listener<'_>> {
+        let listeners = listeners.iter();
+        listeners.filter(|of| of.owner == owner).collect()
+    };
+    for added in &sets {
+        let own = of_owner(Owner::set(added.set));
+        out.statuses.push(added.status(&own, around.now));
+    }
     for gateway in gateways {
-        let own = |listener: &&Listener<'_>| std::ptr::eq(listener.gateway, &**gateway);
-        let own: Vec<&Listener<'_>> = listeners.iter().filter(own).collect();
         let pods = pods(gateway, around);
+        let adds = |added: &&Added<'_>| {
+            std::ptr::eq(added.gateway, &**gateway)
+                && added.is_accepted(&of_owner(Owner::set(added.set)))
+        };
+        let (own, count) = (of_owner(Owner::gateway(gateway)), sets.iter().filter(adds));
         out.statuses
-            .push(status::gateway(gateway, &own, &pods, around));
-        out.managed.extend(managed(gateway, &own, &pods));
+            .push(status::gateway(gateway, &own, count.count(), &pods, around));
+        let of_gateway = |listener: &&Listener<'_>| std::ptr::eq(listener.gateway, &**gateway);
+        let all: Vec<&Listener<'_>> = listeners.iter().filter(of_gateway).collect();
+        out.managed.extend(managed(gateway, &all, &pods));
         let Pods::Of {
             selector,
             namespace,
@@ -137,7 +162,7 @@ pub fn lower(objects: &Objects, around: &Surroundings<'_>) -> Outcome {
         else {
             continue;
         };
-        for listener in own.into_iter().filter(|listener| listener.is_open()) {
+        for listener in all.into_iter().filter(|listener| listener.is_open()) {
             let gateways = listener.gateways(&selector, &namespace);
             out.gateways.extend(gateways.into_iter().map(Arc::new));
             out.virtual_services.extend(listener.virtual_services());

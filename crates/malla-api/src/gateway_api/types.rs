@@ -7,9 +7,10 @@ mod shared;
 mod stream_route;
 
 pub use gateway::{
-    AllowedRoutes, CertificateRef, ClientValidation, FrontendTls, FrontendValidation,
-    GatewayAddress, GatewayClassSpec, GatewaySpec, GatewayTls, Infrastructure, Listener,
-    ListenerTls, ParametersRef, RouteGroupKind, RouteNamespaces,
+    AllowedListeners, AllowedRoutes, CertificateRef, ClientValidation, FrontendTls,
+    FrontendValidation, GatewayAddress, GatewayClassSpec, GatewaySpec, GatewayTls, Infrastructure,
+    Listener, ListenerSetSpec, ListenerTls, ParametersRef, ParentGatewayRef, RouteGroupKind,
+    RouteNamespaces,
 };
 pub use grpc_route::{GrpcMatch, GrpcMethodMatch, GrpcRouteSpec, GrpcRule};
 pub use http_route::{

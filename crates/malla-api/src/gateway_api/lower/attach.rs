@@ -7,11 +7,11 @@ use std::sync::Arc;
 use malla_model::route::HttpRoute;
 use malla_model::{Host, Meta};
 
-use super::super::types::ParentRef;
+use super::super::types::{ParentRef, RouteNamespaces};
 use super::super::{GROUP, GatewayKind};
 use super::Surroundings;
 use super::calls::Calls;
-use super::listeners::{Listener, Why};
+use super::listeners::{Listener, Owner, Why};
 use super::routes::Route;
 use super::rules::{Rule, Specificity};
 
@@ -80,7 +80,7 @@ impl Refusal {
         match self {
             Self::NoListener => (
                 "NoMatchingParent",
-                "the Gateway has no such listener".to_owned(),
+                "the parent has no such listener".to_owned(),
             ),
             Self::Protocol => {
                 // The specification of TLSRoute wants a reason of its own.
@@ -107,7 +107,7 @@ impl Refusal {
 /// Attaches a route wherever it may; what became of each of its parents that is ours.
 pub(super) fn attach(
     route: &Route<'_>,
-    gateways: &BTreeSet<(&str, &str)>,
+    owners: &BTreeSet<Owner<'_>>,
     listeners: &mut [Listener<'_>],
     calls: &mut Calls,
     around: &Surroundings<'_>,
@@ -117,15 +117,21 @@ pub(super) fn attach(
         let group = reference.group.as_deref().unwrap_or(GROUP);
         let kind = reference.kind.as_deref().unwrap_or("Gateway");
         let namespace = reference.namespace.as_deref().unwrap_or(route.namespace);
+        let owner = GatewayKind::parse(kind).map(|kind| Owner {
+            kind,
+            namespace,
+            name: &reference.name,
+        });
         let attached = match (group, kind) {
-            (GROUP, "Gateway") if gateways.contains(&(namespace, &*reference.name)) => {
-                to_listeners(route, reference, namespace, listeners, around)
-                    .map_err(|refusal| refusal.why(route.kind))
-            }
+            (GROUP, _) => match owner.filter(|owner| owners.contains(owner)) {
+                Some(owner) => to_listeners(route, reference, owner, listeners, around)
+                    .map_err(|refusal| refusal.why(route.kind)),
+                None => continue, // Somebody else's, or nobody's.
+            },
             ("" | "core", "Service") | ("networking.istio.io", "ServiceEntry") => {
                 calls.attach(route, reference, kind, around)
             }
-            _ => continue, // Somebody else's, or nobody's.
+            _ => continue,
         };
         parents.push(Parent {
             reference: reference.clone(),
@@ -139,15 +145,14 @@ pub(super) fn attach(
 fn to_listeners(
     route: &Route<'_>,
     reference: &ParentRef,
-    namespace: &str,
+    owner: Owner<'_>,
     listeners: &mut [Listener<'_>],
     around: &Surroundings<'_>,
 ) -> Result<(), Refusal> {
     let section = reference.section_name.as_ref();
     let mut closest = Err(Refusal::NoListener);
     for listener in listeners {
-        let gateway = listener.gateway;
-        let is_parent = (gateway.namespace(), gateway.name()) == (namespace, &*reference.name)
+        let is_parent = listener.owner == owner
             && section.is_none_or(|name| *name == listener.written.name)
             && reference
                 .port
@@ -184,18 +189,31 @@ fn to_listener(
 /// Whether a listener lets routes of `namespace` attach.
 fn lets_in(listener: &Listener<'_>, namespace: &str, around: &Surroundings<'_>) -> bool {
     let allowed = listener.written.allowed_routes.as_ref();
-    let namespaces = allowed.and_then(|allowed| allowed.namespaces.as_ref());
-    match namespaces.and_then(|namespaces| namespaces.from.as_deref()) {
-        Some("All") => true,
-        Some("Selector") => {
-            let selector = namespaces.and_then(|namespaces| namespaces.selector.as_ref());
+    let from = allowed.and_then(|allowed| allowed.namespaces.as_ref());
+    selects(from, "Same", listener.owner.namespace, namespace, around)
+}
+
+/// Whether an owner in the namespace `own` lets in what is of `namespace`; `otherwise` is what holds
+/// where nothing is said.
+pub(super) fn selects(
+    from: Option<&RouteNamespaces>,
+    otherwise: &str,
+    own: &str,
+    namespace: &str,
+    around: &Surroundings<'_>,
+) -> bool {
+    let written = from.and_then(|from| from.from.as_deref());
+    match written.unwrap_or(otherwise) {
+        "All" => true,
+        "Same" => namespace == own,
+        "Selector" => {
+            let selector = from.and_then(|from| from.selector.as_ref());
             let labels = around.namespaces.get(namespace);
             selector
                 .zip(labels)
                 .is_some_and(|(selector, labels)| selector.selects(labels))
         }
-        Some("None") => false,
-        _ => namespace == listener.gateway.namespace(),
+        _ => false,
     }
 }
 

@@ -1,24 +1,25 @@
-//! Listeners: whether each can be opened, and what it becomes.
+//! Listeners: whether each can be opened.
+
+mod attached;
+mod model;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use malla_model::gateway::{SecretRef, Server, ServerHost, ServerTls, ServerTlsMode};
-use malla_model::id::{Labels, Meta};
-use malla_model::route::{TcpRoute, TlsMatch, TlsRoute, WeightedDestination};
+use malla_model::gateway::SecretRef;
+use malla_model::route::WeightedDestination;
 use malla_model::secret::NoSecret;
-use malla_model::service::Visibility;
-use malla_model::{Gateway, Host, ObjectRef, Protocol, VirtualService};
+use malla_model::{Host, Meta};
 use serde_json::{Value, json};
 
-use super::super::types::{self, CertificateRef, GatewaySpec};
+use super::super::types::{self, CertificateRef, GatewaySpec, ListenerSetSpec};
 use super::super::{GROUP, GatewayKind};
-use super::attach::{Ordered, in_order};
+use super::attach::Ordered;
 use super::grants::{self, Target};
-use super::routes::Route;
 use super::status::Conditions;
 use super::{Object, Objects, Surroundings};
-use crate::lower::meta::meta;
+use attached::Attached;
+pub(super) use model::by_name;
 
 const HTTP: &[GatewayKind] = &[GatewayKind::HttpRoute, GatewayKind::GrpcRoute];
 const PASSTHROUGH: &[GatewayKind] = &[GatewayKind::TlsRoute];
@@ -28,10 +29,21 @@ const TCP: &[GatewayKind] = &[GatewayKind::TcpRoute];
 /// A condition's reason and message.
 pub(super) type Why = (&'static str, String);
 
+/// The Gateway or ListenerSet that a listener is written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Owner<'a> {
+    pub(super) kind: GatewayKind,
+    pub(super) namespace: &'a str,
+    pub(super) name: &'a str,
+}
+
 /// One listener of one Gateway.
 #[derive(Debug)]
 pub(super) struct Listener<'a> {
     pub(super) gateway: &'a Object<GatewaySpec>,
+    pub(super) owner: Owner<'a>,
+    /// Of its owner.
+    generation: i64,
     pub(super) written: &'a types::Listener,
     pub(super) hostname: Host,
     /// Kinds of routes that may attach.
@@ -51,26 +63,51 @@ pub(super) struct Listener<'a> {
     connections: BTreeMap<Host, (Arc<Meta>, Vec<WeightedDestination>)>,
 }
 
-/// A route that is attached.
-#[derive(Debug)]
-struct Attached {
-    kind: GatewayKind,
-    /// `namespace/name`.
-    name: String,
-    hosts: Vec<Host>,
+impl<'a> Owner<'a> {
+    pub(super) fn gateway(gateway: &'a Object<GatewaySpec>) -> Self {
+        Self {
+            kind: GatewayKind::Gateway,
+            namespace: gateway.namespace(),
+            name: gateway.name(),
+        }
+    }
+
+    pub(super) fn set(set: &'a Object<ListenerSetSpec>) -> Self {
+        Self {
+            kind: GatewayKind::ListenerSet,
+            namespace: set.namespace(),
+            name: set.name(),
+        }
+    }
 }
 
-/// The listeners of a Gateway, in their order. Of two that clash the first stays.
+/// The listeners of a Gateway in their order: its own, and those that `sets` add. Of two that clash
+/// the first stays.
 pub(super) fn of<'a>(
     gateway: &'a Object<GatewaySpec>,
+    sets: &[&'a Object<ListenerSetSpec>],
     objects: &Objects,
     around: &Surroundings<'_>,
     secret_namespaces: &mut BTreeSet<Arc<str>>,
 ) -> Vec<Listener<'a>> {
     let mut listeners: Vec<Listener<'a>> = Vec::new();
-    for written in &gateway.spec.listeners {
+    let own = (
+        Owner::gateway(gateway),
+        gateway.generation(),
+        &gateway.spec.listeners,
+    );
+    let added = sets
+        .iter()
+        .map(|set| (Owner::set(set), set.generation(), &set.spec.listeners));
+    let written = [own].into_iter().chain(added);
+    let written = written.flat_map(|(owner, generation, list)| {
+        list.iter().map(move |written| (owner, generation, written))
+    });
+    for (owner, generation, written) in written {
         let mut listener = Listener {
             gateway,
+            owner,
+            generation,
             written,
             hostname: hostname(written),
             kinds: Vec::new(),
@@ -174,80 +211,6 @@ impl Listener<'_> {
         }
     }
 
-    /// Attaches a route, for names that both have.
-    ///
-    /// # Errors
-    /// When routes that take precedence have the names: routes for HTTP and for gRPC share none, and
-    /// connections with a name all go where one route says.
-    pub(super) fn take(&mut self, route: &Route<'_>, hosts: Vec<Host>) -> Result<(), String> {
-        let mut own = hosts.clone();
-        own.retain(|host| !self.rivals.iter().any(|rival| rival.covers(host)));
-        if HTTP.contains(&route.kind) {
-            self.take_requests(route, &hosts, &own)?;
-        } else {
-            self.take_connections(route, &own)?;
-        }
-        // Several parents may lead to one listener.
-        let name = route.full_name();
-        let same = |known: &&mut Attached| known.kind == route.kind && known.name == name;
-        match self.attached.iter_mut().find(same) {
-            Some(known) => known.hosts.extend(hosts),
-            None => self.attached.push(Attached {
-                kind: route.kind,
-                name,
-                hosts,
-            }),
-        }
-        Ok(())
-    }
-
-    fn take_requests(
-        &mut self,
-        route: &Route<'_>,
-        hosts: &[Host],
-        own: &[Host],
-    ) -> Result<(), String> {
-        let shares = |other: &&Attached| {
-            let mut theirs = other.hosts.iter();
-            other.kind != route.kind
-                && theirs.any(|their| hosts.iter().any(|own| own.overlaps(their)))
-        };
-        if let Some(other) = self.attached.iter().find(shares) {
-            let (kind, listener) = (other.kind.name(), &self.written.name);
-            return Err(format!(
-                "{kind} {} has names of it on listener {listener}",
-                other.name
-            ));
-        }
-        for host in own {
-            add_rules(route, self.rules.entry(host.clone()).or_default());
-        }
-        Ok(())
-    }
-
-    fn take_connections(&mut self, route: &Route<'_>, own: &[Host]) -> Result<(), String> {
-        let mut others = None;
-        let mut any = false;
-        for host in own {
-            let (of, _) = self.connections.entry(host.clone()).or_insert_with(|| {
-                let to = route.rules.connections.clone();
-                (Arc::clone(&route.origin), to)
-            });
-            if of.object == route.origin.object {
-                any = true;
-            } else {
-                others = Some(of.object.clone());
-            }
-        }
-        match others {
-            Some(other) if !any => Err(format!(
-                "{other} has its connections on listener {}",
-                self.written.name
-            )),
-            _ => Ok(()),
-        }
-    }
-
     fn check_kinds(&mut self) {
         let allowed = self.written.allowed_routes.as_ref();
         let wanted = allowed.map_or(&[][..], |allowed| allowed.kinds.as_slice());
@@ -331,7 +294,8 @@ impl Listener<'_> {
     ) -> Result<SecretRef, Why> {
         let group = reference.group.as_deref().unwrap_or_default();
         let kind = reference.kind.as_deref().unwrap_or("Secret");
-        let own = self.gateway.namespace();
+        let own = self.owner.namespace;
+        let own_kind = self.owner.kind.name();
         let namespace = reference.namespace.as_deref().unwrap_or(own);
         let name = &reference.name;
         if !group.is_empty() || kind != "Secret" {
@@ -346,11 +310,11 @@ impl Listener<'_> {
             namespace,
             name,
         };
-        if !grants::allows(objects, "Gateway", own, to) {
+        if !grants::allows(objects, own_kind, own, to) {
             return Err((
                 "RefNotPermitted",
                 format!(
-                    "tls.certificateRefs: no ReferenceGrant in {namespace} lets Gateways of {own} use Secret {name}"
+                    "tls.certificateRefs: no ReferenceGrant in {namespace} lets {own_kind}s of {own} use Secret {name}"
                 ),
             ));
         }
@@ -378,120 +342,8 @@ impl Listener<'_> {
         self.is_accepted() && !self.kinds.is_empty() && !keyless
     }
 
-    fn object_name(&self) -> String {
-        format!(
-            "{}-istio-autogenerated-k8s-gateway-{}",
-            self.gateway.name(),
-            self.written.name
-        )
-    }
-
-    /// The gateways with this listener as their only server. Where TLS ends and no HTTP is within, each
-    /// name has a gateway of its own, since the names are all that tells its connections apart.
-    pub(super) fn gateways(&self, selector: &Labels, namespace: &Arc<str>) -> Vec<Gateway> {
-        let gateway = |name: String, host: &Host| Gateway {
-            meta: Meta {
-                object: ObjectRef::new("Gateway", self.gateway.namespace(), &name),
-                ..meta("Gateway", &self.gateway.metadata)
-            },
-            selector: selector.clone(),
-            pods_in: Some(Arc::clone(namespace)),
-            servers: vec![self.server(host)],
-        };
-        if self.ends_without_http() {
-            let hosts = self.connections.keys();
-            hosts
-                .map(|host| gateway(self.name_for(host), host))
-                .collect()
-        } else {
-            vec![gateway(self.object_name(), &self.hostname)]
-        }
-    }
-
-    fn ends_without_http(&self) -> bool {
-        self.written.protocol == "TLS" && self.terminates()
-    }
-
-    /// The name of the gateway that serves a host.
-    fn name_for(&self, host: &Host) -> String {
-        let name = self.object_name();
-        if self.ends_without_http() && *host != self.hostname {
-            format!("{name}~{host}")
-        } else {
-            name
-        }
-    }
-
-    fn server(&self, host: &Host) -> Server {
-        let mode = if self.terminates() {
-            ServerTlsMode::Simple
-        } else {
-            ServerTlsMode::Passthrough
-        };
-        let protocol = match self.written.protocol.as_str() {
-            "HTTPS" => Protocol::Https,
-            "TLS" => Protocol::Tls,
-            "TCP" => Protocol::Tcp,
-            _ => Protocol::Http,
-        };
-        let tls = matches!(protocol, Protocol::Https | Protocol::Tls);
-        Server {
-            name: self.written.name.as_str().into(),
-            port: self.written.port,
-            port_name: self.written.name.as_str().into(),
-            protocol,
-            bind: None,
-            hosts: vec![ServerHost {
-                namespace: None,
-                host: host.clone(),
-            }],
-            tls: tls.then(|| ServerTls {
-                granted: self.secrets.clone(),
-                ..ServerTls::new(mode)
-            }),
-        }
-    }
-
-    /// What its routes say, a rule set for each host.
-    pub(super) fn virtual_services(&self) -> Vec<Arc<VirtualService>> {
-        let set = |host: &Host, meta: Meta| VirtualService {
-            meta,
-            hosts: vec![host.clone()],
-            gateways: vec![format!("{}/{}", self.gateway.namespace(), self.name_for(host)).into()],
-            http: Vec::new(),
-            tls: Vec::new(),
-            tcp: Vec::new(),
-            visibility: Visibility::Public,
-        };
-        let requests = self.rules.iter().filter_map(|(host, rules)| {
-            let (meta, http) = in_order(rules)?;
-            Some(VirtualService {
-                http,
-                ..set(host, meta)
-            })
-        });
-        let connections = self.connections.iter().map(|(host, (meta, to))| {
-            let set = set(host, Meta::clone(meta));
-            if self.carries() == PASSTHROUGH {
-                VirtualService {
-                    tls: vec![by_name(vec![host.clone()], None, to.clone())],
-                    ..set
-                }
-            } else {
-                VirtualService {
-                    tcp: vec![TcpRoute {
-                        matches: Vec::new(),
-                        destinations: to.clone(),
-                    }],
-                    ..set
-                }
-            }
-        });
-        requests.chain(connections).map(Arc::new).collect()
-    }
-
     pub(super) fn status(&self, before: &Value, now: &str) -> Value {
-        let mut conditions = Conditions::new(before, self.gateway.generation(), now);
+        let mut conditions = Conditions::new(before, self.generation, now);
         let mut set = |name, good: &'static str, why: Option<&Why>, message: &str| match why {
             None => conditions.set(name, true, good, message),
             Some((reason, message)) => conditions.set(name, false, reason, message),
@@ -538,31 +390,4 @@ fn hostname(written: &types::Listener) -> Host {
     // Bytes say nothing of a name.
     let name = name.filter(|_| written.protocol != "TCP");
     Host::new(name.unwrap_or("*"))
-}
-
-/// Connections whose handshake has one of these names, to a port (any, if none is said).
-pub(super) fn by_name(
-    sni_hosts: Vec<Host>,
-    port: Option<u16>,
-    destinations: Vec<WeightedDestination>,
-) -> TlsRoute {
-    let mut of = TlsMatch {
-        sni_hosts,
-        ..TlsMatch::default()
-    };
-    of.scope.port = port;
-    TlsRoute {
-        matches: vec![of],
-        destinations,
-    }
-}
-
-/// Adds what a route says to the rules of a host, but for what is there already.
-fn add_rules(route: &Route<'_>, rules: &mut Vec<Ordered>) {
-    for rule in &route.rules.routes {
-        let ordered = Ordered::new(route, rule);
-        if !rules.iter().any(|known| known.order == ordered.order) {
-            rules.push(ordered);
-        }
-    }
 }

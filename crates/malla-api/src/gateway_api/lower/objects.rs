@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use super::super::GatewayKind;
 use super::super::types::{
-    GatewayClassSpec, GatewaySpec, GrpcRouteSpec, HttpRouteSpec, ReferenceGrantSpec, TcpRouteSpec,
-    TlsRouteSpec,
+    GatewayClassSpec, GatewaySpec, GrpcRouteSpec, HttpRouteSpec, ListenerSetSpec,
+    ReferenceGrantSpec, TcpRouteSpec, TlsRouteSpec,
 };
 
 /// Namespace and name.
@@ -69,6 +69,7 @@ impl<T: PartialEq> Object<T> {
 pub struct Objects {
     pub classes: Set<GatewayClassSpec>,
     pub gateways: Set<GatewaySpec>,
+    pub listener_sets: Set<ListenerSetSpec>,
     pub http_routes: Set<HttpRouteSpec>,
     pub grpc_routes: Set<GrpcRouteSpec>,
     pub tls_routes: Set<TlsRouteSpec>,
@@ -116,6 +117,7 @@ impl Objects {
         match kind {
             GatewayKind::GatewayClass => &mut self.classes,
             GatewayKind::Gateway => &mut self.gateways,
+            GatewayKind::ListenerSet => &mut self.listener_sets,
             GatewayKind::HttpRoute => &mut self.http_routes,
             GatewayKind::GrpcRoute => &mut self.grpc_routes,
             GatewayKind::TlsRoute => &mut self.tls_routes,

@@ -12,7 +12,7 @@ use super::routes::Route;
 use super::{Address, Object, Pods, Surroundings};
 
 /// What works, by the names that the Gateway API's conformance suite has for it.
-const FEATURES: [&str; 29] = [
+const FEATURES: [&str; 30] = [
     "GRPCRoute",
     "Gateway",
     "HTTPRoute",
@@ -31,6 +31,7 @@ const FEATURES: [&str; 29] = [
     "HTTPRouteRequestTimeout",
     "HTTPRouteResponseHeaderModification",
     "HTTPRouteSchemeRedirect",
+    "ListenerSet",
     "Mesh",
     "MeshConsumerRoute",
     "MeshHTTPRouteBackendRequestHeaderModification",
@@ -120,10 +121,27 @@ impl<'a> Conditions<'a> {
     }
 }
 
-/// The status of a Gateway.
+/// What is said of listeners, over what stands in `before`.
+pub(super) fn parts(listeners: &[&Listener<'_>], before: &Value, now: &str) -> Vec<Value> {
+    let known = before.get("listeners").and_then(Value::as_array);
+    let known = |name: &str| {
+        let mut known = known.into_iter().flatten();
+        known.find(|one| one.get("name").is_some_and(|n| n == name))
+    };
+    listeners
+        .iter()
+        .map(|listener| {
+            let before = known(&listener.written.name);
+            listener.status(before.unwrap_or(&Value::Null), now)
+        })
+        .collect()
+}
+
+/// The status of a Gateway: `listeners` are its own, `sets` how many ListenerSets add to it.
 pub(super) fn gateway(
     gateway: &Object<GatewaySpec>,
     listeners: &[&Listener<'_>],
+    sets: usize,
     pods: &Pods,
     around: &Surroundings<'_>,
 ) -> Status {
@@ -174,24 +192,13 @@ pub(super) fn gateway(
             conditions.set("Programmed", false, "Invalid", "no listener is in force")
         }
     }
-    let before = |name: &str| {
-        let known = gateway.status.get("listeners").and_then(Value::as_array);
-        let known = known.into_iter().flatten();
-        known
-            .into_iter()
-            .find(|one| one.get("name").is_some_and(|n| n == name))
-    };
-    let parts: Vec<Value> = listeners
-        .iter()
-        .map(|listener| {
-            listener.status(
-                before(&listener.written.name).unwrap_or(&Value::Null),
-                around.now,
-            )
-        })
-        .collect();
-    let status =
+    let parts = parts(listeners, &gateway.status, around.now);
+    let mut status =
         json!({"conditions": conditions.finish(), "addresses": addresses, "listeners": parts});
+    // Older definitions of the kind do not have it.
+    if gateway.spec.allowed_listeners.is_some() {
+        status["attachedListenerSets"] = json!(sets);
+    }
     let name = (gateway.namespace(), gateway.name());
     Status::new(GatewayKind::Gateway, name, &gateway.status, status)
 }

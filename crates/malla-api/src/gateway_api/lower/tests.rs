@@ -1,6 +1,7 @@
 //! What a few objects mean together, and what their statuses say.
 
 mod grpc;
+mod listener_sets;
 mod mesh;
 mod streams;
 

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::shared::LabelSelector;
-use crate::schema::{limit, list_map, required};
+use crate::schema::{limit, list_map, required, rule};
 
 /// Who takes care of the Gateways of a class.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -54,6 +54,46 @@ pub struct GatewaySpec {
     pub infrastructure: Option<Infrastructure>,
     /// TLS for all listeners.
     pub tls: Option<GatewayTls>,
+    /// Which ListenerSets may add listeners; absent is none.
+    pub allowed_listeners: Option<AllowedListeners>,
+}
+
+/// Which ListenerSets may add listeners to a gateway.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(default, rename_all = "camelCase")]
+pub struct AllowedListeners {
+    /// From where; absent is nowhere.
+    pub namespaces: Option<RouteNamespaces>,
+}
+
+/// Listeners that are added to a gateway.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(default, rename_all = "camelCase")]
+#[schemars(transform = required("parentRef listeners"))]
+pub struct ListenerSetSpec {
+    /// The Gateway.
+    pub parent_ref: ParentGatewayRef,
+    /// Ports to open, or names to serve on those that are open.
+    #[schemars(transform = list_map("name"))]
+    #[schemars(transform = limit("maxItems", 64))]
+    #[schemars(transform = limit("minItems", 1))]
+    pub listeners: Vec<Listener>,
+}
+
+/// Names a Gateway.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(default, rename_all = "camelCase")]
+#[schemars(transform = required("name"))]
+#[schemars(transform = rule("(!has(self.group) || self.group == 'gateway.networking.k8s.io') && (!has(self.kind) || self.kind == 'Gateway')", "the parent must be a Gateway"))]
+pub struct ParentGatewayRef {
+    /// API group; absent is the Gateway API's.
+    pub group: Option<String>,
+    /// Kind; absent is Gateway.
+    pub kind: Option<String>,
+    /// Namespace; absent is the set's own.
+    pub namespace: Option<String>,
+    /// Name of the Gateway.
+    pub name: String,
 }
 
 /// An address.
@@ -171,11 +211,11 @@ pub struct AllowedRoutes {
     pub kinds: Vec<RouteGroupKind>,
 }
 
-/// Namespaces of routes.
+/// Namespaces of routes or of ListenerSets.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase")]
 pub struct RouteNamespaces {
-    /// All, Same (if absent), Selector or None.
+    /// All, Same (if absent, for routes), Selector or None (if absent, for ListenerSets).
     pub from: Option<String>,
     /// Labels of namespaces, for Selector.
     pub selector: Option<LabelSelector>,
