@@ -78,13 +78,13 @@ impl Kind {
             versions,
             translated,
         };
-        let security = |name, plural, short, translated| Facts {
+        let security = |name, plural, short| Facts {
             name,
             plural,
             short: Some(short),
             group: SECURITY,
             versions: &["v1", "v1beta1"],
-            translated,
+            translated: true,
         };
         match self {
             Self::VirtualService => networking(
@@ -130,18 +130,13 @@ impl Kind {
             Self::ProxyConfig => {
                 networking("ProxyConfig", "proxyconfigs", None, &["v1beta1"], false)
             }
-            Self::PeerAuthentication => {
-                security("PeerAuthentication", "peerauthentications", "pa", true)
-            }
+            Self::PeerAuthentication => security("PeerAuthentication", "peerauthentications", "pa"),
             Self::AuthorizationPolicy => {
-                security("AuthorizationPolicy", "authorizationpolicies", "ap", true)
+                security("AuthorizationPolicy", "authorizationpolicies", "ap")
             }
-            Self::RequestAuthentication => security(
-                "RequestAuthentication",
-                "requestauthentications",
-                "ra",
-                false,
-            ),
+            Self::RequestAuthentication => {
+                security("RequestAuthentication", "requestauthentications", "ra")
+            }
             Self::Telemetry => Facts {
                 name: "Telemetry",
                 plural: "telemetries",

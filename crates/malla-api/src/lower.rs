@@ -18,6 +18,7 @@ pub mod mesh_config;
 pub mod meta;
 pub mod peer_authentication;
 mod providers;
+pub mod request_authentication;
 pub mod service_entry;
 pub mod sidecar;
 pub mod telemetry;
@@ -25,7 +26,7 @@ mod traffic_policy;
 pub mod virtual_service;
 pub mod workload_entry;
 
-pub(crate) use http::grpc_code;
+pub(crate) use http::{grpc_code, routed_claim};
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -33,6 +34,7 @@ use std::sync::Arc;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use malla_model::policy::{AuthorizationPolicy, PeerAuthentication};
 use malla_model::telemetry::Telemetry;
+use malla_model::token::RequestAuthentication;
 use malla_model::{
     DestinationRule, EnvoyFilter, Gateway, MeshSettings, ObjectRef, Service, Sidecar,
     VirtualService, WorkloadEntry,
@@ -40,6 +42,7 @@ use malla_model::{
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::istio::common::PolicyTargetReference;
 use crate::kind::Kind;
 use crate::report::Report;
 use crate::validate::fields;
@@ -86,6 +89,7 @@ pub enum Config {
     Sidecar(Arc<Sidecar>),
     EnvoyFilter(Arc<EnvoyFilter>),
     PeerAuthentication(Arc<PeerAuthentication>),
+    RequestAuthentication(Arc<RequestAuthentication>),
     AuthorizationPolicy(Arc<AuthorizationPolicy>),
     Telemetry(Arc<Telemetry>),
 }
@@ -127,8 +131,12 @@ pub fn lower(
             peer_authentication::lower(metadata, spec)?,
             Config::PeerAuthentication,
         ),
+        Kind::RequestAuthentication => wrap(
+            request_authentication::lower(metadata, spec)?,
+            Config::RequestAuthentication,
+        ),
         Kind::AuthorizationPolicy => wrap(
-            authorization::lower(metadata, spec)?,
+            authorization::lower(metadata, spec, settings)?,
             Config::AuthorizationPolicy,
         ),
         Kind::Telemetry => wrap(
@@ -141,10 +149,7 @@ pub fn lower(
         ),
         Kind::Sidecar => wrap(sidecar::lower(metadata, spec, settings)?, Config::Sidecar),
         Kind::EnvoyFilter => wrap(envoy_filter::lower(metadata, spec)?, Config::EnvoyFilter),
-        Kind::WorkloadGroup
-        | Kind::ProxyConfig
-        | Kind::RequestAuthentication
-        | Kind::WasmPlugin => {
+        Kind::WorkloadGroup | Kind::ProxyConfig | Kind::WasmPlugin => {
             return Err(Refused {
                 object: meta::object_ref(kind, metadata),
                 path: "spec".into(),
@@ -221,6 +226,23 @@ fn decode<S: DeserializeOwned + Default>(
             path,
             reason,
         }
+    })
+}
+
+/// Refuses what is attached to objects: it must not act on a whole namespace instead.
+fn by_selector_only(
+    kind: Kind,
+    metadata: &ObjectMeta,
+    target: Option<&PolicyTargetReference>,
+    targets: &[PolicyTargetReference],
+) -> Result<(), Refused> {
+    if target.is_none() && targets.is_empty() {
+        return Ok(());
+    }
+    Err(Refused {
+        object: meta::object_ref(kind, metadata),
+        path: "spec.targetRefs".into(),
+        reason: format!("Malla attaches {kind} by spec.selector only"),
     })
 }
 

@@ -6,12 +6,14 @@ mod support;
 
 use std::time::Duration;
 
+use malla_api::lower::mesh_config;
 use malla_api::{Config, Kind, lower};
 use malla_model::MeshSettings;
 use malla_model::matching::StringMatch;
 use malla_model::policy::{Glob, MtlsMode, PolicyAction};
 use malla_model::route::{HttpAction, PerMillion};
 use malla_model::service::{Resolution, Visibility};
+use malla_model::token::{KeySource, RequestAuthentication};
 use malla_model::traffic::{Balance, HashKey};
 use malla_model::workload::Address;
 use support::{metadata, yaml};
@@ -84,7 +86,7 @@ hosts: [order]
 http:
 - match: [{uri: {regex: '('}}]
   route: [{destination: {host: canary}}]
-- match: [{headers: {'@request.auth.claims.group': {exact: admin}}}]
+- match: [{headers: {'@request.auth.claims[group': {exact: admin}}}]
   route: [{destination: {host: admin}}]
 - match: [{port: 70000}]
   route: [{destination: {host: canary}}]
@@ -282,4 +284,190 @@ fn nulls_are_absent_fields() {
     );
     assert_eq!(service.http.len(), 1);
     assert!(notes.is_empty());
+}
+
+#[test]
+fn routes_ask_for_claims() {
+    let (service, notes) = virtual_service(
+        "
+hosts: [order]
+gateways: [front]
+http:
+- match:
+  - headers: {'@request.auth.claims.realm.Group': {exact: admin}, X-A: {exact: b}}
+    withoutHeaders: {'@request.auth.claims[sub][a.b]': {prefix: x}}
+  route: [{destination: {host: admin}}]
+",
+    );
+    assert!(notes.is_empty(), "{notes:?}");
+    let [of] = &service.http[0].matches[..] else {
+        panic!("{:?}", service.http)
+    };
+    let claims: Vec<_> = of
+        .claims
+        .iter()
+        .map(|claim| (claim.path.join("/"), claim.invert))
+        .collect();
+    assert_eq!(
+        claims,
+        [
+            ("realm/Group".to_owned(), false),
+            ("sub/a.b".to_owned(), true)
+        ]
+    );
+    assert_eq!(of.headers.len(), 1, "{:?}", of.headers);
+}
+
+#[track_caller]
+fn believed(spec: &str) -> (std::sync::Arc<RequestAuthentication>, Vec<String>) {
+    match lowered(Kind::RequestAuthentication, spec) {
+        (Config::RequestAuthentication(value), notes) => (value, notes),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn tokens_are_believed_as_written() {
+    let (policy, notes) = believed(
+        "
+selector: {matchLabels: {app: web}}
+jwtRules:
+- issuer: a
+  audiences: [x]
+  jwksUri: https://a.example.com/keys
+  timeout: 2s
+  fromHeaders: [{name: x-token, prefix: 'T '}]
+  outputPayloadToHeader: x-payload
+  outputClaimToHeaders: [{header: x-sub, claim: sub}]
+- issuer: b
+  jwks: '{\"keys\": [{\"kty\": \"oct\", \"k\": \"eA\"}]}'
+",
+    );
+    assert!(notes.is_empty(), "{notes:?}");
+    let [a, b] = &policy.rules[..] else {
+        panic!("{policy:?}")
+    };
+    let KeySource::Remote { uri, timeout } = &a.keys else {
+        panic!("{a:?}")
+    };
+    assert_eq!((uri.host.as_str(), uri.port), ("a.example.com", 443));
+    assert_eq!(*timeout, Duration::from_secs(2));
+    assert_eq!(a.locations.headers, [("x-token".into(), "T ".into())]);
+    assert!(matches!(b.keys, KeySource::Inline(_)));
+    assert!(b.locations.is_empty());
+}
+
+#[test]
+fn keys_that_cannot_be_read_leave_an_issuer_without_any() {
+    let encrypted = r#"{\"keys\": [{\"kty\": \"RSA\", \"use\": \"enc\"}]}"#;
+    let check = |rule: &str, want: &str| {
+        let (policy, notes) = believed(&format!("jwtRules: [{rule}]"));
+        assert_eq!(policy.rules[0].keys, KeySource::Unknown, "{rule}");
+        let told = notes.iter().any(|note| note.contains(want));
+        assert!(told, "{rule}: {notes:?}");
+    };
+    check("{issuer: a}", "does not ask the issuer where its keys are");
+    check("{issuer: a, jwksUri: nowhere}", "http:// or https://");
+    check("{issuer: a, jwks: x}", "is not JSON");
+    check("{issuer: a, jwks: '[]'}", "is not a JSON Web Key Set");
+    check("{issuer: a, jwks: '{\"keys\": []}'}", "holds no keys");
+    check(
+        "{issuer: a, jwks: '{\"keys\": [{\"kty\": \"EC\", \"x\": \"a\"}]}'}",
+        "no key that can verify a signature",
+    );
+    check(
+        &format!("{{issuer: a, jwks: \"{encrypted}\"}}"),
+        "encrypted tokens (JWE)",
+    );
+    check(
+        "{jwks: '{\"keys\": []}'}",
+        "jwtRules[0].issuer: is required",
+    );
+    check(
+        "{issuer: a, jwks: '{\"keys\": []}', fromHeaders: [{name: ' '}]}",
+        "fromHeaders",
+    );
+}
+
+/// What a policy that asks provider `x` notes under a MeshConfig, and what of that has no effect.
+#[track_caller]
+fn asking(providers: &str) -> (Vec<String>, Vec<String>) {
+    let mesh_config = format!("{{extensionProviders: {providers}}}");
+    let mesh = mesh_config::lower(&mesh_config, &MeshSettings::default()).unwrap();
+    let spec = yaml("{action: CUSTOM, provider: {name: x}, rules: [{}]}");
+    let kind = Kind::AuthorizationPolicy;
+    let policy = lower(kind, &metadata("shop", "ask"), &spec, &mesh.value).unwrap();
+    let texts = |notes: &[malla_api::NotHonoured]| notes.iter().map(ToString::to_string).collect();
+    (texts(&policy.not_honoured), texts(&mesh.not_honoured))
+}
+
+#[test]
+fn authorizers_are_found_among_the_providers() {
+    let target = "service: a.b.svc.cluster.local, port: 9000";
+    let check = |providers: &str, policy: &str, mesh: &str| {
+        let (of_policy, of_mesh) = asking(providers);
+        for (notes, want) in [(&of_policy, policy), (&of_mesh, mesh)] {
+            match want {
+                "" => assert!(notes.is_empty(), "{providers}: {notes:?}"),
+                want => assert!(
+                    notes.iter().any(|it| it.contains(want)),
+                    "{providers}: {notes:?}"
+                ),
+            }
+        }
+    };
+    check(
+        &format!("[{{name: x, envoyExtAuthzGrpc: {{{target}}}}}]"),
+        "",
+        "",
+    );
+    let whole = "timeout: 1s, pathPrefix: /a, failOpen: true, clearRouteCache: true, statusOnError: '503', \
+        includeHeadersInCheck: [a], includeRequestHeadersInCheck: [b], includeAdditionalHeadersInCheck: {c: d}, \
+        includeRequestBodyInCheck: {maxRequestBytes: 1}, headersToUpstreamOnAllow: [e], headersToDownstreamOnDeny: [f], \
+        headersToDownstreamOnAllow: [g]";
+    check(
+        &format!("[{{name: x, envoyExtAuthzHttp: {{{target}, {whole}}}}}]"),
+        "",
+        "",
+    );
+    check("[]", "\"x\" is not among extensionProviders", "");
+    check("[{name: x, prometheus: {}}]", "is no authorizer", "");
+    for (broken, why) in [
+        ("port: 1", "service: is required"),
+        (
+            &*format!("{target}, statusOnError: no"),
+            "statusOnError: is not a status code",
+        ),
+        (
+            &*format!("{target}, pathPrefix: a"),
+            "pathPrefix: does not begin with /",
+        ),
+        (
+            &*format!("{target}, includeRequestBodyInCheck: {{}}"),
+            "maxRequestBytes: is required",
+        ),
+    ] {
+        let providers = format!("[{{name: x, envoyExtAuthzHttp: {{{broken}}}}}]");
+        check(
+            &providers,
+            "every request to these workloads is refused",
+            why,
+        );
+    }
+}
+
+#[test]
+fn only_decisions_can_be_tried() {
+    let mut metadata = metadata("shop", "ask");
+    metadata.annotations = Some([("istio.io/dry-run".to_owned(), "true".to_owned())].into());
+    for action in ["ALLOW", "DENY", "AUDIT"] {
+        let spec = yaml(&format!("{{action: {action}, rules: [{{}}]}}"));
+        let settings = MeshSettings::default();
+        let lowered = lower(Kind::AuthorizationPolicy, &metadata, &spec, &settings).unwrap();
+        assert_eq!(
+            lowered.not_honoured.len(),
+            usize::from(action == "AUDIT"),
+            "{action}"
+        );
+    }
 }

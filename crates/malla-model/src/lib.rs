@@ -6,10 +6,11 @@
 //! `malla-translate` turns a [`Mesh`] into what proxies are sent.
 //!
 //! Reading order: [`id`] names things, [`service`] and [`workload`] are what runs, [`matching`],
-//! [`route`], [`traffic`], [`gateway`] and [`sidecar`] are how traffic flows, [`policy`] is who may call whom, [`patch`] changes what proxies are sent,
+//! [`route`], [`traffic`], [`gateway`] and [`sidecar`] are how traffic flows, [`policy`] is who may call whom, [`token`] whose word counts, [`authorizer`] who is asked, [`patch`] changes what proxies are sent,
 //! [`secret`] is what TLS needs, [`settings`] holds for the whole mesh, and [`mesh`] is the one immutable world that
 //! holds them all.
 
+pub mod authorizer;
 pub mod gateway;
 pub mod host;
 pub mod id;
@@ -24,6 +25,7 @@ pub mod service;
 pub mod settings;
 pub mod sidecar;
 pub mod telemetry;
+pub mod token;
 pub mod traffic;
 pub mod workload;
 

@@ -58,9 +58,21 @@ pub struct HttpMatch {
     /// None of these may match; a missing header counts as not matching.
     pub without_headers: BTreeMap<Arc<str>, StringMatch>,
     pub query_params: BTreeMap<Arc<str>, StringMatch>,
+    /// What the request's token says; on gateways only.
+    pub claims: Vec<ClaimMatch>,
     pub stat_prefix: Arc<str>,
     /// Decided by the control plane, never sent to a proxy.
     pub scope: MatchScope,
+}
+
+/// A claim of the request's token (among headers: `@request.auth.claims[…]`): a text, or a list that holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClaimMatch {
+    /// The claim, and what of it where it is nested.
+    pub path: Vec<Arc<str>>,
+    pub value: StringMatch,
+    /// It must not match; a missing claim does not.
+    pub invert: bool,
 }
 
 /// The part of a match that is about the proxy, not the request.

@@ -14,6 +14,7 @@ use crate::service::Service;
 use crate::settings::MeshSettings;
 use crate::sidecar::Sidecar;
 use crate::telemetry::Telemetry;
+use crate::token::RequestAuthentication;
 use crate::traffic::DestinationRule;
 use crate::workload::Workload;
 
@@ -32,6 +33,7 @@ pub struct Mesh {
     pub sidecars: Vec<Arc<Sidecar>>,
     pub envoy_filters: Vec<Arc<EnvoyFilter>>,
     pub peer_authentications: Vec<Arc<PeerAuthentication>>,
+    pub request_authentications: Vec<Arc<RequestAuthentication>>,
     pub authorization_policies: Vec<Arc<AuthorizationPolicy>>,
     pub telemetries: Vec<Arc<Telemetry>>,
     pub secrets: Arc<Secrets>,
@@ -56,6 +58,7 @@ pub struct MeshParts {
     pub sidecars: Vec<Arc<Sidecar>>,
     pub envoy_filters: Vec<Arc<EnvoyFilter>>,
     pub peer_authentications: Vec<Arc<PeerAuthentication>>,
+    pub request_authentications: Vec<Arc<RequestAuthentication>>,
     pub authorization_policies: Vec<Arc<AuthorizationPolicy>>,
     pub telemetries: Vec<Arc<Telemetry>>,
     pub secrets: Arc<Secrets>,
@@ -93,6 +96,9 @@ impl Mesh {
             .peer_authentications
             .sort_by(|a, b| a.meta.age().cmp(&b.meta.age()));
         parts
+            .request_authentications
+            .sort_by(|a, b| a.meta.age().cmp(&b.meta.age()));
+        parts
             .authorization_policies
             .sort_by(|a, b| a.meta.age().cmp(&b.meta.age()));
         parts
@@ -122,6 +128,7 @@ impl Mesh {
             sidecars: parts.sidecars,
             envoy_filters: parts.envoy_filters,
             peer_authentications: parts.peer_authentications,
+            request_authentications: parts.request_authentications,
             authorization_policies: parts.authorization_policies,
             telemetries: parts.telemetries,
             secrets: parts.secrets,

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::authorizer::Authorizer;
 use crate::id::{Labels, Meta};
 
 /// A share in hundredths of a percent; 10,000 is everything.
@@ -168,6 +169,8 @@ pub enum ProviderKind {
     Zipkin(Zipkin),
     /// `prometheus`.
     Prometheus,
+    /// `envoyExtAuthzHttp`, `envoyExtAuthzGrpc`.
+    Authorizer(Box<Authorizer>),
     /// Known to Istio, not to Malla: by its field's name.
     Other(Arc<str>),
 }
@@ -296,6 +299,7 @@ impl TelemetrySettings {
                 ProviderKind::HttpLogs(log) | ProviderKind::TcpLogs(log) => Some(&log.target),
                 ProviderKind::OpenTelemetry(otel) => Some(&otel.target),
                 ProviderKind::Zipkin(zipkin) => Some(&zipkin.target),
+                ProviderKind::Authorizer(authorizer) => Some(&authorizer.target),
                 ProviderKind::File { .. } | ProviderKind::Prometheus | ProviderKind::Other(_) => {
                     None
                 }

@@ -2,6 +2,7 @@
 //! the ones traffic ends up in that belongs nowhere.
 
 mod inbound;
+mod keys;
 mod outbound;
 mod policy;
 
@@ -24,6 +25,7 @@ use crate::view::View;
 /// Every cluster of the node, by name.
 pub(crate) fn clusters(view: &View<'_>) -> Vec<Resource> {
     let mut clusters = outbound::clusters(view);
+    clusters.extend(keys::clusters(view));
     clusters.push(black_hole(view));
     clusters.push(passthrough(view));
     if view.node.kind == NodeKind::Sidecar {

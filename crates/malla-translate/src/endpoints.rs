@@ -18,16 +18,16 @@ use malla_xds_proto::wkt;
 
 use crate::authn::speaks_mtls;
 use crate::names::parse_outbound;
+use crate::providers;
 use crate::resource::Resource;
 use crate::rules::Policy;
-use crate::telemetry;
 use crate::view::View;
 
 /// The endpoints of an outbound cluster whose endpoints the control plane knows.
 pub(crate) fn assignment(view: &View<'_>, cluster: &str) -> Option<Resource> {
     let (port, subset_name, host) = parse_outbound(cluster)?;
     let hidden = || {
-        let mut hidden = telemetry::hidden(view).into_iter();
+        let mut hidden = providers::hidden(view).into_iter();
         hidden.find(|(service, at)| service.hostname == host && at.port == port)
     };
     let service = match view.service(&host) {

@@ -5,20 +5,23 @@
 //! state, and the same input gives the same bytes, so a resource's version is a hash of its content.
 //!
 //! Reading order: [`node`] is who asks, `view` is what it may see (`scope` by its Sidecar), `rules` finds DestinationRules;
-//! `cluster`, `endpoints`, `route` and `listener` build the four kinds of resources, `dns` the names; `metrics` what is counted; `tls`, `secret`, `authn`
-//! and `rbac` are security, `telemetry` and [`access_log`] what is told; `patch` applies EnvoyFilters; [`references`] finds what is named but not there; [`simulate`] walks a
+//! `cluster`, `endpoints`, `route` and `listener` build the four kinds of resources, `dns` the names; `metrics` what is counted; `tls`, `secret` and `authn` are identity,
+//! `security` with `ext_authz`, `jwt` and `rbac` who may do what; `telemetry` and [`access_log`] are what is told, `providers` whom; `patch` applies EnvoyFilters; [`references`] finds what is named but not there; [`simulate`] walks a
 //! request through emitted resources.
 pub mod access_log;
 mod authn;
 mod cluster;
 mod dns;
 mod endpoints;
+mod ext_authz;
 mod gateways;
+mod jwt;
 mod listener;
 mod metrics;
 pub mod names;
 pub mod node;
 mod patch;
+mod providers;
 mod rbac;
 pub mod references;
 pub mod resource;
@@ -26,6 +29,7 @@ mod route;
 mod rules;
 mod scope;
 mod secret;
+mod security;
 pub mod simulate;
 mod telemetry;
 mod tls;

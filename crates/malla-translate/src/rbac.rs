@@ -1,7 +1,5 @@
-//! AuthorizationPolicies as Envoy's RBAC filters: one for each action, AUDIT, then DENY, then ALLOW.
-//!
-//! A policy with an unknown way to decide (CUSTOM, whose providers this mesh has none of) denies
-//! everything, as Istio does: a check that cannot be made must not be skipped.
+//! AuthorizationPolicies as Envoy's RBAC filters: one for each action, AUDIT, then DENY, then ALLOW. CUSTOM has its
+//! own (`ext_authz`), before tokens are looked at.
 
 mod permission;
 mod principal;
@@ -11,7 +9,6 @@ mod token;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use malla_model::id::selects;
 use malla_model::policy::{AuthorizationPolicy, PolicyAction, Rule};
 use malla_xds_proto::hcm::HttpFilter;
 use malla_xds_proto::http_filters::rbac::v3::Rbac as HttpRbac;
@@ -23,12 +20,18 @@ use malla_xds_proto::rbac::{Policy, Rbac};
 use crate::listener::{http_filter, network_filter};
 use crate::view::View;
 
-const HTTP_FILTER: &str = "envoy.filters.http.rbac";
-const NETWORK_FILTER: &str = "envoy.filters.network.rbac";
+pub(crate) use text::glob;
+
+/// Name of the filter of requests; also where it makes its notes.
+pub(crate) const HTTP_FILTER: &str = "envoy.filters.http.rbac";
+/// Name of the filter of connections; also where it makes its notes.
+pub(crate) const NETWORK_FILTER: &str = "envoy.filters.network.rbac";
 /// Prefix of the network filter's statistics.
 const NETWORK_STATS: &str = "tcp.";
 const DENY_DRY_RUN: &str = "istio_dry_run_deny_";
 const ALLOW_DRY_RUN: &str = "istio_dry_run_allow_";
+/// How names of policies begin whose requests an authorizer is asked about.
+pub(crate) const ASKS: &str = "istio-ext-authz";
 const BAD_CUSTOM: &str = "default-deny-all-due-to-bad-CUSTOM-action";
 
 /// What is being guarded; HTTP has fields that bytes have not.
@@ -38,51 +41,71 @@ pub(crate) enum Layer {
     Tcp,
 }
 
-/// One action's policies, enforced and only tried.
-#[derive(Debug)]
-struct Filters {
+/// One filter's rules, enforced and only tried.
+#[derive(Debug, Default)]
+pub(crate) struct Filters {
     rules: Option<Rbac>,
     shadow: Option<Rbac>,
-    shadow_prefix: &'static str,
+    /// Before what is noted of those that are only tried.
+    shadow_prefix: String,
 }
 
 pub(crate) fn http_filters(view: &View<'_>) -> Vec<HttpFilter> {
-    let filters = build(view, Layer::Http).into_iter().map(|filters| {
-        http_filter(
-            HTTP_FILTER,
-            &HttpRbac {
-                shadow_rules_stat_prefix: filters.prefix(),
-                rules: filters.rules,
-                shadow_rules: filters.shadow,
-                ..HttpRbac::default()
-            },
-        )
-    });
-    filters.collect()
+    let filters = build(view, Layer::Http).into_iter();
+    filters.map(http_filter_of).collect()
 }
 
 pub(crate) fn network_filters(view: &View<'_>) -> Vec<Filter> {
-    let filters = build(view, Layer::Tcp).into_iter().map(|filters| {
-        network_filter(
-            NETWORK_FILTER,
-            &NetworkRbac {
-                stat_prefix: NETWORK_STATS.into(),
-                shadow_rules_stat_prefix: filters.prefix(),
-                rules: filters.rules,
-                shadow_rules: filters.shadow,
-                ..NetworkRbac::default()
-            },
-        )
-    });
-    filters.collect()
+    let filters = build(view, Layer::Tcp).into_iter();
+    filters.map(network_filter_of).collect()
+}
+
+pub(crate) fn http_filter_of(filters: Filters) -> HttpFilter {
+    let config = HttpRbac {
+        shadow_rules_stat_prefix: filters.prefix(),
+        rules: filters.rules,
+        shadow_rules: filters.shadow,
+        ..HttpRbac::default()
+    };
+    http_filter(HTTP_FILTER, &config)
+}
+
+pub(crate) fn network_filter_of(filters: Filters) -> Filter {
+    let config = NetworkRbac {
+        stat_prefix: NETWORK_STATS.into(),
+        shadow_rules_stat_prefix: filters.prefix(),
+        rules: filters.rules,
+        shadow_rules: filters.shadow,
+        ..NetworkRbac::default()
+    };
+    network_filter(NETWORK_FILTER, &config)
 }
 
 impl Filters {
     fn prefix(&self) -> String {
         match self.shadow {
-            Some(_) => self.shadow_prefix.to_owned(),
+            Some(_) => self.shadow_prefix.clone(),
             None => String::new(),
         }
+    }
+}
+
+/// Rules that only note which policy matches, for the authorizer that is asked then.
+pub(crate) fn shadow(
+    view: &View<'_>,
+    policies: &[&Arc<AuthorizationPolicy>],
+    prefix: String,
+    layer: Layer,
+) -> Filters {
+    let mut rules = rules(view, policies, Action::Deny, layer);
+    let named = std::mem::take(&mut rules.policies).into_iter();
+    rules.policies = named
+        .map(|(name, policy)| (format!("{ASKS}-{name}"), policy))
+        .collect();
+    Filters {
+        rules: None,
+        shadow: Some(rules),
+        shadow_prefix: prefix,
     }
 }
 
@@ -95,23 +118,17 @@ fn build(view: &View<'_>, layer: Layer) -> Vec<Filters> {
             .filter(|policy| policy.action == *wanted)
             .collect()
     };
-    let custom = policies
-        .iter()
-        .any(|policy| matches!(policy.action, PolicyAction::Custom { .. }));
     let mut filters = Vec::new();
-    if custom {
-        filters.push(Filters {
-            rules: Some(deny_everything()),
-            shadow: None,
-            shadow_prefix: "",
-        });
-    }
     for (action, wire, shadow_prefix) in [
         (PolicyAction::Audit, Action::Log, ""),
         (PolicyAction::Deny, Action::Deny, DENY_DRY_RUN),
         (PolicyAction::Allow, Action::Allow, ALLOW_DRY_RUN),
     ] {
-        let (tried, enforced): (Vec<_>, Vec<_>) = of(&action).into_iter().partition(|p| p.dry_run);
+        let (mut tried, enforced): (Vec<_>, Vec<_>) =
+            of(&action).into_iter().partition(|p| p.dry_run);
+        if action == PolicyAction::Audit {
+            tried.clear(); // It denies nothing, so there is nothing to try.
+        }
         if tried.is_empty() && enforced.is_empty() {
             continue;
         }
@@ -121,25 +138,17 @@ fn build(view: &View<'_>, layer: Layer) -> Vec<Filters> {
         filters.push(Filters {
             rules: rules(enforced),
             shadow: rules(tried),
-            shadow_prefix,
+            shadow_prefix: shadow_prefix.to_owned(),
         });
     }
     filters
 }
 
 /// Policies of the root namespace and the workload's that select it.
-fn in_force<'a>(view: &View<'a>) -> Vec<&'a Arc<AuthorizationPolicy>> {
-    let root = &*view.mesh.settings.root_namespace;
-    view.mesh
-        .authorization_policies
-        .iter()
-        .filter(|policy| [root, &*view.node.namespace].contains(&policy.meta.namespace()))
-        .filter(|policy| {
-            policy
-                .selector
-                .as_ref()
-                .is_none_or(|selector| selects(selector, &view.node.labels))
-        })
+pub(crate) fn in_force<'a>(view: &View<'a>) -> Vec<&'a Arc<AuthorizationPolicy>> {
+    let policies = view.mesh.authorization_policies.iter();
+    policies
+        .filter(|policy| view.is_for_node(&policy.meta, policy.selector.as_ref()))
         .collect()
 }
 
@@ -196,17 +205,19 @@ fn needs_http(rule: &Rule) -> bool {
             .any(|condition| principal::key_needs_http(&condition.key))
 }
 
-fn deny_everything() -> Rbac {
-    Rbac {
-        action: Action::Deny.into(),
-        policies: HashMap::from([(
-            BAD_CUSTOM.to_owned(),
-            Policy {
-                permissions: vec![permission::any()],
-                principals: vec![principal::any()],
-                ..Policy::default()
-            },
-        )]),
-        ..Rbac::default()
+/// For authorizers that cannot be asked.
+pub(crate) fn deny_everything() -> Filters {
+    let everything = Policy {
+        permissions: vec![permission::any()],
+        principals: vec![principal::any()],
+        ..Policy::default()
+    };
+    Filters {
+        rules: Some(Rbac {
+            action: Action::Deny.into(),
+            policies: HashMap::from([(BAD_CUSTOM.to_owned(), everything)]),
+            ..Rbac::default()
+        }),
+        ..Filters::default()
     }
 }

@@ -7,12 +7,17 @@ use std::sync::Arc;
 
 use malla_model::gateway::ServerTlsMode;
 use malla_model::id::{ObjectRef, selects};
+use malla_model::policy::{AuthorizationPolicy, PolicyAction};
 use malla_model::route::{Destination, HttpAction, MESH_GATEWAY, WeightedDestination};
 use malla_model::secret::NoSecret;
+use malla_model::telemetry::ProviderKind;
+use malla_model::token::{KeySource, RequestAuthentication};
 use malla_model::{Gateway, Host, Mesh, VirtualService};
 
+use crate::jwt;
 use crate::names::ANCHORS_SUFFIX;
 use crate::node::{NodeKind, NodeView};
+use crate::providers;
 use crate::rules;
 use crate::secret;
 use crate::tls::own_secret;
@@ -124,7 +129,49 @@ pub fn unresolved(mesh: &Mesh) -> Vec<Unresolved> {
     for gateway in &mesh.gateways {
         secrets(mesh, gateway, &mut found);
     }
+    for policy in &mesh.request_authentications {
+        key_servers(mesh, policy, &mut found);
+    }
+    for policy in &mesh.authorization_policies {
+        authorizer(mesh, policy, &mut found);
+    }
     found
+}
+
+/// The service of the authorizer that a CUSTOM policy asks; names of providers are judged where they are read.
+fn authorizer(mesh: &Mesh, policy: &AuthorizationPolicy, found: &mut Vec<Unresolved>) {
+    let PolicyAction::Custom { provider } = &policy.action else {
+        return;
+    };
+    let Some(ProviderKind::Authorizer(authorizer)) = mesh.settings.telemetry.provider(provider)
+    else {
+        return;
+    };
+    let node = client_in(policy.meta.namespace());
+    if let Some(missing) = providers::missing(&View::new(mesh, &node), &authorizer.target) {
+        found.push(Unresolved {
+            object: policy.meta.object.clone(),
+            field: "spec.provider.name".into(),
+            missing,
+        });
+    }
+}
+
+/// Services that serve keys. Whether servers outside of the mesh do, only proxies know.
+fn key_servers(mesh: &Mesh, policy: &RequestAuthentication, found: &mut Vec<Unresolved>) {
+    let node = client_in(policy.meta.namespace());
+    let view = View::new(mesh, &node);
+    for (at, rule) in policy.rules.iter().enumerate() {
+        if let KeySource::Remote { uri, .. } = &rule.keys
+            && let Some(missing) = jwt::missing_server(&view, uri)
+        {
+            found.push(Unresolved {
+                object: policy.meta.object.clone(),
+                field: format!("spec.jwtRules[{at}].jwksUri"),
+                missing,
+            });
+        }
+    }
 }
 
 /// Secrets that the servers of a gateway name, for each namespace that has pods of it. As long as the

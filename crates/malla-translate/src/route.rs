@@ -18,6 +18,7 @@ use malla_xds_proto::wkt;
 pub(crate) use action::tcp_destinations;
 pub(crate) use filters::{CORS as CORS_FILTER, FAULT as FAULT_FILTER};
 pub(crate) use inbound::configuration as inbound_configuration;
+pub(crate) use matching::everything;
 pub(crate) use sidecar::speaks_http;
 pub(crate) use virtual_service::in_scope;
 

@@ -3,7 +3,9 @@
 //! this crate emits.
 
 mod access;
+mod authorizer;
 mod chain;
+mod claims;
 mod routing;
 mod text;
 
@@ -21,7 +23,9 @@ use malla_xds_proto::route::{Route, RouteConfiguration};
 use malla_xds_proto::tcp_proxy::TcpProxy;
 use malla_xds_proto::tcp_proxy::tcp_proxy;
 use malla_xds_proto::{any, http_filters, network_filters};
+use serde_json::Value;
 
+use self::authorizer::Notes;
 use crate::names::{VIRTUAL_INBOUND, VIRTUAL_OUTBOUND};
 use crate::resource::{Resource, Resources};
 
@@ -65,6 +69,8 @@ pub struct Request {
     /// Names are lower case.
     pub headers: Vec<(String, String)>,
     pub http2: bool,
+    /// What its token says, a good one; they count where the proxy checks tokens.
+    pub claims: Option<Value>,
 }
 
 /// The way a call went.
@@ -76,6 +82,8 @@ pub struct Trace {
     pub virtual_host: Option<String>,
     /// With its timeouts, retries, faults and changes.
     pub route: Option<Route>,
+    /// Clusters of the authorizers that are asked about it; the verdict holds if they say yes.
+    pub asks: Vec<String>,
     pub verdict: Verdict,
 }
 
@@ -131,6 +139,7 @@ pub fn walk(resources: &Resources, entry: Entry, call: &Call) -> Result<Trace, B
         route_configuration: None,
         virtual_host: None,
         route: None,
+        asks: Vec::new(),
         verdict: Verdict::Closed("no filter chain matches"),
     };
     if let Some(chain) = chain::find(&listener, call) {
@@ -180,14 +189,22 @@ fn through(
         trace.verdict = Verdict::Closed("the chain expects TLS");
         return Ok(());
     }
+    let mut notes = Notes::default();
+    let seen = access::Seen::new(call, opened, None);
     for filter in &chain.filters {
         if let Some(rbac) = config::<network_filters::rbac::v3::Rbac>(filter)? {
-            if let Some(policy) = rbac
-                .rules
-                .and_then(|rules| access::denied(&rules, call, opened))
-            {
+            let prefix = &rbac.shadow_rules_stat_prefix;
+            notes.take(rbac.shadow_rules.as_ref(), prefix, &seen);
+            if let Some(policy) = rbac.rules.and_then(|rules| access::denied(&rules, &seen)) {
                 trace.verdict = Verdict::Denied { policy };
                 return Ok(());
+            }
+        } else if let Some(authz) = config::<network_filters::ext_authz::v3::ExtAuthz>(filter)? {
+            if notes.fit(authz.filter_enabled_metadata.as_ref()) {
+                let service = authz.grpc_service.as_ref();
+                trace
+                    .asks
+                    .extend(service.and_then(authorizer::grpc_cluster));
             }
         } else if let Some(proxy) = config::<TcpProxy>(filter)? {
             trace.verdict = Verdict::Clusters(tcp_shares(resources, proxy.cluster_specifier));
@@ -229,19 +246,9 @@ fn http(
         trace.verdict = Verdict::Closed("the chain expects HTTP");
         return Ok(());
     };
-    for filter in &manager.http_filters {
-        let Some(http_filter::ConfigType::TypedConfig(packed)) = &filter.config_type else {
-            continue;
-        };
-        if let Ok(rbac) = any::unpack::<http_filters::rbac::v3::Rbac>(packed)
-            && let Some(policy) = rbac
-                .rules
-                .and_then(|rules| access::denied(&rules, call, opened))
-        {
-            trace.verdict = Verdict::Denied { policy };
-            return Ok(());
-        }
-    }
+    let Some(claims) = filtered(&manager, call, request, opened, trace) else {
+        return Ok(());
+    };
     let routes: RouteConfiguration = match manager.route_specifier {
         Some(RouteSpecifier::RouteConfig(routes)) => routes,
         Some(RouteSpecifier::Rds(rds)) => {
@@ -275,7 +282,7 @@ fn http(
     let route = host
         .routes
         .iter()
-        .find(|route| routing::matches(route, request));
+        .find(|route| routing::matches(route, request, claims));
     trace.route = route.cloned();
     trace.verdict = match route.and_then(|route| route.action.as_ref()) {
         Some(Action::Route(action)) => {
@@ -286,6 +293,42 @@ fn http(
         _ => Verdict::NotFound,
     };
     Ok(())
+}
+
+/// What the filters before the router know of a request's token; `None` where they deny it.
+fn filtered<'c>(
+    manager: &HttpConnectionManager,
+    call: &Call,
+    request: &'c Request,
+    opened: bool,
+    trace: &mut Trace,
+) -> Option<Option<&'c Value>> {
+    use http_filters::{ext_authz::v3::ExtAuthz, jwt_authn::v3::JwtAuthentication, rbac::v3::Rbac};
+    let mut claims = None;
+    let mut notes = Notes::default();
+    for filter in &manager.http_filters {
+        let Some(http_filter::ConfigType::TypedConfig(packed)) = &filter.config_type else {
+            continue;
+        };
+        let seen = access::Seen::new(call, opened, claims);
+        if any::is::<JwtAuthentication>(packed) {
+            claims = request.claims.as_ref();
+        } else if let Ok(authz) = any::unpack::<ExtAuthz>(packed) {
+            if notes.fit(authz.filter_enabled_metadata.as_ref()) {
+                trace
+                    .asks
+                    .extend(authorizer::cluster(authz.services.as_ref()));
+            }
+        } else if let Ok(rbac) = any::unpack::<Rbac>(packed) {
+            let prefix = &rbac.shadow_rules_stat_prefix;
+            notes.take(rbac.shadow_rules.as_ref(), prefix, &seen);
+            if let Some(policy) = rbac.rules.and_then(|rules| access::denied(&rules, &seen)) {
+                trace.verdict = Verdict::Denied { policy };
+                return None;
+            }
+        }
+    }
+    Some(claims)
 }
 
 fn share(resources: &Resources, cluster: &str, weight: u32) -> Share {

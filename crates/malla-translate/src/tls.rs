@@ -106,9 +106,12 @@ fn in_file(path: &str) -> DataSource {
 }
 
 /// Users give a name without its type, so it may be either.
-fn any_san(name: &str) -> [SubjectAltNameMatcher; 2] {
+fn any_san(name: &str) -> impl Iterator<Item = SubjectAltNameMatcher> {
     let exact = || MatchPattern::Exact(name.into());
-    [san(SanType::Dns, exact()), san(SanType::Uri, exact())]
+    let address = name.parse::<std::net::IpAddr>().is_ok();
+    let names = [san(SanType::Dns, exact()), san(SanType::Uri, exact())];
+    let addresses = address.then(|| san(SanType::IpAddress, exact()));
+    names.into_iter().chain(addresses)
 }
 
 fn san(kind: SanType, pattern: MatchPattern) -> SubjectAltNameMatcher {

@@ -4,12 +4,12 @@ use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use malla_model::id::selects;
+use malla_model::id::{Labels, selects};
 use malla_model::service::{Resolution, ServicePort};
 use malla_model::sidecar::Ingress;
 use malla_model::telemetry::effective::Levels;
 use malla_model::workload::{Address, Locality};
-use malla_model::{Gateway, Host, Mesh, Protocol, Service, VirtualService};
+use malla_model::{Gateway, Host, Mesh, Meta, Protocol, Service, VirtualService};
 
 use crate::node::{NodeKind, NodeView};
 use crate::patch::Patches;
@@ -96,6 +96,13 @@ impl<'a> View<'a> {
     /// VirtualServices the node knows, as they win.
     pub(crate) fn virtual_services(&self) -> &[&'a Arc<VirtualService>] {
         &self.scope().virtual_services
+    }
+
+    /// Whether a policy is for the node: one of its namespace or the root namespace that selects it.
+    pub(crate) fn is_for_node(&self, policy: &Meta, selector: Option<&Labels>) -> bool {
+        let root = &*self.mesh.settings.root_namespace;
+        let near = [root, &*self.node.namespace].contains(&policy.namespace());
+        near && selector.is_none_or(|selector| selects(selector, &self.node.labels))
     }
 
     /// What is in force for the node of all Telemetry objects.

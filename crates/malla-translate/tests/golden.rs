@@ -144,6 +144,28 @@ fn every_kind_of_route() {
     check("gateway-api", &mesh, NodeKind::Router, "edge-istio-0.base");
 }
 
+fn security() -> Mesh {
+    world(&format!(
+        "{INGRESS}\n---\n{}",
+        include_str!("worlds/security.yaml")
+    ))
+}
+
+#[test]
+fn tokens_and_authorizers_of_a_workload() {
+    check("security", &security(), NodeKind::Sidecar, "app-0.base");
+}
+
+#[test]
+fn routes_by_claims_of_a_gateway() {
+    check(
+        "claims",
+        &security(),
+        NodeKind::Router,
+        "istio-ingressgateway-0.istio-system",
+    );
+}
+
 /// Names of the HTTP filters, and of the network filters that are not HTTP, of each listener's chains.
 fn filters(resources: &Resources) -> (BTreeSet<Vec<String>>, BTreeSet<Vec<String>>) {
     let (mut http, mut tcp) = (BTreeSet::new(), BTreeSet::new());

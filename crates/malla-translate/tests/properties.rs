@@ -49,6 +49,7 @@ fn reversed(mesh: &Mesh) -> Mesh {
         sidecars: mesh.sidecars.clone(),
         envoy_filters: mesh.envoy_filters.clone(),
         peer_authentications: mesh.peer_authentications.clone(),
+        request_authentications: mesh.request_authentications.clone(),
         authorization_policies: mesh.authorization_policies.clone(),
         telemetries: mesh.telemetries.clone(),
         secrets: mesh.secrets.clone(),
@@ -60,6 +61,7 @@ fn reversed(mesh: &Mesh) -> Mesh {
     parts.gateways.reverse();
     parts.sidecars.reverse();
     parts.envoy_filters.reverse();
+    parts.request_authentications.reverse();
     parts.authorization_policies.reverse();
     parts.telemetries.reverse();
     Mesh::new(parts)

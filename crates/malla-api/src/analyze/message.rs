@@ -78,6 +78,7 @@ codes! {
     ServiceEntryAddressesRequired = "IST0134" Warning,
     DeploymentConflictingPorts = "IST0137" Warning,
     ConflictingGateways = "IST0145" Error,
+    JwtClaimBasedRoutingWithoutRequestAuthN = "IST0149" Error,
     InvalidGatewayCredential = "IST0161" Error,
     GatewayPortNotDefinedOnService = "IST0162" Warning,
     IneffectivePolicy = "IST0167" Warning,

@@ -27,6 +27,10 @@ pub(super) fn check(known: &Known, settings: &MeshSettings, out: &mut Findings) 
         }
         workloads(&policy.subject, selector, known, settings, out);
     }
+    for policy in &known.request_authentications {
+        let selector = policy.spec.selector.as_ref();
+        workloads(&policy.subject, selector, known, settings, out);
+    }
     for policy in &known.authorization_policies {
         workloads(
             &policy.subject,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use malla_model::id::selects;
 use malla_model::route::MESH_GATEWAY;
 use malla_model::{Host, MeshSettings};
 
@@ -10,11 +11,13 @@ use super::message::Code;
 use super::world::{Item, Known};
 use crate::istio::virtual_service::{Destination, VirtualServiceSpec};
 use crate::lower::gateway::server_host;
+use crate::lower::routed_claim;
 use crate::lower::virtual_service::gateway_name;
 
 pub(super) fn check(known: &Known, settings: &MeshSettings, out: &mut Findings) {
     for service in &known.virtual_services {
         gateways(service, known, out);
+        claims(service, known, settings, out);
         for (path, destination) in destinations(&service.spec) {
             self::destination(service, destination, &path, known, settings, out);
         }
@@ -88,6 +91,65 @@ fn gateways(service: &Item<VirtualServiceSpec>, known: &Known, out: &mut Finding
             );
         }
     }
+}
+
+/// Routes by claims of tokens that no RequestAuthentication of the gateway's pods checks.
+fn claims(
+    service: &Item<VirtualServiceSpec>,
+    known: &Known,
+    settings: &MeshSettings,
+    out: &mut Findings,
+) {
+    let Some((at, claim)) = first_claim(&service.spec) else {
+        return;
+    };
+    for written in &service.spec.gateways {
+        let name = gateway_name(written, service.namespace());
+        let mut gateways = known.gateways.iter();
+        let Some(gateway) = gateways.find(|g| *name == format!("{}/{}", g.namespace(), g.name()))
+        else {
+            continue;
+        };
+        for pod in &known.pods {
+            if !selects(&gateway.spec.selector, pod.labels()) {
+                continue;
+            }
+            let checked = known.request_authentications.iter().any(|policy| {
+                let near = [&*settings.root_namespace, pod.namespace()];
+                let selector = policy.spec.selector.as_ref();
+                near.contains(&policy.namespace())
+                    && selector.is_none_or(|it| selects(&it.match_labels, pod.labels()))
+            });
+            if !checked {
+                let text = format!(
+                    "The virtual service uses the JWT claim based routing (key: {claim}) but found no request authentication for the gateway ({name}) pod ({}). The request authentication must first be applied for the gateway pods to validate the JWT token and make the claims available for routing.",
+                    pod.name(),
+                );
+                let code = Code::JwtClaimBasedRoutingWithoutRequestAuthN;
+                out.at(code, &service.subject, at.as_str(), text);
+                return;
+            }
+        }
+    }
+}
+
+/// The first match on a claim, and where it is.
+fn first_claim(spec: &VirtualServiceSpec) -> Option<(String, &str)> {
+    spec.http.iter().enumerate().find_map(|(at, route)| {
+        route.matches.iter().enumerate().find_map(|(match_at, of)| {
+            let fields = [
+                ("headers", &of.headers),
+                ("withoutHeaders", &of.without_headers),
+            ];
+            fields.into_iter().find_map(|(field, headers)| {
+                let key = headers.keys().find(|key| routed_claim(key).is_some())?;
+                Some((
+                    format!("spec.http[{at}].match[{match_at}].{field}.{key}"),
+                    key.as_str(),
+                ))
+            })
+        })
+    })
 }
 
 /// Every destination with its path.

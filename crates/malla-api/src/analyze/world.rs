@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::message::{Source, Subject};
 use crate::istio::{
     AuthorizationPolicySpec, DestinationRuleSpec, GatewaySpec, PeerAuthenticationSpec,
-    ServiceEntrySpec, VirtualServiceSpec,
+    RequestAuthenticationSpec, ServiceEntrySpec, VirtualServiceSpec,
 };
 use crate::kind::Kind;
 use crate::lower::drop_nulls;
@@ -186,6 +186,7 @@ pub(super) struct Known {
     pub(super) gateways: Vec<Item<GatewaySpec>>,
     pub(super) service_entries: Vec<Item<ServiceEntrySpec>>,
     pub(super) peer_authentications: Vec<Item<PeerAuthenticationSpec>>,
+    pub(super) request_authentications: Vec<Item<RequestAuthenticationSpec>>,
     pub(super) authorization_policies: Vec<Item<AuthorizationPolicySpec>>,
     pub(super) services: Vec<Item<core::ServiceSpec>>,
     pub(super) pods: Vec<Item<core::PodSpec>>,
@@ -228,6 +229,9 @@ impl Known {
             (_, _, Some(Kind::ServiceEntry)) => self.service_entries.extend(item(object, "spec")),
             (_, _, Some(Kind::PeerAuthentication)) => {
                 self.peer_authentications.extend(item(object, "spec"))
+            }
+            (_, _, Some(Kind::RequestAuthentication)) => {
+                self.request_authentications.extend(item(object, "spec"))
             }
             (_, _, Some(Kind::AuthorizationPolicy)) => {
                 self.authorization_policies.extend(item(object, "spec"))

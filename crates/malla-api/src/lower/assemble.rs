@@ -29,6 +29,9 @@ pub fn add<'a>(parts: &mut MeshParts, configs: impl IntoIterator<Item = &'a Conf
             Config::Sidecar(value) => parts.sidecars.push(Arc::clone(value)),
             Config::EnvoyFilter(value) => parts.envoy_filters.push(Arc::clone(value)),
             Config::PeerAuthentication(value) => parts.peer_authentications.push(Arc::clone(value)),
+            Config::RequestAuthentication(value) => {
+                parts.request_authentications.push(Arc::clone(value));
+            }
             Config::AuthorizationPolicy(value) => {
                 parts.authorization_policies.push(Arc::clone(value));
             }

@@ -1,20 +1,22 @@
 //! AuthorizationPolicy to rules.
 //!
 //! Invariant: what cannot be understood never opens anything. A constraint that cannot be read
-//! takes its ALLOW rule with it (less is allowed), and is left out of a DENY rule (more is denied);
+//! takes its ALLOW rule with it (less is allowed), and is left out of a DENY or CUSTOM rule (more is denied or asked about);
 //! Istio treats HTTP fields on TCP ports the same way. Either is reported.
 
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use malla_model::MeshSettings;
 use malla_model::policy::{
     AuthorizationPolicy, Condition, ConditionKey, Glob, OneOf, Operation, PolicyAction, Rule,
     Source,
 };
+use malla_model::telemetry::ProviderKind;
 use serde_json::Value;
 
-use super::meta::{ip_block, meta, object_ref, port, selector, text, texts};
-use super::{Context, Lowered, Refused, decode};
+use super::meta::{ip_block, meta, port, selector, text, texts};
+use super::{Context, Lowered, Refused, by_selector_only, decode};
 use crate::istio::authorization_policy as raw;
 use crate::kind::Kind;
 
@@ -25,18 +27,25 @@ const DRY_RUN: &str = "istio.io/dry-run";
 ///
 /// # Errors
 /// When the spec is malformed, or the policy is attached by `targetRefs`.
-pub fn lower(metadata: &ObjectMeta, spec: &Value) -> Result<Lowered<AuthorizationPolicy>, Refused> {
+pub fn lower(
+    metadata: &ObjectMeta,
+    spec: &Value,
+    settings: &MeshSettings,
+) -> Result<Lowered<AuthorizationPolicy>, Refused> {
     let written: raw::AuthorizationPolicySpec = decode(Kind::AuthorizationPolicy, metadata, spec)?;
-    if written.target_ref.is_some() || !written.target_refs.is_empty() {
-        return Err(Refused {
-            object: object_ref(Kind::AuthorizationPolicy, metadata),
-            path: "spec.targetRefs".into(),
-            reason: "Malla attaches policies by selector only; use spec.selector".into(),
-        });
-    }
+    by_selector_only(
+        Kind::AuthorizationPolicy,
+        metadata,
+        written.target_ref.as_ref(),
+        &written.target_refs,
+    )?;
     let mut cx = Context::new(metadata, "");
     let meta = meta(Kind::AuthorizationPolicy.name(), metadata);
-    let widen = written.action == Some(raw::Action::Deny);
+    // More is denied, and an authorizer is asked about more.
+    let widen = matches!(
+        written.action,
+        Some(raw::Action::Deny | raw::Action::Custom)
+    );
     let rules = written
         .rules
         .iter()
@@ -50,23 +59,42 @@ pub fn lower(metadata: &ObjectMeta, spec: &Value) -> Result<Lowered<Authorizatio
             lowered
         })
         .collect();
-    if written.action == Some(raw::Action::Custom) {
-        cx.note(
-            "spec.action",
-            "CUSTOM needs an external authorizer, which Malla cannot call yet; until then every request to these workloads is refused",
-        );
-    }
+    let action = action(&written);
+    let dry_run = meta.annotations.get(DRY_RUN).is_some_and(|it| it == "true");
+    doubts(&action, dry_run, settings, &mut cx);
     let value = AuthorizationPolicy {
         selector: selector(written.selector.as_ref().map(|s| &s.match_labels)),
-        action: action(&written),
+        action,
         rules,
-        dry_run: meta
-            .annotations
-            .get(DRY_RUN)
-            .is_some_and(|value| value == "true"),
+        dry_run,
         meta,
     };
     Ok(cx.finish(Kind::AuthorizationPolicy, spec, value))
+}
+
+/// Notes what of an action cannot be done.
+fn doubts(action: &PolicyAction, dry_run: bool, settings: &MeshSettings, cx: &mut Context<'_>) {
+    let tried = matches!(action, PolicyAction::Allow | PolicyAction::Deny);
+    if dry_run && !tried {
+        cx.note(
+            format!("metadata.annotations[{DRY_RUN}]"),
+            "only ALLOW and DENY can be tried, so the policy does nothing",
+        );
+        return;
+    }
+    let PolicyAction::Custom { provider } = action else {
+        return;
+    };
+    let why = match settings.telemetry.provider(provider) {
+        Some(ProviderKind::Authorizer(_)) => return,
+        Some(ProviderKind::Other(_)) => "cannot be used; the mesh configuration says why",
+        Some(_) => "is no authorizer (envoyExtAuthzHttp or envoyExtAuthzGrpc)",
+        None => "is not among extensionProviders of the mesh configuration",
+    };
+    cx.note(
+        "spec.provider.name",
+        format!("{provider:?} {why}; until then every request to these workloads is refused"),
+    );
 }
 
 fn action(written: &raw::AuthorizationPolicySpec) -> PolicyAction {
@@ -283,12 +311,8 @@ pub(crate) fn condition_key(text: &str) -> Option<ConditionKey> {
         let plain = !name.is_empty() && !name.contains(['[', ']']);
         return plain.then(|| ConditionKey::RequestHeader(name.to_ascii_lowercase().into()));
     }
-    if let Some(rest) = text.strip_prefix("request.auth.claims[") {
-        let path: Vec<Arc<str>> = rest.strip_suffix(']')?.split("][").map(Arc::from).collect();
-        let plain = path
-            .iter()
-            .all(|part| !part.is_empty() && !part.contains(['[', ']']));
-        return plain.then_some(ConditionKey::RequestClaim(path));
+    if let Some(path) = text.strip_prefix("request.auth.claims") {
+        return claim_path(path).map(ConditionKey::RequestClaim);
     }
     Some(match text {
         "source.ip" => ConditionKey::SourceIp,
@@ -303,4 +327,11 @@ pub(crate) fn condition_key(text: &str) -> Option<ConditionKey> {
         "connection.sni" => ConditionKey::ConnectionSni,
         _ => return None,
     })
+}
+
+/// A claim and what of it, `[a][b]`.
+pub(crate) fn claim_path(text: &str) -> Option<Vec<Arc<str>>> {
+    let parts = text.strip_prefix('[')?.strip_suffix(']')?.split("][");
+    let plain = |part: &str| !part.is_empty() && !part.contains(['[', ']']);
+    parts.map(|part| plain(part).then(|| part.into())).collect()
 }

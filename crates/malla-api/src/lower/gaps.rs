@@ -53,6 +53,8 @@ const GATEWAY: &[Gap] = &[
     ("servers[].tls.ecdhCurves", NOT_YET),
 ];
 
+const REQUEST_AUTHENTICATION: &[Gap] = &[("jwtRules[].presence", NEVER)];
+
 /// Every field of `spec` that is set and not acted on.
 #[must_use]
 pub fn find(kind: Kind, spec: &Value) -> Vec<NotHonoured> {
@@ -60,6 +62,7 @@ pub fn find(kind: Kind, spec: &Value) -> Vec<NotHonoured> {
     match kind {
         Kind::VirtualService => table(spec, "", VIRTUAL_SERVICE, &mut found),
         Kind::Gateway => table(spec, "", GATEWAY, &mut found),
+        Kind::RequestAuthentication => table(spec, "", REQUEST_AUTHENTICATION, &mut found),
         Kind::DestinationRule => {
             for place in TRAFFIC_POLICY_PLACES {
                 table(spec, place, TRAFFIC_POLICY, &mut found);
@@ -72,10 +75,7 @@ pub fn find(kind: Kind, spec: &Value) -> Vec<NotHonoured> {
         | Kind::PeerAuthentication
         | Kind::AuthorizationPolicy
         | Kind::Telemetry => {}
-        Kind::WorkloadGroup
-        | Kind::ProxyConfig
-        | Kind::RequestAuthentication
-        | Kind::WasmPlugin => found.push(NotHonoured {
+        Kind::WorkloadGroup | Kind::ProxyConfig | Kind::WasmPlugin => found.push(NotHonoured {
             path: "spec".into(),
             why: format!("Malla does not act on {kind} yet").into(),
         }),
@@ -174,6 +174,7 @@ mod tests {
         for (kind, gaps) in [
             (Kind::VirtualService, VIRTUAL_SERVICE),
             (Kind::Gateway, GATEWAY),
+            (Kind::RequestAuthentication, REQUEST_AUTHENTICATION),
         ] {
             for (pattern, _) in gaps {
                 assert!(exists(kind.spec_schema(), pattern), "{kind} {pattern}");

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use malla_model::matching::{HttpMatch, Pattern, StringMatch};
+use malla_model::matching::{ClaimMatch, HttpMatch, Pattern, StringMatch};
 use malla_model::route::{
     AbortStatus, Cors, Fault, HeaderEdit, HeaderOps, HttpAction, HttpRoute, Mirror, PerMillion,
     Redirect, RedirectPath, RedirectPort, Retries, Rewrite, WeightedDestination,
 };
 
 use super::Context;
+use super::authorization::claim_path;
 use super::meta::{port, text, texts};
 use super::virtual_service::{alternatives, collect, destination, scope, weight};
 use crate::istio::common::{Percent, StringMatch as RawMatch};
@@ -94,6 +95,21 @@ fn http_match(written: &HttpMatchRequest, path: &str, cx: &mut Context<'_>) -> O
         Some(value) if *value == RawMatch::default() => Some(None),
         Some(value) => string_match(value, &format!("{path}.{name}"), cx).map(Some),
     };
+    let mut claims = Vec::new();
+    let wanted = headers(
+        &written.headers,
+        &format!("{path}.headers"),
+        false,
+        &mut claims,
+        cx,
+    )?;
+    let unwanted = headers(
+        &written.without_headers,
+        &format!("{path}.withoutHeaders"),
+        true,
+        &mut claims,
+        cx,
+    )?;
     Some(HttpMatch {
         name: text(&written.name).unwrap_or_default(),
         uri: field(&written.uri, "uri", cx)?,
@@ -101,12 +117,9 @@ fn http_match(written: &HttpMatchRequest, path: &str, cx: &mut Context<'_>) -> O
         scheme: field(&written.scheme, "scheme", cx)?,
         method: field(&written.method, "method", cx)?,
         authority: field(&written.authority, "authority", cx)?,
-        headers: headers(&written.headers, &format!("{path}.headers"), cx)?,
-        without_headers: headers(
-            &written.without_headers,
-            &format!("{path}.withoutHeaders"),
-            cx,
-        )?,
+        headers: wanted,
+        without_headers: unwanted,
+        claims,
         query_params: written
             .query_params
             .iter()
@@ -127,9 +140,12 @@ fn http_match(written: &HttpMatchRequest, path: &str, cx: &mut Context<'_>) -> O
     })
 }
 
+/// Headers, and claims that are written among them.
 fn headers(
     written: &BTreeMap<String, RawMatch>,
     path: &str,
+    invert: bool,
+    claims: &mut Vec<ClaimMatch>,
     cx: &mut Context<'_>,
 ) -> Option<BTreeMap<Arc<str>, StringMatch>> {
     let mut lowered = BTreeMap::new();
@@ -143,16 +159,38 @@ fn headers(
             continue;
         }
         if name.starts_with('@') {
-            cx.note(
-                at,
-                "routing by JWT claims is not supported, so this never matches",
-            );
-            return None;
+            let Some(path) = routed_claim(name) else {
+                cx.note(
+                    at,
+                    "names no claim, as @request.auth.claims[group] does, so this never matches",
+                );
+                return None;
+            };
+            let value = string_match(value, &at, cx)?;
+            claims.push(ClaimMatch {
+                path,
+                value,
+                invert,
+            });
+            continue;
         }
         let matcher = string_match(value, &at, cx)?;
         lowered.insert(name.to_ascii_lowercase().into(), matcher);
     }
     Some(lowered)
+}
+
+/// The claim that a header of a match names: `@request.auth.claims.a.b` or `@request.auth.claims[a][b]`.
+pub(crate) fn routed_claim(name: &str) -> Option<Vec<Arc<str>>> {
+    let rest = name.strip_prefix("@request.auth.claims")?;
+    match rest.strip_prefix('.') {
+        Some(path) => {
+            let path = path.split('.');
+            path.map(|part| (!part.is_empty()).then(|| part.into()))
+                .collect()
+        }
+        None => claim_path(rest),
+    }
 }
 
 /// `None` where the match can never hold because its expression does not compile.

@@ -1,7 +1,9 @@
-//! MeshConfig's providers of telemetry, and what `defaultConfig.tracing` says.
+//! MeshConfig's providers of telemetry and authorization, and what `defaultConfig.tracing` says.
 //!
 //! A provider with a field that cannot be read is kept under its name and does nothing, so that whoever names it is
 //! told; what of a provider has no effect is reported by path.
+
+mod authorizer;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,9 +23,7 @@ use crate::istio::telemetry::CustomTag;
 
 const NOT_YET: &str = "Malla does not act on it yet";
 /// Istio's fields for kinds of providers, beside those Malla acts on.
-const OTHER_KINDS: [&str; 9] = [
-    "envoyExtAuthzHttp",
-    "envoyExtAuthzGrpc",
+const OTHER_KINDS: [&str; 7] = [
     "lightstep",
     "datadog",
     "stackdriver",
@@ -193,6 +193,8 @@ fn kind(fields: &mut Fields<'_>) -> Option<ProviderKind> {
                 | "opentelemetry"
                 | "zipkin"
                 | "prometheus"
+                | "envoyExtAuthzHttp"
+                | "envoyExtAuthzGrpc"
         )
     });
     match known {
@@ -207,6 +209,8 @@ fn kind(fields: &mut Fields<'_>) -> Option<ProviderKind> {
         }
         Some("opentelemetry") => fields.object("opentelemetry", opentelemetry),
         Some("zipkin") => fields.object("zipkin", zipkin),
+        Some("envoyExtAuthzHttp") => fields.object("envoyExtAuthzHttp", authorizer::by_http),
+        Some("envoyExtAuthzGrpc") => fields.object("envoyExtAuthzGrpc", authorizer::by_grpc),
         Some(_) => {
             fields.object("prometheus", |_| Some(()));
             Some(ProviderKind::Prometheus)

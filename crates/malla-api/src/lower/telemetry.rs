@@ -11,8 +11,8 @@ use malla_model::telemetry::{
 };
 use serde_json::Value;
 
-use super::meta::{meta, object_ref, selector, text};
-use super::{Context, Lowered, Refused, decode};
+use super::meta::{meta, selector, text};
+use super::{Context, Lowered, Refused, by_selector_only, decode};
 use crate::istio::telemetry as raw;
 use crate::kind::Kind;
 
@@ -26,13 +26,12 @@ pub fn lower(
     settings: &MeshSettings,
 ) -> Result<Lowered<Telemetry>, Refused> {
     let written: raw::TelemetrySpec = decode(Kind::Telemetry, metadata, spec)?;
-    if written.target_ref.is_some() || !written.target_refs.is_empty() {
-        return Err(Refused {
-            object: object_ref(Kind::Telemetry, metadata),
-            path: "spec.targetRefs".into(),
-            reason: "Malla attaches Telemetry by spec.selector only".into(),
-        });
-    }
+    by_selector_only(
+        Kind::Telemetry,
+        metadata,
+        written.target_ref.as_ref(),
+        &written.target_refs,
+    )?;
     let mut cx = Context::new(metadata, "");
     let mut logging = Vec::new();
     for (at, rule) in written.access_logging.iter().enumerate() {

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use malla_model::matching::Pattern;
 
 use crate::istio::common::{StringMatch, WorkloadSelector};
+use crate::lower::routed_claim;
 use crate::report::Report;
 
 /// Longest regular expression that Istio lets pass.
@@ -306,7 +307,7 @@ pub(super) fn string_match(value: &StringMatch, path: &str, report: &mut Report)
 /// A header that a route matches on.
 pub(super) fn header_name(name: &str, path: &str, report: &mut Report) {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
-    let is_claim = name.starts_with("@request.auth.claims");
+    let is_claim = routed_claim(name).is_some();
     if !is_claim && (name.is_empty() || !name.bytes().all(plain)) {
         report
             .error(path, "is not a header's name")

@@ -1,7 +1,10 @@
 //! RequestAuthentication.
 
+use malla_model::token::JwksUri;
+
 use super::names;
 use crate::istio::RequestAuthenticationSpec;
+use crate::lower::request_authentication::check_jwks;
 use crate::report::Report;
 
 pub(super) fn check(spec: &RequestAuthenticationSpec, report: &mut Report) {
@@ -13,26 +16,17 @@ pub(super) fn check(spec: &RequestAuthenticationSpec, report: &mut Report) {
         }
         let uri = rule.jwks_uri.as_deref().or(rule.jwks_uri_snake.as_deref());
         if let Some(uri) = uri
-            && !uri.starts_with("http://")
-            && !uri.starts_with("https://")
+            && let Err(why) = JwksUri::parse(uri)
         {
             report
-                .error(
-                    format!("{path}.jwksUri"),
-                    "must begin with http:// or https://",
-                )
+                .error(format!("{path}.jwksUri"), why)
                 .value(format!("{uri:?}"))
-                .done();
+                .fix("write it as https://issuer.example.com/keys");
         }
-        if let Some(jwks) = &rule.jwks {
-            let parsed: Result<serde_json::Value, _> = serde_json::from_str(jwks);
-            let has_keys = parsed
-                .is_ok_and(|value| value.get("keys").is_some_and(serde_json::Value::is_array));
-            if !has_keys {
-                report
-                    .error(format!("{path}.jwks"), "is not a JSON Web Key Set")
-                    .fix("write {\"keys\": [...]}");
-            }
+        if let Some(Err(why)) = rule.jwks.as_deref().map(check_jwks) {
+            report
+                .error(format!("{path}.jwks"), why)
+                .fix("write {\"keys\": [...]} with keys of signatures (RFC 7517)");
         }
     }
 }

@@ -163,7 +163,7 @@ pub(crate) fn echo(request: &Request) -> String {
     )
 }
 
-fn read(stream: &TcpStream) -> Option<Request> {
+pub(crate) fn read(stream: &TcpStream) -> Option<Request> {
     let mut reader = BufReader::with_capacity(1, stream);
     let mut request = read_head(&mut reader)?;
     read_body(&mut reader, &mut request);

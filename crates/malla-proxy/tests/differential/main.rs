@@ -25,6 +25,7 @@ mod lab;
 mod limits;
 mod mtls;
 mod outcome;
+mod policies;
 mod ports;
 mod slow_start;
 mod socket;

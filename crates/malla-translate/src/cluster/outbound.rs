@@ -22,8 +22,8 @@ use crate::gateways::auto_passthrough;
 use crate::metrics;
 use crate::names::{outbound_cluster, outbound_sni};
 use crate::node::Profile;
+use crate::providers;
 use crate::rules::{Policy, Rule};
-use crate::telemetry;
 use crate::tls::{self, Within};
 use crate::view::View;
 
@@ -41,7 +41,7 @@ pub(crate) fn clusters(view: &View<'_>) -> Vec<Cluster> {
             }
         }
     }
-    for (service, port) in telemetry::hidden(view) {
+    for (service, port) in providers::hidden(view) {
         clusters.push(cluster(view, service, port, None, None));
     }
     for service in auto_passthrough(view) {
@@ -140,10 +140,6 @@ fn shaped(
     (cluster, policy)
 }
 
-#[expect(
-    deprecated,
-    reason = "Envoy's older spelling of DNS clusters, which all versions read"
-)]
 /// The cluster with its way of finding endpoints and choosing among them.
 fn discovered(
     view: &View<'_>,
@@ -171,15 +167,7 @@ fn discovered(
         });
     } else {
         cluster.load_assignment = Some(load_assignment(view, name, service, port, subset, policy));
-        cluster.dns_lookup_family = if view.node.ipv6_only() {
-            DnsLookupFamily::V6Only
-        } else {
-            DnsLookupFamily::V4Only
-        }
-        .into();
-        cluster.dns_refresh_rate = Some(wkt::duration(view.mesh.settings.dns_refresh));
-        cluster.dns_jitter = Some(wkt::duration(DNS_JITTER));
-        cluster.respect_dns_ttl = true;
+        resolve_names(view, &mut cluster);
     }
     policy::apply_balance(&mut cluster, balancer);
     // Unready endpoints are sent too; without this Envoy would use them when most are unready.
@@ -193,6 +181,23 @@ fn discovered(
         ));
     }
     cluster
+}
+
+#[expect(
+    deprecated,
+    reason = "Envoy's older spelling of DNS clusters, which all versions read"
+)]
+/// How often the proxy looks a cluster's names up, and for which addresses.
+pub(super) fn resolve_names(view: &View<'_>, cluster: &mut Cluster) {
+    cluster.dns_lookup_family = if view.node.ipv6_only() {
+        DnsLookupFamily::V6Only
+    } else {
+        DnsLookupFamily::V4Only
+    }
+    .into();
+    cluster.dns_refresh_rate = Some(wkt::duration(view.mesh.settings.dns_refresh));
+    cluster.dns_jitter = Some(wkt::duration(DNS_JITTER));
+    cluster.respect_dns_ttl = true;
 }
 
 /// For TLS to the outside the host of the request is the server's name, unless the rule gives one.
@@ -226,7 +231,7 @@ fn secure(
     }
     let sans = server_names(view, service, port);
     if let Some(tls) = &policy.tls {
-        cluster.transport_socket = tls::rule_client(tls, &view.node.namespace, &sni, within, &sans)
+        cluster.transport_socket = tls::rule_client(view, tls, &sni, within, &sans)
             .map(|context| tls::client_socket(&context));
         return;
     }

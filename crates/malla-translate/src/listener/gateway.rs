@@ -14,8 +14,8 @@ use super::hcm::{Routes, Side};
 use super::{base, chain, filter, hcm, sniff, tcp};
 use crate::gateways::{self, Bound, Port, Spoken, auto_passthrough_of};
 use crate::names::outbound_sni;
-use crate::rbac;
 use crate::route::{in_scope, tcp_destinations};
+use crate::security;
 use crate::tls;
 use crate::view::View;
 
@@ -63,13 +63,12 @@ fn manager(
     listener: &str,
     server: &Bound<'_>,
 ) -> Option<malla_xds_proto::listener::Filter> {
-    let authorization = rbac::http_filters(view);
     Some(hcm::manager(
         view,
         Side::Gateway,
         format!("outbound_{listener}"),
         Routes::Named(server.route_name()?),
-        authorization,
+        security::http_filters(view),
         server.server.protocol == Protocol::GrpcWeb,
     ))
 }
@@ -115,7 +114,7 @@ fn terminated(view: &View<'_>, listener: &str, server: &Bound<'_>) -> Option<Fil
     let filters = if http {
         vec![manager(view, listener, server)?]
     } else {
-        let mut filters = rbac::network_filters(view);
+        let mut filters = security::network_filters(view);
         let (stat_prefix, to) = tcp_routes(view, server).into_iter().next()?;
         filters.extend(tcp::proxy(view, Side::Gateway, &stat_prefix, &to));
         filters
@@ -185,7 +184,7 @@ fn tcp_chains(view: &View<'_>, servers: &[Bound<'_>]) -> Vec<FilterChain> {
         .next();
     routes
         .map(|(stat_prefix, to)| {
-            let mut filters = rbac::network_filters(view);
+            let mut filters = security::network_filters(view);
             filters.extend(tcp::proxy(view, Side::Gateway, &stat_prefix, &to));
             chain("", FilterChainMatch::default(), filters)
         })
@@ -219,7 +218,7 @@ fn forwarding(
     port: u16,
 ) -> FilterChain {
     let (stat_prefix, to) = weighted(view, to, port);
-    let mut filters = rbac::network_filters(view);
+    let mut filters = security::network_filters(view);
     filters.extend(tcp::proxy(view, Side::Gateway, &stat_prefix, &to));
     chain("", of, filters)
 }

@@ -24,8 +24,8 @@ use crate::names::{
 };
 use crate::node::{Interception, Profile};
 use crate::patch;
-use crate::rbac;
 use crate::route::inbound_configuration;
+use crate::security;
 use crate::tls::{self, Served};
 use crate::view::{OwnPort, View};
 
@@ -359,14 +359,14 @@ fn http(view: &View<'_>, target: &Target<'_>) -> Filter {
         Side::Inbound,
         stat_prefix,
         Routes::Inline(Box::new(routes)),
-        rbac::http_filters(view),
+        security::http_filters(view),
         false,
     )
 }
 
 fn bytes(view: &View<'_>, target: &Target<'_>) -> Vec<Filter> {
     let mut filters: Vec<Filter> = metrics::exchange(view).into_iter().collect();
-    filters.extend(rbac::network_filters(view));
+    filters.extend(security::network_filters(view));
     filters.extend(tcp::to_cluster(view, Side::Inbound, &target.cluster));
     filters
 }

@@ -59,7 +59,7 @@ fn of_source(view: &View<'_>, source: &Source, layer: Layer) -> Vec<Principal> {
     add(&mut parts, &source.principals, |name| identity(view, name));
     if layer == Layer::Http {
         add(&mut parts, &source.request_principals, |name| {
-            request_principal(view, name)
+            request_principal(name)
         });
     }
     add(&mut parts, &source.namespaces, namespace);
@@ -104,24 +104,22 @@ fn of_condition(view: &View<'_>, condition: &Condition, layer: Layer) -> Vec<Pri
         }),
         ConditionKey::RequestPrincipal => {
             add(&mut parts, values, |text| {
-                request_principal(view, &Glob::parse(text))
+                request_principal(&Glob::parse(text))
             });
         }
         ConditionKey::RequestAudiences => {
             add(&mut parts, values, |text| {
-                claim(view, &["aud"], &Glob::parse(text))
+                claim(&["aud"], &Glob::parse(text))
             });
         }
         ConditionKey::RequestPresenter => {
             add(&mut parts, values, |text| {
-                claim(view, &["azp"], &Glob::parse(text))
+                claim(&["azp"], &Glob::parse(text))
             });
         }
         ConditionKey::RequestClaim(path) => {
             let path: Vec<&str> = path.iter().map(|part| &**part).collect();
-            add(&mut parts, values, |text| {
-                claim(view, &path, &Glob::parse(text))
-            });
+            add(&mut parts, values, |text| claim(&path, &Glob::parse(text)));
         }
         ConditionKey::DestinationIp
         | ConditionKey::DestinationPort

@@ -26,7 +26,7 @@ pub(super) fn cidr(net: &IpNet) -> CidrRange {
 
 /// A policy's text as a matcher of texts that start with `prefix`. Envoy refuses empty prefixes and
 /// suffixes, so "present" is a regular expression.
-pub(super) fn glob(value: &Glob, prefix: &str, ignore_case: bool) -> StringMatcher {
+pub(crate) fn glob(value: &Glob, prefix: &str, ignore_case: bool) -> StringMatcher {
     let pattern = match value {
         Glob::Present => MatchPattern::SafeRegex(regex(".+".into())),
         Glob::Exact(text) => MatchPattern::Exact(format!("{prefix}{text}")),

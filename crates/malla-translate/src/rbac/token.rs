@@ -1,29 +1,17 @@
 //! What a policy asks of a request's token.
 
 use malla_model::policy::Glob;
-use malla_xds_proto::matcher::metadata_matcher::{PathSegment, path_segment};
-use malla_xds_proto::matcher::{
-    ListMatcher, MetadataMatcher, ValueMatcher, list_matcher, value_matcher,
-};
 use malla_xds_proto::rbac::principal::{Identifier, Set};
 use malla_xds_proto::rbac::{MetadataSource, Principal, SourcedMetadata};
 
 use super::principal::{all, never, principal};
 use super::text::glob;
-use crate::node::Profile;
-use crate::view::View;
-
-const JWT_FILTER: &str = "envoy.filters.http.jwt_authn";
-/// Where the JWT filter leaves a token's claims.
-const JWT_PAYLOAD: &str = "payload";
+use crate::jwt;
 
 /// `issuer/subject`, where the issuer may hold slashes and the subject may not.
-pub(super) fn request_principal(view: &View<'_>, name: &Glob) -> Principal {
+pub(super) fn request_principal(name: &Glob) -> Principal {
     let both = |issuer: &Glob, subject: &Glob| {
-        all(vec![
-            claim(view, &["iss"], issuer),
-            claim(view, &["sub"], subject),
-        ])
+        all(vec![claim(&["iss"], issuer), claim(&["sub"], subject)])
     };
     match name {
         Glob::Present => both(&Glob::Present, &Glob::Present),
@@ -65,44 +53,11 @@ pub(super) fn request_principal(view: &View<'_>, name: &Glob) -> Principal {
     }
 }
 
-/// A claim of the request's token: a text, or a list that holds it.
-pub(super) fn claim(view: &View<'_>, path: &[&str], value: &Glob) -> Principal {
-    if view.node.profile == Profile::Malla {
-        // It verifies no tokens yet, so no request has claims.
-        return never();
-    }
-    let text = || {
-        Some(ValueMatcher {
-            match_pattern: Some(value_matcher::MatchPattern::StringMatch(glob(
-                value, "", false,
-            ))),
-        })
-    };
-    let matching = |value: Option<ValueMatcher>| {
-        let matcher = MetadataMatcher {
-            filter: JWT_FILTER.into(),
-            path: std::iter::once(&JWT_PAYLOAD)
-                .chain(path)
-                .map(|key| PathSegment {
-                    segment: Some(path_segment::Segment::Key((*key).to_owned())),
-                })
-                .collect(),
-            value,
-            ..MetadataMatcher::default()
-        };
-        principal(Identifier::SourcedMetadata(SourcedMetadata {
-            metadata_matcher: Some(matcher),
-            metadata_source: MetadataSource::Dynamic.into(),
-        }))
-    };
-    let list = text().map(|one| ValueMatcher {
-        match_pattern: Some(value_matcher::MatchPattern::ListMatch(Box::new(
-            ListMatcher {
-                match_pattern: Some(list_matcher::MatchPattern::OneOf(Box::new(one))),
-            },
-        ))),
-    });
-    principal(Identifier::OrIds(Set {
-        ids: vec![matching(text()), matching(list)],
+/// A claim of the request's token.
+pub(super) fn claim(path: &[&str], value: &Glob) -> Principal {
+    let matcher = jwt::claim(path.iter().copied(), glob(value, "", false));
+    principal(Identifier::SourcedMetadata(SourcedMetadata {
+        metadata_matcher: Some(matcher),
+        metadata_source: MetadataSource::Dynamic.into(),
     }))
 }

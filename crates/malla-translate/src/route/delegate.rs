@@ -109,6 +109,7 @@ fn narrow(root: &HttpMatch, own: &HttpMatch) -> Option<HttpMatch> {
         headers: each_within(&root.headers, &own.headers)?,
         without_headers: each_within(&root.without_headers, &own.without_headers)?,
         query_params: each_within(&root.query_params, &own.query_params)?,
+        claims: root.claims.iter().chain(&own.claims).cloned().collect(),
         stat_prefix: if own.stat_prefix.is_empty() {
             root.stat_prefix.clone()
         } else {

@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
-use malla_model::matching::{HttpMatch, StringMatch};
+use malla_model::matching::{ClaimMatch, HttpMatch, StringMatch};
 use malla_xds_proto::matcher::string_matcher::MatchPattern;
-use malla_xds_proto::matcher::{RegexMatcher, StringMatcher};
+use malla_xds_proto::matcher::{MetadataMatcher, RegexMatcher, StringMatcher};
 use malla_xds_proto::route::header_matcher::HeaderMatchSpecifier;
 use malla_xds_proto::route::query_parameter_matcher::QueryParameterMatchSpecifier;
 use malla_xds_proto::route::route_match::PathSpecifier;
 use malla_xds_proto::route::{HeaderMatcher, QueryParameterMatcher, RouteMatch};
 use malla_xds_proto::wkt;
+
+use crate::jwt;
 
 /// Matches of headers by these names are about the request line; Istio ignores them.
 const NOT_HEADERS: [&str; 4] = ["uri", "scheme", "method", "authority"];
@@ -58,6 +60,7 @@ pub(crate) fn route_match(of: &HttpMatch) -> RouteMatch {
             .iter()
             .map(|(name, value)| query(name, value))
             .collect(),
+        dynamic_metadata: of.claims.iter().map(claim).collect(),
         ..RouteMatch::default()
     }
 }
@@ -99,6 +102,18 @@ fn header(name: &str, value: &StringMatch) -> HeaderMatcher {
             None => HeaderMatchSpecifier::PresentMatch(true),
         }),
         ..HeaderMatcher::default()
+    }
+}
+
+fn claim(of: &ClaimMatch) -> MetadataMatcher {
+    let anything = || StringMatcher {
+        match_pattern: Some(MatchPattern::SafeRegex(regex(".*"))),
+        ..StringMatcher::default()
+    };
+    let value = string(&of.value).unwrap_or_else(anything);
+    MetadataMatcher {
+        invert: of.invert,
+        ..jwt::claim(of.path.iter().map(|part| &**part), value)
     }
 }
 

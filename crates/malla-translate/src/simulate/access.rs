@@ -6,25 +6,13 @@ use malla_xds_proto::rbac::principal::Identifier;
 use malla_xds_proto::rbac::rbac::Action;
 use malla_xds_proto::rbac::{Permission, Principal, Rbac};
 
-use super::{Call, text};
+use serde_json::Value;
+
+use super::{Call, claims, text};
 
 /// `None` where the call may go on; else the policy that denies it, or none that would allow it.
-/// `authenticated` says whether the proxy has seen the client's certificate.
-pub(crate) fn denied(rules: &Rbac, call: &Call, authenticated: bool) -> Option<Option<String>> {
-    let seen = Seen {
-        call,
-        authenticated,
-    };
-    let mut matching: Vec<&String> = rules
-        .policies
-        .iter()
-        .filter(|(_, policy)| {
-            policy.permissions.iter().any(|p| seen.permits(p))
-                && policy.principals.iter().any(|p| seen.is(p))
-        })
-        .map(|(name, _)| name)
-        .collect();
-    matching.sort(); // Envoy's order too.
+pub(crate) fn denied(rules: &Rbac, seen: &Seen<'_>) -> Option<Option<String>> {
+    let matching = matching(rules, seen);
     match Action::try_from(rules.action) {
         Ok(Action::Deny) => matching.first().map(|name| Some((*name).clone())),
         Ok(Action::Allow) if matching.is_empty() => Some(None),
@@ -32,12 +20,38 @@ pub(crate) fn denied(rules: &Rbac, call: &Call, authenticated: bool) -> Option<O
     }
 }
 
-struct Seen<'a> {
-    call: &'a Call,
-    authenticated: bool,
+/// The policies that match, in Envoy's order.
+pub(crate) fn matching<'r>(rules: &'r Rbac, seen: &Seen<'_>) -> Vec<&'r String> {
+    let policies = rules.policies.iter();
+    let mut matching: Vec<&String> = policies
+        .filter(|(_, policy)| {
+            policy.permissions.iter().any(|p| seen.permits(p))
+                && policy.principals.iter().any(|p| seen.is(p))
+        })
+        .map(|(name, _)| name)
+        .collect();
+    matching.sort();
+    matching
 }
 
-impl Seen<'_> {
+/// What is known of a call.
+pub(crate) struct Seen<'a> {
+    call: &'a Call,
+    /// The proxy has seen the client's certificate.
+    authenticated: bool,
+    /// Of a token that was checked.
+    claims: Option<&'a Value>,
+}
+
+impl<'a> Seen<'a> {
+    pub(crate) fn new(call: &'a Call, authenticated: bool, claims: Option<&'a Value>) -> Self {
+        Self {
+            call,
+            authenticated,
+            claims,
+        }
+    }
+
     fn permits(&self, permission: &Permission) -> bool {
         let request = self.call.request.as_ref();
         match &permission.rule {
@@ -84,7 +98,10 @@ impl Seen<'_> {
                 text::within(range, self.call.from)
             }
             Some(Identifier::Header(matcher)) => request.is_some_and(|r| text::header(matcher, r)),
-            // A call carries no token here.
+            Some(Identifier::SourcedMetadata(sourced)) => sourced
+                .metadata_matcher
+                .as_ref()
+                .is_some_and(|matcher| claims::fit(matcher, self.claims)),
             _ => false,
         }
     }

@@ -5,7 +5,9 @@ use malla_xds_proto::route::query_parameter_matcher::QueryParameterMatchSpecifie
 use malla_xds_proto::route::route_match::PathSpecifier;
 use malla_xds_proto::route::{Route, RouteConfiguration, RouteMatch, VirtualHost};
 
-use super::{Request, text};
+use serde_json::Value;
+
+use super::{Request, claims, text};
 
 /// Exact domains, then the longest `*.suffix`, then the longest `prefix.*`, then `*`.
 pub(crate) fn virtual_host<'a>(
@@ -52,12 +54,15 @@ fn without_port(host: &str) -> &str {
     }
 }
 
-pub(crate) fn matches(route: &Route, request: &Request) -> bool {
+pub(crate) fn matches(route: &Route, request: &Request, claims: Option<&Value>) -> bool {
     let Some(of) = &route.r#match else {
         return false;
     };
     path(of, request)
-        && of.headers.iter().all(|matcher| text::header(matcher, request))
+        && of
+            .headers
+            .iter()
+            .all(|matcher| text::header(matcher, request))
         && of.query_parameters.iter().all(|matcher| {
             let value = query_value(&request.path, &matcher.name);
             match (&matcher.query_parameter_match_specifier, value) {
@@ -71,8 +76,10 @@ pub(crate) fn matches(route: &Route, request: &Request) -> bool {
                 (Some(_), None) => false,
             }
         })
-        // Nothing before the route sets metadata here, so what asks for some does not match.
-        && of.dynamic_metadata.is_empty()
+        && of
+            .dynamic_metadata
+            .iter()
+            .all(|matcher| claims::fit(matcher, claims))
 }
 
 fn path(of: &RouteMatch, request: &Request) -> bool {

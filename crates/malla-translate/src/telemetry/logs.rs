@@ -13,8 +13,8 @@ use malla_xds_proto::pb::envoy::extensions::access_loggers::grpc::v3::{
     CommonGrpcAccessLogConfig, HttpGrpcAccessLogConfig, TcpGrpcAccessLogConfig,
 };
 
-use super::grpc_service;
 use crate::access_log;
+use crate::providers::grpc_service;
 use crate::view::View;
 
 /// What a log is of.

@@ -25,7 +25,8 @@ use malla_xds_proto::pb::envoy::r#type::tracing::v3::custom_tag::{
 use malla_xds_proto::pb::google::protobuf::Any;
 use malla_xds_proto::{any, wkt};
 
-use super::{canonical_revision, canonical_service, cluster, grpc_service, header};
+use super::{canonical_revision, canonical_service};
+use crate::providers::{cluster, grpc_service, header};
 use crate::view::View;
 
 /// Where Zipkin takes spans unless told otherwise.
@@ -152,6 +153,7 @@ fn configured(view: &View<'_>, provider: &ProviderKind) -> Option<(provider::Htt
         | ProviderKind::HttpLogs(_)
         | ProviderKind::TcpLogs(_)
         | ProviderKind::Prometheus
+        | ProviderKind::Authorizer(_)
         | ProviderKind::Other(_) => return None,
     };
     Some((http(name, config), max_path))

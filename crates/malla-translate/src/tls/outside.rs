@@ -15,11 +15,17 @@ use super::{
     protocol_versions,
 };
 use crate::names::{ANCHORS_SUFFIX, OWN_SECRET};
+use crate::node::Profile;
+use crate::view::View;
 
-/// TLS as a DestinationRule asks a client in `namespace` for; `None` where it asks for none.
+/// Where the system's trust anchors are on Debian, Ubuntu and in Envoy's images. Stock Envoy knows of none by itself: it
+/// reads `system_root_certs` and then verifies nothing.
+const ENVOY_ANCHORS: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+/// TLS as a DestinationRule asks a client for; `None` where it asks for none.
 pub(crate) fn rule_client(
+    view: &View<'_>,
     tls: &ClientTls,
-    namespace: &str,
     default_sni: &str,
     within: Within,
     sans: &BTreeSet<String>,
@@ -41,13 +47,11 @@ pub(crate) fn rule_client(
                 &wanted,
             ))
         }
-        ClientTlsMode::Simple | ClientTlsMode::Mutual => {
-            Some(outside_client(tls, namespace, within))
-        }
+        ClientTlsMode::Simple | ClientTlsMode::Mutual => Some(outside_client(view, tls, within)),
     }
 }
 
-fn outside_client(tls: &ClientTls, namespace: &str, within: Within) -> UpstreamTlsContext {
+fn outside_client(view: &View<'_>, tls: &ClientTls, within: Within) -> UpstreamTlsContext {
     let sans: Vec<SubjectAltNameMatcher> = tls
         .subject_alt_names
         .iter()
@@ -70,7 +74,7 @@ fn outside_client(tls: &ClientTls, namespace: &str, within: Within) -> UpstreamT
         ..CertificateValidationContext::default()
     };
     if let Some(credential) = &tls.credential_name {
-        let name = format!("{OWN_SECRET}{namespace}/{credential}");
+        let name = format!("{OWN_SECRET}{}/{credential}", view.node.namespace);
         if tls.mode == ClientTlsMode::Mutual {
             common.tls_certificate_sds_secret_configs = vec![delivered(&name)];
         }
@@ -88,9 +92,12 @@ fn outside_client(tls: &ClientTls, namespace: &str, within: Within) -> UpstreamT
     if tls.insecure_skip_verify {
         return with_sni(tls, common);
     }
-    match &tls.ca_certificates {
-        Some(file) => validation.trusted_ca = Some(in_file(file)),
-        None => validation.system_root_certs = Some(SystemRootCerts::default()),
+    match (&tls.ca_certificates, view.node.profile) {
+        (Some(file), _) => validation.trusted_ca = Some(in_file(file)),
+        (None, Profile::PlainEnvoy) => validation.trusted_ca = Some(in_file(ENVOY_ANCHORS)),
+        (None, Profile::Malla) => {
+            validation.system_root_certs = Some(SystemRootCerts::default());
+        }
     }
     common.validation_context_type = Some(ValidationContextType::ValidationContext(validation));
     with_sni(tls, common)

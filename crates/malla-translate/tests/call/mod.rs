@@ -49,6 +49,7 @@ pub(crate) fn call(mesh: &Mesh, text: &str) -> Call {
                 .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
                 .collect(),
             http2: scheme == "h2",
+            claims: None,
         }),
     }
 }
@@ -85,6 +86,12 @@ pub(crate) fn by_peer(mut call: Call, peer: &str) -> Call {
         alpn: vec!["istio".into()],
         peer: Some(format!("spiffe://cluster.local/{peer}")),
     });
+    call
+}
+
+/// A request with a good token that says this.
+pub(crate) fn with_claims(mut call: Call, claims: serde_json::Value) -> Call {
+    call.request.as_mut().unwrap().claims = Some(claims);
     call
 }
 

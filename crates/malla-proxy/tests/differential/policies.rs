@@ -1,0 +1,248 @@
+//! Istio's security policies as the control plane translates them, decided by both proxies: every policy of `policies.yaml`
+//! has a listener of its own, and every request of it is sent to each.
+//!
+//! `policies.txt` holds the decisions; `UPDATE_EXPECT=1` writes it anew.
+
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener};
+
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use expect_test::expect_file;
+use malla_api::lower::{assemble, kubernetes, mesh_config};
+use malla_api::{Config, Kind, lower};
+use malla_model::mesh::MeshParts;
+use malla_model::{Mesh, MeshSettings};
+use malla_translate::{NodeKind, NodeView, translate};
+use malla_xds_proto::json;
+use serde_json::{Map, Value, json};
+
+use crate::backend;
+use crate::lab::{Lab, show};
+use crate::ports::free_port;
+use crate::wire::{comparable, exchange};
+
+const FILE: &str = include_str!("policies.yaml");
+/// 2100 and 2001.
+const FUTURE: u64 = 4_102_444_800;
+const PAST: u64 = 1_000_000_000;
+
+/// Signs tokens.
+struct Issuer(Ed25519KeyPair);
+
+impl Issuer {
+    fn new() -> Self {
+        Self(Ed25519KeyPair::generate().unwrap())
+    }
+
+    fn jwks(&self) -> String {
+        let x = URL_SAFE_NO_PAD.encode(self.0.public_key().as_ref());
+        json!({"keys": [{"kty": "OKP", "crv": "Ed25519", "x": x}]}).to_string()
+    }
+
+    fn token(&self, claims: &Value) -> String {
+        let mut claims = claims.clone();
+        let expires = claims["exp"].as_str().map_or(FUTURE, |_| PAST);
+        claims["exp"] = expires.into();
+        let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        let signed = format!("{}.{}", part(&json!({"alg": "EdDSA"})), part(&claims));
+        let signature = URL_SAFE_NO_PAD.encode(self.0.sign(signed.as_bytes()));
+        format!("{signed}.{signature}")
+    }
+}
+
+/// An authorizer that allows what says `x-allow: yes`, and a server of keys.
+fn helper(jwks: String) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let jwks = jwks.clone();
+            std::thread::spawn(move || {
+                while let Some(request) = backend::read(&stream) {
+                    let path = request.line.split(' ').nth(1).unwrap_or_default();
+                    let allowed = backend::header(&request, "x-allow") == "yes";
+                    let (status, more, body) = match (path, allowed) {
+                        ("/keys", _) => ("200 OK", String::new(), &*jwks),
+                        (_, true) => ("200 OK", format!("x-checked: {path}\r\n"), ""),
+                        (_, false) => ("403 Forbidden", "x-denied-by: helper\r\n".to_owned(), "no"),
+                    };
+                    let answer = format!(
+                        "HTTP/1.1 {status}\r\n{more}content-length: {}\r\n\r\n{body}",
+                        body.len()
+                    );
+                    if (&stream).write_all(answer.as_bytes()).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+/// The HTTP filters that a sidecar is sent under those objects.
+fn filters(mesh_config: &Value, objects: &[Value]) -> Value {
+    let settings = mesh_config::lower(&mesh_config.to_string(), &MeshSettings::default()).unwrap();
+    assert_eq!(settings.not_honoured, []);
+    let mut parts = MeshParts {
+        settings: settings.value,
+        ..MeshParts::default()
+    };
+    let mut configs: Vec<Config> = Vec::new();
+    for (at, object) in objects.iter().enumerate() {
+        let mut object = object.clone();
+        if object["metadata"].is_null() {
+            object["metadata"] = json!({"name": format!("p{at}"), "namespace": "base"});
+        }
+        let kind = object["kind"].as_str().unwrap();
+        if kind == "Service" {
+            let service = serde_json::from_value(object).unwrap();
+            let service = kubernetes::service(&service, &parts.settings);
+            parts.services.push(service.into());
+            continue;
+        }
+        let kind = Kind::parse(kind).unwrap();
+        let metadata = serde_json::from_value(object["metadata"].clone()).unwrap();
+        let lowered = lower(kind, &metadata, &object["spec"], &parts.settings).unwrap();
+        configs.push(lowered.value);
+    }
+    assemble::add(&mut parts, &configs);
+    let node = NodeView::new(NodeKind::Sidecar, "app", "base", [10, 1, 0, 1].into());
+    let resources = translate(&Mesh::new(parts), &node);
+    let listeners = resources.listeners.iter();
+    let inbound = listeners.filter(|it| &*it.name == "virtualInbound");
+    let inbound = json::print_any(&inbound.last().unwrap().body);
+    let chains = inbound["filter_chains"].as_array().unwrap().iter();
+    let mut managers = chains
+        .flat_map(|chain| chain["filters"].as_array().unwrap())
+        .map(|filter| &filter["typed_config"])
+        .filter(|config| config["http_filters"].is_array());
+    managers.next_back().unwrap()["http_filters"].clone()
+}
+
+fn listener(name: &str, http_filters: &Value) -> Value {
+    json!({
+        "name": name,
+        "address": {"socket_address": {"address": "127.0.0.1", "port_value": format!("{{port:{name}}}")}},
+        "filter_chains": [{"filters": [{"name": "http", "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+            "stat_prefix": name,
+            "normalize_path": true,
+            "http_filters": http_filters,
+            "route_config": {"virtual_hosts": [{
+                "name": "all", "domains": ["*"],
+                "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "backend"}}],
+            }]},
+        }}]}],
+    })
+}
+
+fn cluster(name: &str, port: u16) -> Value {
+    json!({
+        "name": name, "type": "STATIC", "connect_timeout": "5s",
+        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [{"endpoint": {
+            "address": {"socket_address": {"address": "127.0.0.1", "port_value": port}}}}]}]},
+    })
+}
+
+/// The request's bytes; `token: {…}` are claims that are signed, `broken: {…}` are signed by somebody else.
+fn bytes(request: &Value, issuer: &Issuer) -> String {
+    let text = |name: &str, default: &str| request[name].as_str().unwrap_or(default).to_owned();
+    let (line, host) = (text("send", "GET /"), text("host", "a.example.com"));
+    let mut out = format!("{line} HTTP/1.1\r\nhost: {host}\r\n");
+    for (name, value) in request["headers"].as_object().into_iter().flatten() {
+        out.push_str(&format!("{name}: {}\r\n", value.as_str().unwrap()));
+    }
+    let place = text("in", "authorization: Bearer ");
+    if request["token"].is_object() {
+        out.push_str(&format!("{place}{}\r\n", issuer.token(&request["token"])));
+    }
+    if request["broken"].is_object() {
+        let other = Issuer::new();
+        out.push_str(&format!("{place}{}\r\n", other.token(&request["broken"])));
+    }
+    if line.starts_with("POST") {
+        out.push_str("content-length: 0\r\n");
+    }
+    out + "\r\n"
+}
+
+/// Sends every request to one listener of both: the statuses, and what differs.
+fn tried(
+    lab: &Lab,
+    policy: &str,
+    requests: &Map<String, Value>,
+    issuer: &Issuer,
+) -> (String, Vec<String>) {
+    let mut statuses = format!("{policy}\n");
+    let mut different = Vec::new();
+    for (name, request) in requests {
+        let sent = bytes(request, issuer);
+        let [envoy, malla] =
+            [&lab.envoy, &lab.malla].map(|side| comparable(exchange(side.address(policy), &sent)));
+        statuses.push_str(&format!("  {} {name}\n", envoy.status));
+        let (envoy, malla) = (show(&envoy), show(&malla));
+        if envoy != malla {
+            different.push(format!(
+                "{policy}: {name}\n--- Envoy\n{envoy}--- Malla\n{malla}"
+            ));
+        }
+    }
+    (statuses, different)
+}
+
+#[test]
+fn both_proxies_decide_alike() {
+    let issuer = Issuer::new();
+    let helper = helper(issuer.jwks());
+    let text = FILE.replace("$jwks", &issuer.jwks().replace('"', "\\\""));
+    let file: Value = serde_saphyr::from_str(&text).unwrap();
+    let policies = file["policies"].as_object().unwrap();
+    let shared: Vec<Value> = file["shared"].as_array().unwrap().clone();
+    let listeners: Vec<Value> = policies
+        .iter()
+        .map(|(name, own)| {
+            let objects = [&shared[..], &own.as_array().unwrap()[..]].concat();
+            listener(name, &filters(&file["meshConfig"], &objects))
+        })
+        .collect();
+    let in_mesh = |port: u16| format!("outbound|{port}||helper.base.svc.cluster.local");
+    let bootstrap = json!({"static_resources": {
+        "listeners": listeners,
+        "clusters": [
+            cluster("backend", backend::start().port()),
+            cluster(&in_mesh(80), helper.port()),
+            cluster(&in_mesh(81), free_port()),
+        ],
+    }});
+    let mut template = bootstrap.to_string();
+    for name in policies.keys() {
+        let port = format!("{{port:{name}}}");
+        template = template.replace(&format!("\"{port}\""), &port);
+    }
+    let lab = Lab::start(&template, &[]);
+    let requests = file["requests"].as_object().unwrap();
+    let (mut decided, mut different) = (String::new(), Vec::new());
+    std::thread::scope(|scope| {
+        // Most of an exchange is waiting.
+        let tried: Vec<_> = policies
+            .keys()
+            .map(|policy| scope.spawn(|| tried(&lab, policy, requests, &issuer)))
+            .collect();
+        for tried in tried {
+            let (statuses, differences) = tried.join().unwrap();
+            decided.push_str(&statuses);
+            different.extend(differences);
+        }
+    });
+    let count = different.len();
+    assert!(
+        different.is_empty(),
+        "{count} differ\n{}",
+        different.join("\n")
+    );
+    assert!(policies.len() * requests.len() >= 200);
+    expect_file!["policies.txt"].assert_eq(&decided);
+}
