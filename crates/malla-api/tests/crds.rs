@@ -6,7 +6,6 @@ mod support;
 
 use expect_test::expect_file;
 use malla_api::{Kind, crds};
-use malla_apimachinery::kind::FieldValidation;
 use serde_json::{Value, json};
 use support::yaml;
 
@@ -92,22 +91,7 @@ fn every_schema_is_structural() {
 
 /// What the embedded API server says of an object: its schema, its choices and its CEL rules.
 fn served(kind: Kind, spec: &str) -> Vec<String> {
-    let served = malla_apimachinery::crd::kinds(&malla_api::crd::crd(kind)).unwrap();
-    let mut object = json!({
-        "apiVersion": format!("{}/{}", kind.group(), kind.versions()[0]),
-        "kind": kind.name(),
-        "metadata": {"name": "web", "namespace": "shop"},
-        "spec": yaml(spec),
-    });
-    let decoded = served[0].decode(&mut object, FieldValidation::Strict);
-    match decoded {
-        Err(error) => vec![error.to_string()],
-        Ok(_) => served[0]
-            .validate_create(&object)
-            .iter()
-            .map(ToString::to_string)
-            .collect(),
-    }
+    support::served(&malla_api::crd::crd(kind), spec)
 }
 
 #[test]

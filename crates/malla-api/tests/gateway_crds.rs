@@ -4,32 +4,15 @@
 
 mod support;
 
-use malla_api::gateway_api::{GROUP, GatewayKind, crd::crds};
-use malla_apimachinery::kind::FieldValidation;
-use serde_json::json;
-use support::yaml;
+use malla_api::gateway_api::GatewayKind;
+use malla_api::gateway_api::crd::crds;
 
-/// What the embedded API server says of an object: its schema and its CEL rules.
 fn served(kind: GatewayKind, spec: &str) -> Vec<String> {
     let crd = crds()
         .into_iter()
         .find(|crd| crd["spec"]["names"]["kind"] == kind.name())
         .unwrap();
-    let served = malla_apimachinery::crd::kinds(&crd).unwrap();
-    let mut object = json!({
-        "apiVersion": format!("{GROUP}/{}", kind.storage_version()),
-        "kind": kind.name(),
-        "metadata": {"name": "web", "namespace": "shop"},
-        "spec": yaml(spec),
-    });
-    match served[0].decode(&mut object, FieldValidation::Strict) {
-        Err(error) => vec![error.to_string()],
-        Ok(_) => served[0]
-            .validate_create(&object)
-            .iter()
-            .map(ToString::to_string)
-            .collect(),
-    }
+    support::served(&crd, spec)
 }
 
 #[test]

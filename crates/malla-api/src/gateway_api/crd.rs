@@ -83,7 +83,10 @@ fn columns(kind: GatewayKind) -> Vec<Value> {
         GatewayKind::HttpRoute | GatewayKind::GrpcRoute => {
             vec![text("Hostnames", ".spec.hostnames")]
         }
-        GatewayKind::TlsRoute | GatewayKind::TcpRoute | GatewayKind::ReferenceGrant => Vec::new(),
+        GatewayKind::TlsRoute
+        | GatewayKind::TcpRoute
+        | GatewayKind::BackendTlsPolicy
+        | GatewayKind::ReferenceGrant => Vec::new(),
     };
     columns.push(json!({"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}));
     columns

@@ -15,11 +15,12 @@ pub enum GatewayKind {
     GrpcRoute,
     TlsRoute,
     TcpRoute,
+    BackendTlsPolicy,
     ReferenceGrant,
 }
 
 impl GatewayKind {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::GatewayClass,
         Self::Gateway,
         Self::ListenerSet,
@@ -27,6 +28,7 @@ impl GatewayKind {
         Self::GrpcRoute,
         Self::TlsRoute,
         Self::TcpRoute,
+        Self::BackendTlsPolicy,
         Self::ReferenceGrant,
     ];
 
@@ -47,6 +49,7 @@ impl GatewayKind {
             Self::GrpcRoute => "GRPCRoute",
             Self::TlsRoute => "TLSRoute",
             Self::TcpRoute => "TCPRoute",
+            Self::BackendTlsPolicy => "BackendTLSPolicy",
             Self::ReferenceGrant => "ReferenceGrant",
         }
     }
@@ -61,6 +64,7 @@ impl GatewayKind {
             Self::GrpcRoute => "grpcroutes",
             Self::TlsRoute => "tlsroutes",
             Self::TcpRoute => "tcproutes",
+            Self::BackendTlsPolicy => "backendtlspolicies",
             Self::ReferenceGrant => "referencegrants",
         }
     }
@@ -72,6 +76,7 @@ impl GatewayKind {
             Self::GatewayClass => Some("gc"),
             Self::Gateway => Some("gtw"),
             Self::ListenerSet => Some("lset"),
+            Self::BackendTlsPolicy => Some("btlspolicy"),
             Self::ReferenceGrant => Some("refgrant"),
             Self::HttpRoute | Self::GrpcRoute | Self::TlsRoute | Self::TcpRoute => None,
         }
@@ -83,8 +88,8 @@ impl GatewayKind {
         match self {
             // Clusters still have it in this version alone.
             Self::ReferenceGrant => &["v1beta1", "v1"],
-            Self::ListenerSet | Self::GrpcRoute | Self::TlsRoute | Self::TcpRoute => &["v1"],
-            _ => &["v1", "v1beta1"],
+            Self::GatewayClass | Self::Gateway | Self::HttpRoute => &["v1", "v1beta1"],
+            _ => &["v1"],
         }
     }
 
@@ -110,6 +115,7 @@ impl GatewayKind {
             Self::GrpcRoute => structural::<types::GrpcRouteSpec>(),
             Self::TlsRoute => structural::<types::TlsRouteSpec>(),
             Self::TcpRoute => structural::<types::TcpRouteSpec>(),
+            Self::BackendTlsPolicy => structural::<types::BackendTlsPolicySpec>(),
             Self::ReferenceGrant => structural::<types::ReferenceGrantSpec>(),
         }
     }

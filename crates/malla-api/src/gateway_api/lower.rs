@@ -14,6 +14,7 @@ mod http;
 mod listener_sets;
 mod listeners;
 mod objects;
+mod policies;
 mod routes;
 mod rules;
 mod status;
@@ -34,6 +35,7 @@ use super::{CONTROLLER, GatewayKind};
 use calls::Calls;
 use listener_sets::Added;
 use listeners::{Listener, Owner};
+use policies::Backends;
 use status::Conditions;
 
 /// Where a gateway's Service is reached from outside.
@@ -128,11 +130,14 @@ pub fn lower(objects: &Objects, around: &Surroundings<'_>) -> Outcome {
         .chain(sets.iter().map(|added| Owner::set(added.set)))
         .collect();
     let mut calls = Calls::default();
+    let mut backends = Backends::default();
     for route in routes::of(objects, around) {
         let parents = attach::attach(&route, &owners, &mut listeners, &mut calls, around);
+        backends.add(&route, &parents);
         out.statuses
             .extend(status::route(&route, &parents, around.now));
     }
+    out.statuses.extend(backends.statuses(objects, around));
     out.virtual_services.extend(calls.virtual_services());
     let of_owner = |owner: Owner<'_>| -> Vec<&Listener<'_>> {
         let listeners = listeners.iter();

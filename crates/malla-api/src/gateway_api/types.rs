@@ -1,11 +1,15 @@
 //! What users write: the specs of the Gateway API's kinds.
 
+mod backend_tls_policy;
 mod gateway;
 mod grpc_route;
 mod http_route;
 mod shared;
 mod stream_route;
 
+pub use backend_tls_policy::{
+    BackendTlsPolicySpec, BackendValidation, LocalRef, PolicyTarget, SubjectAltName,
+};
 pub use gateway::{
     AllowedListeners, AllowedRoutes, CertificateRef, ClientValidation, FrontendTls,
     FrontendValidation, GatewayAddress, GatewayClassSpec, GatewaySpec, GatewayTls, Infrastructure,

@@ -15,16 +15,8 @@ const UNAVAILABLE: u16 = 503;
 /// Lowers all rules of a route.
 pub(super) fn lower(route: &Object<GrpcRouteSpec>, cx: Context<'_>) -> Rules {
     rules::each(route, &route.spec.rules, cx, |rule, cx| {
-        let any = [GrpcMatch::default()];
-        let matches = if rule.matches.is_empty() {
-            &any[..]
-        } else {
-            &rule.matches
-        };
-        let matches = matches
-            .iter()
-            .map(|of| Ok((call_match(of)?, specificity(of))));
-        Ok((lower_rule(rule, cx)?, matches.collect::<Result<_, Why>>()?))
+        let matches = rules::matches(&rule.matches, |of| Ok((call_match(of)?, specificity(of))))?;
+        Ok((lower_rule(rule, cx)?, matches))
     })
 }
 

@@ -25,16 +25,8 @@ const RETRY_ON: [&str; 4] = [
 /// Lowers all rules of a route.
 pub(super) fn lower(route: &Object<HttpRouteSpec>, cx: Context<'_>) -> Rules {
     rules::each(route, &route.spec.rules, cx, |rule, cx| {
-        let any = [types::HttpMatch::default()];
-        let matches = if rule.matches.is_empty() {
-            &any[..]
-        } else {
-            &rule.matches
-        };
-        let matches = matches
-            .iter()
-            .map(|of| Ok((http_match(of)?, specificity(of))));
-        Ok((lower_rule(rule, cx)?, matches.collect::<Result<_, Why>>()?))
+        let matches = rules::matches(&rule.matches, |of| Ok((http_match(of)?, specificity(of))))?;
+        Ok((lower_rule(rule, cx)?, matches))
     })
 }
 

@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use super::super::GatewayKind;
 use super::super::types::{
-    GatewayClassSpec, GatewaySpec, GrpcRouteSpec, HttpRouteSpec, ListenerSetSpec,
-    ReferenceGrantSpec, TcpRouteSpec, TlsRouteSpec,
+    BackendTlsPolicySpec, GatewayClassSpec, GatewaySpec, GrpcRouteSpec, HttpRouteSpec,
+    ListenerSetSpec, ReferenceGrantSpec, TcpRouteSpec, TlsRouteSpec,
 };
 
 /// Namespace and name.
@@ -74,6 +74,7 @@ pub struct Objects {
     pub grpc_routes: Set<GrpcRouteSpec>,
     pub tls_routes: Set<TlsRouteSpec>,
     pub tcp_routes: Set<TcpRouteSpec>,
+    pub backend_tls_policies: Set<BackendTlsPolicySpec>,
     pub grants: Set<ReferenceGrantSpec>,
 }
 
@@ -122,6 +123,7 @@ impl Objects {
             GatewayKind::GrpcRoute => &mut self.grpc_routes,
             GatewayKind::TlsRoute => &mut self.tls_routes,
             GatewayKind::TcpRoute => &mut self.tcp_routes,
+            GatewayKind::BackendTlsPolicy => &mut self.backend_tls_policies,
             GatewayKind::ReferenceGrant => &mut self.grants,
         }
     }

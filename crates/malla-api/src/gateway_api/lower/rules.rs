@@ -82,6 +82,17 @@ pub(super) fn each<T, R>(
     out
 }
 
+/// Lowers the matches of a rule; without any, everything matches.
+pub(super) fn matches<M: Default>(
+    written: &[M],
+    lower: impl Fn(&M) -> Result<(HttpMatch, Specificity), Why>,
+) -> Result<Vec<(HttpMatch, Specificity)>, Why> {
+    if written.is_empty() {
+        return Ok(vec![lower(&M::default())?]);
+    }
+    written.iter().map(lower).collect()
+}
+
 /// Forwards to the backends by their weights; where there are none, `status` is the answer.
 pub(super) fn forward(
     backends: &[HttpBackendRef],

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::super::types::{GatewaySpec, ParentRef};
 use super::super::{CONTROLLER, GatewayKind};
 use super::attach::Parent;
-use super::listeners::Listener;
+use super::listeners::{Listener, Why};
 use super::routes::Route;
 use super::{Address, Object, Pods, Surroundings};
 
@@ -217,49 +217,78 @@ fn addresses(gateway: &Object<GatewaySpec>, pods: &Pods, around: &Surroundings<'
         .collect()
 }
 
-/// The status of a route: an entry for each parent of ours, beside those of other controllers.
-/// `None` where it has nothing to do with us.
+/// The status of a route: an entry for each parent of ours. `None` where it has nothing to do with us.
 pub(super) fn route(route: &Route<'_>, parents: &[Parent], now: &str) -> Option<Status> {
-    let standing = route.status.get("parents").and_then(Value::as_array);
+    let condition = |name, why: &Option<Why>, reason, message: &str| match why {
+        None => (name, true, reason, message.to_owned()),
+        Some((reason, message)) => (name, false, *reason, message.clone()),
+    };
+    let entries = parents.iter().map(|parent| Entry {
+        reference: parent_ref(&parent.reference),
+        conditions: vec![
+            condition(
+                "Accepted",
+                &parent.refused,
+                "Accepted",
+                "attached to its parent",
+            ),
+            condition(
+                "ResolvedRefs",
+                &parent.unresolved,
+                "ResolvedRefs",
+                "everything it refers to is there",
+            ),
+        ],
+    });
+    let list = ("parents", "parentRef");
+    let status = by_reference(list, entries.collect(), route.status, route.generation, now)?;
+    let name = (route.namespace, route.name);
+    Some(Status::new(route.kind, name, route.status, status))
+}
+
+/// What is said of an object towards one that it refers to.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) reference: Value,
+    /// Type, whether it holds, reason and message.
+    pub(super) conditions: Vec<(&'static str, bool, &'static str, String)>,
+}
+
+/// A status that is a list of entries, each under the reference it is about, beside those of other
+/// controllers. `None` where it neither has nor had one of ours.
+pub(super) fn by_reference(
+    (list, key): (&str, &str),
+    entries: Vec<Entry>,
+    before: &Value,
+    generation: i64,
+    now: &str,
+) -> Option<Value> {
+    let standing = before.get(list).and_then(Value::as_array);
     let standing = standing.map_or(&[][..], Vec::as_slice);
     let ours = |entry: &&Value| {
         entry
             .get("controllerName")
             .is_some_and(|name| name == CONTROLLER)
     };
-    if parents.is_empty() && !standing.iter().any(|entry| ours(&entry)) {
+    if entries.is_empty() && !standing.iter().any(|entry| ours(&entry)) {
         return None;
     }
-    let mut entries: Vec<Value> = standing
-        .iter()
-        .filter(|entry| !ours(entry))
-        .cloned()
-        .collect();
-    for parent in parents {
-        let reference = parent_ref(&parent.reference);
-        let before = standing
-            .iter()
-            .find(|entry| ours(entry) && entry.get("parentRef") == Some(&reference));
-        let mut conditions = Conditions::new(before.unwrap_or(&Value::Null), route.generation, now);
-        let (reason, message) = match &parent.refused {
-            None => ("Accepted", "attached to its parent"),
-            Some((reason, message)) => (*reason, message.as_str()),
-        };
-        conditions.set("Accepted", parent.refused.is_none(), reason, message);
-        let (reason, message) = match &parent.unresolved {
-            None => ("ResolvedRefs", "everything it refers to is there"),
-            Some((reason, message)) => (*reason, message.as_str()),
-        };
-        conditions.set("ResolvedRefs", parent.unresolved.is_none(), reason, message);
-        entries.push(json!({"parentRef": reference, "controllerName": CONTROLLER, "conditions": conditions.finish()}));
-    }
-    let name = (route.namespace, route.name);
-    let status = json!({"parents": entries});
-    Some(Status::new(route.kind, name, route.status, status))
+    let others = standing.iter().filter(|entry| !ours(entry)).cloned();
+    let own = entries.into_iter().map(|entry| {
+        let same = |known: &&Value| ours(known) && known.get(key) == Some(&entry.reference);
+        let known = standing.iter().find(same).unwrap_or(&Value::Null);
+        let mut conditions = Conditions::new(known, generation, now);
+        for (name, holds, reason, message) in &entry.conditions {
+            conditions.set(name, *holds, reason, message);
+        }
+        json!({key: entry.reference, "controllerName": CONTROLLER, "conditions": conditions.finish()})
+    });
+    let all: Vec<Value> = others.chain(own).collect();
+    Some(json!({list: all}))
 }
 
 /// As it was written, with what is always there.
-fn parent_ref(written: &ParentRef) -> Value {
+pub(super) fn parent_ref(written: &ParentRef) -> Value {
     let mut value = json!({
         "group": written.group.as_deref().unwrap_or(super::super::GROUP),
         "kind": written.kind.as_deref().unwrap_or("Gateway"),

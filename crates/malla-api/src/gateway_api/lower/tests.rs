@@ -3,6 +3,7 @@
 mod grpc;
 mod listener_sets;
 mod mesh;
+mod policies;
 mod streams;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
