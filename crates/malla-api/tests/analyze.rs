@@ -160,6 +160,69 @@ spec: {{hosts: [b.example.com], gateways: [front], http: [{{route: [{{destinatio
 }
 
 #[test]
+fn routes_by_claims_need_somebody_who_checks_tokens() {
+    let gateway = |policy_namespace: &str| {
+        format!(
+            "
+apiVersion: v1
+kind: Pod
+metadata: {{name: edge-1, namespace: edge, labels: {{istio: ingressgateway}}}}
+spec: {{containers: [{{name: istio-proxy}}]}}
+---
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {{name: front, namespace: shop}}
+spec:
+  selector: {{istio: ingressgateway}}
+  servers: [{{port: {{number: 80, name: http, protocol: HTTP}}, hosts: ['*']}}]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: web, namespace: shop}}
+spec:
+  hosts: [a.example.com]
+  gateways: [front]
+  http: [{{match: [{{headers: {{'@request.auth.claims[group]': {{exact: x}}}}}}], route: [{{destination: {{host: order}}}}]}}]
+---
+apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {{name: tokens, namespace: {policy_namespace}}}
+spec: {{jwtRules: [{{issuer: a, jwksUri: https://a.example.com/keys}}]}}
+"
+        )
+    };
+    check(&gateway("edge"), &[]);
+    check(&gateway("istio-system"), &[]);
+    check(
+        &gateway("shop"),
+        &[
+            "Error [IST0149] (VirtualService shop/web) The virtual service uses the JWT claim based routing (key: @request.auth.claims[group]) but found no request authentication for the gateway (shop/front) pod (edge-1). The request authentication must first be applied for the gateway pods to validate the JWT token and make the claims available for routing.",
+        ],
+    );
+}
+
+#[test]
+fn policies_of_tokens_reach_somebody() {
+    check(
+        "
+apiVersion: v1
+kind: Pod
+metadata: {name: order-1, namespace: shop, labels: {app: order}}
+spec: {containers: [{name: istio-proxy}]}
+---
+apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {name: tokens, namespace: shop}
+spec: {selector: {matchLabels: {app: ordr}}, jwtRules: [{issuer: a}]}
+",
+        &[
+            "Warning [IST0127] (RequestAuthentication shop/tokens) No matching workloads for this resource with the following labels: app=ordr",
+            "Warning [MAL0001] (RequestAuthentication shop/tokens) This field has no effect: spec.jwtRules[0].jwksUri: is not set, nor is jwks; Malla does not ask the issuer where its keys are, so every token of it is refused.",
+        ],
+    );
+}
+
+#[test]
 fn destination_rules_that_do_not_act_as_meant() {
     check(
         "

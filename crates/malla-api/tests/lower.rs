@@ -222,7 +222,7 @@ fn what_a_policy_cannot_say_opens_nothing() {
 rules:
 - from: [{source: {ipBlocks: [nonsense], namespaces: [test]}}]
 - from: [{source: {namespaces: [test]}}]
-  when: [{key: source.trustDomain, values: [x]}]
+  when: [{key: source.trustDomain, values: ['*x']}]
 - to: [{operation: {methods: [GET]}}]
 ";
     let (allow, notes) = lowered(Kind::AuthorizationPolicy, rules);

@@ -142,6 +142,9 @@ pub enum ConditionKey {
     RemoteIp,
     SourceNamespace,
     SourcePrincipal,
+    /// Values are `namespace/name`.
+    SourceServiceAccount,
+    SourceTrustDomain,
     RequestPrincipal,
     RequestAudiences,
     RequestPresenter,

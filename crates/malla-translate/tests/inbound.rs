@@ -327,6 +327,44 @@ spec:
 }
 
 #[test]
+fn accounts_and_trust_domains_are_conditions() {
+    check(
+        "
+kind: AuthorizationPolicy
+metadata: {name: a, namespace: base}
+spec:
+  rules:
+  - when:
+    - {key: source.serviceAccount, values: [web, test/web]}
+    - {key: source.trustDomain, values: [cluster.local]}
+",
+        &[
+            (By::Peer("ns/base/sa/web"), "http://app:8080/", HTTP),
+            (By::Peer("ns/test/sa/web"), "http://app:8080/", HTTP),
+            (
+                By::Peer("ns/base/sa/other"),
+                "http://app:8080/",
+                "denied: nothing allows it",
+            ),
+            (By::Nobody, "http://app:8080/", "denied: nothing allows it"),
+        ],
+    );
+    check(
+        "
+kind: AuthorizationPolicy
+metadata: {name: a, namespace: base}
+spec:
+  rules: [{when: [{key: source.trustDomain, notValues: [cluster.local, 'test.*']}]}]
+",
+        &[(
+            By::Peer("ns/base/sa/web"),
+            "http://app:8080/",
+            "denied: nothing allows it",
+        )],
+    );
+}
+
+#[test]
 fn trust_domains_have_aliases() {
     check(
         "

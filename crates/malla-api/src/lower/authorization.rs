@@ -229,25 +229,37 @@ fn trust_domains(
     source: &mut Source,
     reader: &mut Reader<'_, '_>,
 ) -> Option<()> {
-    let as_principal = |text: &String| match Glob::parse(text) {
-        Glob::Exact(domain) => Some(Glob::Prefix(format!("{domain}/").into())),
-        Glob::Prefix(beginning) if !beginning.is_empty() => Some(Glob::Prefix(beginning)),
-        Glob::Present => Some(Glob::Present),
-        Glob::Prefix(_) | Glob::Suffix(_) => None,
-    };
     let why = "cannot be combined with principals, nor begin with *";
-    let any: Option<Vec<Glob>> = written.trust_domains.iter().map(as_principal).collect();
+    let any: Option<Vec<Glob>> = written
+        .trust_domains
+        .iter()
+        .map(|text| of_trust_domain(text))
+        .collect();
     match any {
         Some(any) if any.is_empty() => {}
         Some(any) if source.principals.any.is_empty() => source.principals.any = any,
         _ => reader.unreadable::<()>(".trustDomains", why)?,
     }
-    let none: Option<Vec<Glob>> = written.not_trust_domains.iter().map(as_principal).collect();
+    let none: Option<Vec<Glob>> = written
+        .not_trust_domains
+        .iter()
+        .map(|text| of_trust_domain(text))
+        .collect();
     match none {
         Some(none) => source.principals.none.extend(none),
         None => reader.unreadable::<()>(".notTrustDomains", why)?,
     }
     Some(())
+}
+
+/// The principals of a trust domain.
+fn of_trust_domain(text: &str) -> Option<Glob> {
+    match Glob::parse(text) {
+        Glob::Exact(domain) => Some(Glob::Prefix(format!("{domain}/").into())),
+        Glob::Prefix(beginning) if !beginning.is_empty() => Some(Glob::Prefix(beginning)),
+        Glob::Present => Some(Glob::Present),
+        Glob::Prefix(_) | Glob::Suffix(_) => None,
+    }
 }
 
 /// `namespace/name`, or a name of the policy's own namespace; no wildcards.
@@ -283,10 +295,17 @@ fn condition(written: &raw::Condition, reader: &mut Reader<'_, '_>) -> Option<Op
     let Some(key) = condition_key(&written.key) else {
         return reader.unreadable(".key", "is not a condition Malla knows");
     };
-    let values = OneOf {
+    let mut values = OneOf {
         any: texts(&written.values),
         none: texts(&written.not_values),
     };
+    if key == ConditionKey::SourceServiceAccount {
+        let own = reader.cx.namespace;
+        let mut all = values.any.iter_mut().chain(&mut values.none);
+        for value in all.by_ref().filter(|value| !value.contains('/')) {
+            *value = format!("{own}/{value}").into();
+        }
+    }
     if values.is_empty() {
         return reader.unreadable("", "has neither values nor notValues");
     }
@@ -296,6 +315,8 @@ fn condition(written: &raw::Condition, reader: &mut Reader<'_, '_>) -> Option<Op
             all.all(|text| ip_block(text).is_some())
         }
         ConditionKey::DestinationPort => all.all(|text| port_number(text).is_some()),
+        ConditionKey::SourceServiceAccount => all.all(|text| service_account(text, "").is_some()),
+        ConditionKey::SourceTrustDomain => all.all(|text| of_trust_domain(text).is_some()),
         _ => true,
     };
     if !readable {
@@ -319,6 +340,8 @@ pub(crate) fn condition_key(text: &str) -> Option<ConditionKey> {
         "remote.ip" => ConditionKey::RemoteIp,
         "source.namespace" => ConditionKey::SourceNamespace,
         "source.principal" => ConditionKey::SourcePrincipal,
+        "source.serviceAccount" => ConditionKey::SourceServiceAccount,
+        "source.trustDomain" => ConditionKey::SourceTrustDomain,
         "request.auth.principal" => ConditionKey::RequestPrincipal,
         "request.auth.audiences" => ConditionKey::RequestAudiences,
         "request.auth.presenter" => ConditionKey::RequestPresenter,

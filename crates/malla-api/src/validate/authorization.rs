@@ -287,14 +287,9 @@ fn no_empty_values(list: &[String], path: &str, report: &mut Report) {
     }
 }
 
-/// Keys of Istio's that Malla does not act on; they are good keys all the same.
-const OTHER_KEYS: [&str; 2] = ["source.serviceAccount", "source.trustDomain"];
-
 fn check_condition(condition: &Condition, path: &str, report: &mut Report) {
     let key = condition.key.as_str();
-    let known = condition_key(key).is_some()
-        || OTHER_KEYS.contains(&key)
-        || key.starts_with("experimental.envoy.filters.");
+    let known = condition_key(key).is_some() || key.starts_with("experimental.envoy.filters.");
     if !known {
         report
             .error(

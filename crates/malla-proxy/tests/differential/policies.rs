@@ -111,9 +111,9 @@ fn filters(mesh_config: &Value, objects: &[Value]) -> Value {
     assemble::add(&mut parts, &configs);
     let node = NodeView::new(NodeKind::Sidecar, "app", "base", [10, 1, 0, 1].into());
     let resources = translate(&Mesh::new(parts), &node);
-    let listeners = resources.listeners.iter();
-    let inbound = listeners.filter(|it| &*it.name == "virtualInbound");
-    let inbound = json::print_any(&inbound.last().unwrap().body);
+    let mut listeners = resources.listeners.iter();
+    let inbound = listeners.find(|it| &*it.name == "virtualInbound");
+    let inbound = json::print_any(&inbound.unwrap().body);
     let chains = inbound["filter_chains"].as_array().unwrap().iter();
     let mut managers = chains
         .flat_map(|chain| chain["filters"].as_array().unwrap())

@@ -66,12 +66,7 @@ fn of_source(view: &View<'_>, source: &Source, layer: Layer) -> Vec<Principal> {
     add(
         &mut parts,
         &source.service_accounts,
-        |(namespace, account)| {
-            let (namespace, account) = (regex::escape(namespace), regex::escape(account));
-            authenticated(pattern(format!(
-                "spiffe://[^/]+/ns/{namespace}/sa/{account}"
-            )))
-        },
+        |(namespace, account)| service_account(namespace, account),
     );
     add(&mut parts, &source.ip_blocks, |net| {
         principal(Identifier::DirectRemoteIp(cidr(net)))
@@ -102,6 +97,18 @@ fn of_condition(view: &View<'_>, condition: &Condition, layer: Layer) -> Vec<Pri
         ConditionKey::SourcePrincipal => add(&mut parts, values, |text| {
             identity(view, &Glob::parse(text))
         }),
+        ConditionKey::SourceServiceAccount => add(&mut parts, values, |text| {
+            let parts = text.split_once('/');
+            parts.map_or_else(never, |(namespace, account)| {
+                service_account(namespace, account)
+            })
+        }),
+        ConditionKey::SourceTrustDomain => {
+            add(&mut parts, values, |text| match Glob::parse(text) {
+                Glob::Exact(domain) => identity(view, &Glob::Prefix(format!("{domain}/").into())),
+                other => identity(view, &other),
+            })
+        }
         ConditionKey::RequestPrincipal => {
             add(&mut parts, values, |text| {
                 request_principal(&Glob::parse(text))
@@ -162,6 +169,13 @@ fn identity(view: &View<'_>, name: &Glob) -> Principal {
             principal(Identifier::OrIds(Set { ids }))
         }
     }
+}
+
+fn service_account(namespace: &str, account: &str) -> Principal {
+    let (namespace, account) = (regex::escape(namespace), regex::escape(account));
+    authenticated(pattern(format!(
+        "spiffe://[^/]+/ns/{namespace}/sa/{account}"
+    )))
 }
 
 fn namespace(name: &Glob) -> Principal {
