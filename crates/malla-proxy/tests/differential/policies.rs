@@ -14,7 +14,7 @@ use malla_api::lower::{assemble, kubernetes, mesh_config};
 use malla_api::{Config, Kind, lower};
 use malla_model::mesh::MeshParts;
 use malla_model::{Mesh, MeshSettings};
-use malla_translate::{NodeKind, NodeView, translate};
+use malla_translate::{NodeKind, NodeView, Resources, translate};
 use malla_xds_proto::json;
 use serde_json::{Map, Value, json};
 
@@ -82,8 +82,8 @@ fn helper(jwks: String) -> SocketAddr {
     address
 }
 
-/// The HTTP filters that a sidecar is sent under those objects.
-fn filters(mesh_config: &Value, objects: &[Value]) -> Value {
+/// A mesh of those objects; policies without a name get one.
+fn mesh(mesh_config: &Value, objects: &[Value]) -> Mesh {
     let settings = mesh_config::lower(&mesh_config.to_string(), &MeshSettings::default()).unwrap();
     assert_eq!(settings.not_honoured, []);
     let mut parts = MeshParts {
@@ -109,12 +109,15 @@ fn filters(mesh_config: &Value, objects: &[Value]) -> Value {
         configs.push(lowered.value);
     }
     assemble::add(&mut parts, &configs);
-    let node = NodeView::new(NodeKind::Sidecar, "app", "base", [10, 1, 0, 1].into());
-    let resources = translate(&Mesh::new(parts), &node);
+    Mesh::new(parts)
+}
+
+/// The last HTTP filters of a listener: those for plain text.
+fn filters(resources: &Resources, listener: &str) -> Value {
     let mut listeners = resources.listeners.iter();
-    let inbound = listeners.find(|it| &*it.name == "virtualInbound");
-    let inbound = json::print_any(&inbound.unwrap().body);
-    let chains = inbound["filter_chains"].as_array().unwrap().iter();
+    let found = listeners.find(|it| &*it.name == listener);
+    let found = json::print_any(&found.unwrap().body);
+    let chains = found["filter_chains"].as_array().unwrap().iter();
     let mut managers = chains
         .flat_map(|chain| chain["filters"].as_array().unwrap())
         .map(|filter| &filter["typed_config"])
@@ -122,7 +125,15 @@ fn filters(mesh_config: &Value, objects: &[Value]) -> Value {
     managers.next_back().unwrap()["http_filters"].clone()
 }
 
-fn listener(name: &str, http_filters: &Value) -> Value {
+/// Every request to the application `backend`.
+fn to_backend() -> Value {
+    json!({"virtual_hosts": [{
+        "name": "all", "domains": ["*"],
+        "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "backend"}}],
+    }]})
+}
+
+fn listener(name: &str, http_filters: &Value, routes: &Value) -> Value {
     json!({
         "name": name,
         "address": {"socket_address": {"address": "127.0.0.1", "port_value": format!("{{port:{name}}}")}},
@@ -131,10 +142,7 @@ fn listener(name: &str, http_filters: &Value) -> Value {
             "stat_prefix": name,
             "normalize_path": true,
             "http_filters": http_filters,
-            "route_config": {"virtual_hosts": [{
-                "name": "all", "domains": ["*"],
-                "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "backend"}}],
-            }]},
+            "route_config": routes,
         }}]}],
     })
 }
@@ -167,6 +175,16 @@ fn bytes(request: &Value, issuer: &Issuer) -> String {
         out.push_str("content-length: 0\r\n");
     }
     out + "\r\n"
+}
+
+/// Starts both; ports are numbers, not texts.
+fn start<'n>(bootstrap: &Value, listeners: impl Iterator<Item = &'n String>) -> Lab {
+    let mut template = bootstrap.to_string();
+    for name in listeners {
+        let port = format!("{{port:{name}}}");
+        template = template.replace(&format!("\"{port}\""), &port);
+    }
+    Lab::start(&template, &[])
 }
 
 /// Sends every request to one listener of both: the statuses, and what differs.
@@ -205,7 +223,9 @@ fn both_proxies_decide_alike() {
         .iter()
         .map(|(name, own)| {
             let objects = [&shared[..], &own.as_array().unwrap()[..]].concat();
-            listener(name, &filters(&file["meshConfig"], &objects))
+            let node = NodeView::new(NodeKind::Sidecar, "app", "base", [10, 1, 0, 1].into());
+            let resources = translate(&mesh(&file["meshConfig"], &objects), &node);
+            listener(name, &filters(&resources, "virtualInbound"), &to_backend())
         })
         .collect();
     let in_mesh = |port: u16| format!("outbound|{port}||helper.base.svc.cluster.local");
@@ -217,12 +237,7 @@ fn both_proxies_decide_alike() {
             cluster(&in_mesh(81), free_port()),
         ],
     }});
-    let mut template = bootstrap.to_string();
-    for name in policies.keys() {
-        let port = format!("{{port:{name}}}");
-        template = template.replace(&format!("\"{port}\""), &port);
-    }
-    let lab = Lab::start(&template, &[]);
+    let lab = start(&bootstrap, policies.keys());
     let requests = file["requests"].as_object().unwrap();
     let (mut decided, mut different) = (String::new(), Vec::new());
     std::thread::scope(|scope| {
@@ -245,4 +260,66 @@ fn both_proxies_decide_alike() {
     );
     assert!(policies.len() * requests.len() >= 200);
     expect_file!["policies.txt"].assert_eq(&decided);
+}
+
+const GATEWAY: &str = "
+- kind: Gateway
+  spec: {selector: {}, servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}]}
+  metadata: {name: gw, namespace: base}
+- kind: RequestAuthentication
+  spec: {jwtRules: [{issuer: idp, jwks: \"$jwks\"}]}
+- kind: VirtualService
+  spec:
+    hosts: ['*']
+    gateways: [gw]
+    http:
+    - match: [{headers: {'@request.auth.claims.group': {exact: admins}}}]
+      directResponse: {status: 201}
+    - match: [{headers: {'@request.auth.claims[realm][roles]': {prefix: own}}, withoutHeaders: {'@request.auth.claims.sub': {exact: mallory}}}]
+      directResponse: {status: 202}
+    - match: [{headers: {'@request.auth.claims.scope': {regex: 'wr.*'}}}]
+      directResponse: {status: 203}
+    - directResponse: {status: 204}
+";
+
+#[test]
+fn both_proxies_route_by_claims() {
+    let issuer = Issuer::new();
+    let text = GATEWAY.replace("$jwks", &issuer.jwks().replace('"', "\\\""));
+    let objects: Vec<Value> = serde_saphyr::from_str(&text).unwrap();
+    let node = NodeView::new(NodeKind::Router, "gw", "base", [10, 1, 0, 1].into());
+    let resources = translate(&mesh(&json!({}), &objects), &node);
+    let mut routes = resources.routes.iter();
+    let routes = routes.find(|it| &*it.name == "http.80").unwrap();
+    let mut routes = json::print_any(&routes.body);
+    routes.as_object_mut().unwrap().remove("@type");
+    let name = "gateway".to_owned();
+    let listener = listener(&name, &filters(&resources, "0.0.0.0_80"), &routes);
+    let bootstrap = json!({"static_resources": {"listeners": [listener]}});
+    let lab = start(&bootstrap, std::iter::once(&name));
+    for (request, want) in [
+        (json!({}), "204"),
+        (json!({"token": {"iss": "idp", "group": "admins"}}), "201"),
+        (
+            json!({"token": {"iss": "idp", "group": ["users", "admins"]}}),
+            "201",
+        ),
+        (json!({"token": {"iss": "idp", "group": "users"}}), "204"),
+        (
+            json!({"token": {"iss": "idp", "realm": {"roles": ["a", "owner"]}}}),
+            "202",
+        ),
+        (
+            json!({"token": {"iss": "idp", "sub": "mallory", "realm": {"roles": ["owner"]}}}),
+            "204",
+        ),
+        (
+            json!({"token": {"iss": "idp", "scope": "read write"}}),
+            "203",
+        ),
+        (json!({"broken": {"iss": "idp", "group": "admins"}}), "401"),
+    ] {
+        let answer = lab.check(&name, &bytes(&request, &issuer));
+        assert_eq!(answer.status, want, "{request}");
+    }
 }
