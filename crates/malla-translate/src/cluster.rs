@@ -6,10 +6,11 @@ mod keys;
 mod outbound;
 mod policy;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
-use malla_model::Service;
 use malla_model::id::ObjectRef;
+use malla_model::patch::Context;
+use malla_model::{Host, Service};
 use malla_xds_proto::cluster::cluster::{ClusterDiscoveryType, DiscoveryType, LbPolicy};
 use malla_xds_proto::cluster::{CircuitBreakers, Cluster};
 use malla_xds_proto::core::Metadata;
@@ -19,25 +20,44 @@ use malla_xds_proto::{any, wkt};
 use crate::names::{BLACK_HOLE, PASSTHROUGH, stat_name};
 use crate::node::NodeKind;
 use crate::patch;
-use crate::resource::{Resource, sorted};
+use crate::resource::Resource;
 use crate::view::View;
 
-/// Every cluster of the node, by name.
-pub(crate) fn clusters(view: &View<'_>) -> Vec<Resource> {
-    let mut clusters = outbound::clusters(view);
+/// The clusters for calls to others.
+pub(crate) fn outward(view: &View<'_>) -> Vec<Resource> {
+    let mut clusters = outbound::clusters(view, None);
     clusters.extend(keys::clusters(view));
     clusters.push(black_hole(view));
     clusters.push(passthrough(view));
-    if view.node.kind == NodeKind::Sidecar {
-        clusters.extend(inbound::clusters(view));
+    let mut clusters = patch::clusters(view, clusters);
+    clusters.extend(patch::more_clusters(view, patch::outbound(view.node)));
+    packed(&clusters)
+}
+
+/// Those of them that lead to `hosts`. `None` where an EnvoyFilter adds clusters, which may take the place of any.
+pub(crate) fn outward_to(view: &View<'_>, hosts: &BTreeSet<&Host>) -> Option<Vec<Resource>> {
+    if !patch::more_clusters(view, patch::outbound(view.node)).is_empty() {
+        return None;
     }
-    let clusters = patch::clusters(view, clusters);
-    sorted(
-        clusters
-            .iter()
-            .map(|cluster| Resource::new(&cluster.name, cluster))
-            .collect(),
-    )
+    let clusters = outbound::clusters(view, Some(hosts));
+    Some(packed(&patch::clusters(view, clusters)))
+}
+
+/// The clusters that lead to the workload of a sidecar.
+pub(crate) fn inward(view: &View<'_>) -> Vec<Resource> {
+    if view.node.kind != NodeKind::Sidecar {
+        return Vec::new();
+    }
+    let mut clusters = patch::clusters(view, inbound::clusters(view));
+    clusters.extend(patch::more_clusters(view, Context::SidecarInbound));
+    packed(&clusters)
+}
+
+fn packed(clusters: &[Cluster]) -> Vec<Resource> {
+    let packed = clusters.iter();
+    packed
+        .map(|cluster| Resource::new(&cluster.name, cluster))
+        .collect()
 }
 
 /// Refuses every connection.

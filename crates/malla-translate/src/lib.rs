@@ -6,7 +6,7 @@
 //!
 //! Reading order: [`node`] is who asks, `view` is what it may see (`scope` by its Sidecar), `rules` finds DestinationRules;
 //! `cluster`, `endpoints`, `route` and `listener` build the four kinds of resources, `dns` the names; `metrics` what is counted; `tls`, `secret` and `authn` are identity,
-//! `security` with `ext_authz`, `jwt` and `rbac` who may do what; `telemetry` and [`access_log`] are what is told, `providers` whom; `patch` applies EnvoyFilters; [`references`] finds what is named but not there; [`simulate`] walks a
+//! `security` with `ext_authz`, `jwt` and `rbac` who may do what; `share` tells what proxies have in common; `telemetry` and [`access_log`] are what is told, `providers` whom; `patch` applies EnvoyFilters; [`references`] finds what is named but not there; [`simulate`] walks a
 //! request through emitted resources.
 pub mod access_log;
 mod authn;
@@ -30,6 +30,7 @@ mod rules;
 mod scope;
 mod secret;
 mod security;
+mod share;
 pub mod simulate;
 mod telemetry;
 mod tls;
@@ -41,6 +42,7 @@ use malla_model::secret::NoSecret;
 pub use node::{Interception, NodeKind, NodeView, Profile};
 pub use references::{Missing, Unresolved, unresolved};
 pub use resource::{Resource, Resources};
+pub use share::{Distinctions, Part, Upstreams};
 pub use view::View;
 
 /// Everything `node` needs.
@@ -48,20 +50,15 @@ pub use view::View;
 pub fn translate(mesh: &Mesh, node: &NodeView) -> Resources {
     let view = View::new(mesh, node);
     let listeners = view.listeners();
-    let clusters = view.clusters();
-    let routes = view
-        .route_names()
-        .iter()
-        .filter_map(|name| view.route(name))
-        .collect();
-    let endpoints = clusters
-        .iter()
-        .filter_map(|cluster| view.endpoints(&cluster.name))
-        .collect();
+    let Upstreams {
+        mut clusters,
+        endpoints,
+    } = view.upstreams();
+    clusters.extend(view.own_clusters());
     Resources {
         listeners,
-        routes,
-        clusters,
+        routes: view.routes(),
+        clusters: resource::sorted(clusters),
         endpoints,
     }
 }
@@ -70,13 +67,17 @@ impl View<'_> {
     /// Every listener (LDS), by name.
     #[must_use]
     pub fn listeners(&self) -> Vec<Resource> {
-        listener::listeners(self)
+        let mut listeners = listener::outward(self);
+        listeners.extend(listener::inward(self));
+        resource::sorted(listeners)
     }
 
     /// Every cluster (CDS), by name.
     #[must_use]
     pub fn clusters(&self) -> Vec<Resource> {
-        cluster::clusters(self)
+        let mut clusters = cluster::outward(self);
+        clusters.extend(cluster::inward(self));
+        resource::sorted(clusters)
     }
 
     /// Names of the route configurations that [`View::listeners`] refers to, sorted.

@@ -8,6 +8,7 @@ mod outbound;
 mod plan;
 mod tcp;
 
+use malla_model::patch::Context;
 use malla_xds_proto::core::TrafficDirection;
 use malla_xds_proto::listener::{Filter, FilterChain, FilterChainMatch, Listener};
 use malla_xds_proto::pb::google::protobuf::Duration;
@@ -16,7 +17,7 @@ use malla_xds_proto::wkt;
 use crate::endpoints::{pipe, socket_address};
 use crate::node::NodeKind;
 use crate::patch;
-use crate::resource::{Resource, sorted};
+use crate::resource::Resource;
 use crate::telemetry::logs;
 use crate::view::View;
 
@@ -25,23 +26,31 @@ pub(crate) use hcm::Side;
 pub(crate) use plan::route_names as outbound_route_names;
 pub(crate) use tcp::unknown_cluster;
 
-/// Every listener of the node, by name.
-pub(crate) fn listeners(view: &View<'_>) -> Vec<Resource> {
+/// The listeners for calls to others; all of a gateway's.
+pub(crate) fn outward(view: &View<'_>) -> Vec<Resource> {
     let listeners = match view.node.kind {
-        NodeKind::Sidecar => {
-            let mut listeners = outbound::listeners(view);
-            listeners.extend(inbound::listeners(view));
-            listeners
-        }
+        NodeKind::Sidecar => outbound::listeners(view),
         NodeKind::Router => gateway::listeners(view),
     };
-    let listeners = patch::listeners(view, listeners);
-    sorted(
-        listeners
-            .iter()
-            .map(|listener| Resource::new(&listener.name, listener))
-            .collect(),
-    )
+    packed(view, listeners, patch::outbound(view.node))
+}
+
+/// The listeners for calls to the workload of a sidecar.
+pub(crate) fn inward(view: &View<'_>) -> Vec<Resource> {
+    if view.node.kind != NodeKind::Sidecar {
+        return Vec::new();
+    }
+    packed(view, inbound::listeners(view), Context::SidecarInbound)
+}
+
+/// With what patches make of them, and add in that context.
+fn packed(view: &View<'_>, listeners: Vec<Listener>, context: Context) -> Vec<Resource> {
+    let mut listeners = patch::listeners(view, listeners);
+    listeners.extend(patch::more_listeners(view, context));
+    let packed = listeners.iter();
+    packed
+        .map(|listener| Resource::new(&listener.name, listener))
+        .collect()
 }
 
 /// A listener with what all of them have in common.

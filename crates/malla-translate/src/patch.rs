@@ -18,8 +18,8 @@ use prost::{Message, Name};
 use crate::node::{NodeKind, NodeView};
 use crate::view::View;
 
-pub(crate) use cluster::clusters;
-pub(crate) use listener::listeners;
+pub(crate) use cluster::{clusters, more_clusters};
+pub(crate) use listener::{listeners, more_listeners};
 pub(crate) use route::routes;
 
 /// The patches for one node, in order.

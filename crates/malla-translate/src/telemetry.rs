@@ -37,6 +37,17 @@ fn canonical_revision(node: &NodeView) -> &str {
     first_label(node, &CANONICAL_REVISIONS).unwrap_or("latest")
 }
 
+/// Labels by which a node without any other is of the same canonical service and revision.
+pub(crate) fn canonical_labels(node: &NodeView) -> [(String, String); 2] {
+    let [name, ..] = CANONICAL_NAMES;
+    let [revision, ..] = CANONICAL_REVISIONS;
+    [
+        (name, canonical_service(node)),
+        (revision, canonical_revision(node)),
+    ]
+    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+}
+
 fn first_label<'n>(node: &'n NodeView, names: &[&str]) -> Option<&'n str> {
     let mut labels = names.iter().filter_map(|name| node.labels.get(*name));
     labels.find(|value| !value.is_empty()).map(String::as_str)

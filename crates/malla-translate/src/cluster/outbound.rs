@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use malla_model::service::{Resolution, ServicePort};
 use malla_model::traffic::{Balance, ClientTlsMode, H2Upgrade, Subset};
-use malla_model::{Protocol, Service};
+use malla_model::{Host, Protocol, Service};
 use malla_xds_proto::cluster::cluster::common_lb_config::{
     LocalityConfigSpecifier, LocalityWeightedLbConfig,
 };
@@ -30,9 +30,11 @@ use crate::view::View;
 /// Keeps many clusters' refreshes from falling together.
 const DNS_JITTER: std::time::Duration = std::time::Duration::from_millis(100);
 
-pub(crate) fn clusters(view: &View<'_>) -> Vec<Cluster> {
+/// Clusters to all services that the node knows, or to those named alone.
+pub(crate) fn clusters(view: &View<'_>, only: Option<&BTreeSet<&Host>>) -> Vec<Cluster> {
+    let asked = |service: &Service| only.is_none_or(|only| only.contains(&service.hostname));
     let mut clusters = Vec::new();
-    for service in view.services() {
+    for service in view.services().iter().filter(|it| asked(it)) {
         let rule = view.rule(&service.hostname, service.namespace());
         for port in view.ports(service) {
             let subsets = rule.as_ref().map_or(&[][..], |rule| &rule.subsets);
@@ -41,10 +43,11 @@ pub(crate) fn clusters(view: &View<'_>) -> Vec<Cluster> {
             }
         }
     }
-    for (service, port) in providers::hidden(view) {
+    let hidden = providers::hidden(view).into_iter();
+    for (service, port) in hidden.filter(|(it, _)| asked(it)) {
         clusters.push(cluster(view, service, port, None, None));
     }
-    for service in auto_passthrough(view) {
+    for service in auto_passthrough(view).into_iter().filter(|it| asked(it)) {
         let rule = view.rule(&service.hostname, service.namespace());
         for port in view.ports(service) {
             let subsets = rule.as_ref().map_or(&[][..], |rule| &rule.subsets);

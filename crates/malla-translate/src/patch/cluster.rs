@@ -5,10 +5,9 @@ use malla_xds_proto::cluster::Cluster;
 
 use super::{merge_into, merge_socket, outbound, value};
 use crate::names::{INBOUND_PASSTHROUGH, parse_outbound};
-use crate::node::NodeKind;
 use crate::view::View;
 
-/// Merges into, removes and adds clusters.
+/// Merges into and removes clusters.
 pub(crate) fn clusters(view: &View<'_>, clusters: Vec<Cluster>) -> Vec<Cluster> {
     let patches = view.patches();
     if patches.is_empty() {
@@ -39,20 +38,15 @@ pub(crate) fn clusters(view: &View<'_>, clusters: Vec<Cluster>) -> Vec<Cluster> 
             kept.push(cluster);
         }
     }
-    let contexts = match view.node.kind {
-        NodeKind::Sidecar => &[Context::SidecarOutbound, Context::SidecarInbound][..],
-        NodeKind::Router => &[Context::Gateway],
-    };
-    for context in contexts {
-        for patch in patches.of(ApplyTo::Cluster, *context) {
-            // One for any context is added once.
-            let again = patch.context == Context::Any && *context == Context::SidecarInbound;
-            if patch.operation == Operation::Add && !again {
-                kept.extend(value::<Cluster>(patch));
-            }
-        }
-    }
     kept
+}
+
+/// The clusters that patches add in a context. One for any context is added once, to what goes out.
+pub(crate) fn more_clusters(view: &View<'_>, context: Context) -> Vec<Cluster> {
+    let patches = view.patches().of(ApplyTo::Cluster, context);
+    let once = |patch: &&Patch| patch.context != Context::Any || context != Context::SidecarInbound;
+    let adding = patches.filter(|patch| patch.operation == Operation::Add);
+    adding.filter(once).filter_map(value::<Cluster>).collect()
 }
 
 fn inbound_port(cluster: &str) -> Option<u16> {

@@ -16,7 +16,7 @@ use crate::view::View;
 
 const CONNECTION_MANAGER: &str = "envoy.filters.network.http_connection_manager";
 
-/// Merges into, removes and adds listeners, and all that is in them.
+/// Merges into and removes listeners, and all that is in them.
 pub(crate) fn listeners(view: &View<'_>, listeners: Vec<Listener>) -> Vec<Listener> {
     let patches = view.patches();
     if patches.is_empty() {
@@ -31,18 +31,15 @@ pub(crate) fn listeners(view: &View<'_>, listeners: Vec<Listener>) -> Vec<Listen
             kept.push(listener);
         }
     }
-    let added = |context: Context, named: bool| {
-        patches
-            .of(ApplyTo::Listener, context)
-            .filter(move |patch| {
-                patch.operation == Operation::Add && (!named || patch.context == context)
-            })
-            .filter_map(value::<Listener>)
-    };
-    // One for any context is added once, to what goes out.
-    kept.extend(added(outbound(view.node), false));
-    kept.extend(added(Context::SidecarInbound, true));
     kept
+}
+
+/// The listeners that patches add in a context. One for any context is added once, to what goes out.
+pub(crate) fn more_listeners(view: &View<'_>, context: Context) -> Vec<Listener> {
+    let patches = view.patches().of(ApplyTo::Listener, context);
+    let once = |patch: &&Patch| patch.context != Context::Any || context != Context::SidecarInbound;
+    let adding = patches.filter(|patch| patch.operation == Operation::Add);
+    adding.filter(once).filter_map(value::<Listener>).collect()
 }
 
 fn context(view: &View<'_>, listener: &Listener) -> Context {
