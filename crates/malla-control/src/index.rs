@@ -135,6 +135,14 @@ impl Index {
         true
     }
 
+    /// Only statuses of the Gateway API tell of them.
+    fn addresses(&mut self) -> Addresses {
+        if self.gateway_api.objects().is_empty() {
+            return Addresses::new();
+        }
+        self.cluster.addresses()
+    }
+
     /// The world as it is now.
     pub fn world(&mut self) -> World {
         self.number += 1;
@@ -155,7 +163,7 @@ impl Index {
             namespaces,
             configs: Arc::new(self.configs.all()),
             gateway_objects: self.gateway_api.objects(),
-            addresses: Arc::new(self.cluster.addresses()),
+            addresses: Arc::new(self.addresses()),
             gateway_services: Arc::new(self.cluster.gateway_services()),
             mesh_config_notes: Arc::clone(&self.mesh_config_notes),
         }

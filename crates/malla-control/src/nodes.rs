@@ -6,9 +6,11 @@
 
 mod attest;
 mod guest;
+mod layer;
 mod origins;
 mod session;
 mod set;
+mod shared;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -34,6 +36,7 @@ use guest::Guest;
 use session::Session;
 pub use session::{NodeReport, Progress};
 pub(crate) use set::NodeSet;
+use shared::SharedWorld;
 
 use crate::debug;
 use crate::index::World;
@@ -57,12 +60,27 @@ pub struct Nodes {
 pub(crate) struct Connected {
     worlds: watch::Receiver<Option<World>>,
     sessions: Mutex<HashMap<u64, Arc<Session>>>,
+    /// The newest world that anything has been translated of.
+    shared: Mutex<Option<Arc<SharedWorld>>>,
     asked: Arc<Asked>,
 }
 
 impl Connected {
     fn sessions(&self) -> MutexGuard<'_, HashMap<u64, Arc<Session>>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// That world with what proxies share of it; or a newer one, where that is there already.
+    fn share(&self, world: &World) -> Arc<SharedWorld> {
+        let mut newest = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(newest) = &*newest
+            && newest.world.number >= world.number
+        {
+            return Arc::clone(newest);
+        }
+        let shared = SharedWorld::new(world.clone(), newest.take());
+        *newest = Some(Arc::clone(&shared));
+        shared
     }
 
     /// The newest world; `None` before the first.
@@ -105,6 +123,7 @@ impl Nodes {
         let shared = Arc::new(Connected {
             worlds,
             sessions: Mutex::default(),
+            shared: Mutex::default(),
             asked,
         });
         let pushing = AbortOnDrop::spawn(info_span!("push"), push(Arc::clone(&shared)));
@@ -149,16 +168,19 @@ impl Nodes {
             return Err(Status::permission_denied(refusal));
         }
         let world = self.world_with(&claimed, &identity, patience).await?;
-        let view = attested(&world, &claimed, &identity).unwrap_or_else(|| {
+        let shared = self.shared.share(&world);
+        let world = &shared.world;
+        let view = attested(world, &claimed, &identity).unwrap_or_else(|| {
             warn!(
                 node = hello.node.id,
                 %identity,
                 "no pod of that address and identity is known: the proxy is served without labels"
             );
-            restricted(&world, &claimed, &identity)
+            restricted(world, &claimed, &identity)
         });
         info!(node = hello.node.id, %identity, "proxy connected");
-        let set = NodeSet::translate(&world, &view, None, &self.shared.asked);
+        let view = Arc::new(view);
+        let set = NodeSet::translate(&shared, &view, None, &self.shared.asked);
         let session = Arc::new(Session::new(
             &hello,
             identity,
@@ -173,7 +195,7 @@ impl Nodes {
         // A world that came while this one was translated must not be missed.
         let newest = self.shared.worlds.borrow().clone();
         if let Some(newest) = newest.filter(|newest| newest.number > world.number) {
-            session.offer(&newest, &mut HashMap::new(), &self.shared.asked);
+            session.offer(&self.shared.share(&newest), &self.shared.asked);
         }
         Ok(Box::new(Handle {
             session,
@@ -314,10 +336,9 @@ async fn push(shared: Arc<Connected>) {
             continue;
         };
         let sessions: Vec<Arc<Session>> = shared.sessions().values().cloned().collect();
-        // Equal views get equal resources, so they are translated once.
-        let mut translated = HashMap::new();
+        let world = shared.share(&world);
         for session in sessions {
-            session.offer(&world, &mut translated, &shared.asked);
+            session.offer(&world, &shared.asked);
             tokio::task::yield_now().await;
         }
     }

@@ -24,4 +24,6 @@ pub mod server;
 pub mod transport;
 
 pub use message::{ClientMessage, ServerMessage, Variant};
-pub use resource::{Name, NodeResources, Resource, ResourceMap, ResourceSet, TypeUrl, Version};
+pub use resource::{
+    Layers, Name, NodeResources, Resource, ResourceMap, ResourceSet, TypeUrl, Version,
+};

@@ -85,22 +85,77 @@ pub fn content_version(body: &[u8]) -> Version {
     format!("{:032x}", xxh3_128(body)).into()
 }
 
-/// One version for many resources: equal when names and versions are.
-#[must_use]
-pub fn aggregate_version<'a>(resources: impl Iterator<Item = (&'a str, &'a str)>) -> Version {
-    let mut hash = Xxh3::new();
-    for (name, version) in resources {
+/// One version for many resources: equal when names and versions are, in whatever order. It follows
+/// additions and removals without looking at the others again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Aggregate(u64);
+
+impl Aggregate {
+    pub fn add(&mut self, name: &str, version: &str) {
+        self.0 = self.0.wrapping_add(Self::of(name, version));
+    }
+
+    /// Takes back what was added.
+    pub fn remove(&mut self, name: &str, version: &str) {
+        self.0 = self.0.wrapping_sub(Self::of(name, version));
+    }
+
+    #[must_use]
+    pub fn version(self) -> Version {
+        format!("{:016x}", self.0).into()
+    }
+
+    fn of(name: &str, version: &str) -> u64 {
+        let mut hash = Xxh3::new();
         // Lengths keep ("ab", "c") and ("a", "bc") apart.
         for text in [name, version] {
             hash.update(&(text.len() as u64).to_le_bytes());
             hash.update(text.as_bytes());
         }
+        hash.digest()
     }
-    format!("{:016x}", hash.digest()).into()
+}
+
+/// The [`Aggregate`] of names and versions.
+#[must_use]
+pub fn aggregate_version<'a>(resources: impl Iterator<Item = (&'a str, &'a str)>) -> Version {
+    let mut aggregate = Aggregate::default();
+    resources.for_each(|(name, version)| aggregate.add(name, version));
+    aggregate.version()
 }
 
 /// Resources of one type by name.
 pub type ResourceMap = BTreeMap<Name, Resource>;
+
+/// Resources of one type, in maps that many nodes may share. Where two have a name, the first counts.
+#[derive(Debug, Clone, Copy)]
+pub struct Layers<'a>(&'a [Arc<ResourceMap>]);
+
+impl<'a> Layers<'a> {
+    #[must_use]
+    pub const fn new(maps: &'a [Arc<ResourceMap>]) -> Self {
+        Self(maps)
+    }
+
+    #[must_use]
+    pub fn get(self, name: &str) -> Option<&'a Resource> {
+        self.0.iter().find_map(|map| map.get(name))
+    }
+
+    #[must_use]
+    pub fn contains(self, name: &str) -> bool {
+        self.get(name).is_some()
+    }
+
+    /// Every name once, with its resource; sorted within each map.
+    pub fn iter(self) -> impl Iterator<Item = (&'a Name, &'a Resource)> + use<'a> {
+        self.0.iter().enumerate().flat_map(move |(at, map)| {
+            let before = self.0.get(..at).unwrap_or_default();
+            map.iter()
+                .filter(move |(name, _)| !before.iter().any(|map| map.contains_key(*name)))
+        })
+    }
+}
 
 /// Everything one node may be sent, at one moment. Immutable; a change is a new value.
 pub trait NodeResources: Send + Sync {
@@ -109,7 +164,7 @@ pub trait NodeResources: Send + Sync {
 
     /// What a wildcard subscription to the type gets; `None` for types that have none, such as those
     /// that are only ever asked for by name.
-    fn wildcard(&self, type_url: &str) -> Option<&ResourceMap>;
+    fn wildcard(&self, type_url: &str) -> Option<Layers<'_>>;
 
     /// One resource by name, among them those of [`NodeResources::wildcard`]. May be computed now,
     /// without blocking; equal content must have an equal version.
@@ -119,6 +174,19 @@ pub trait NodeResources: Send + Sync {
     /// comparison name by name; `None` never does.
     fn revision(&self, type_url: &str) -> Option<u64> {
         let _ = type_url;
+        None
+    }
+
+    /// Names of the type whose resources may be others than at an earlier [`NodeResources::revision`], so that
+    /// a stream need not look at the rest. `None` where that is not known any more.
+    fn changed(&self, type_url: &str, since: u64) -> Option<Vec<Name>> {
+        let _ = (type_url, since);
+        None
+    }
+
+    /// The name as the resources themselves hold it: a stream that keeps it needs no memory for its text.
+    fn shared_name(&self, type_url: &str, name: &str) -> Option<Name> {
+        let _ = (type_url, name);
         None
     }
 
@@ -177,8 +245,9 @@ impl NodeResources for ResourceSet {
         &self.version
     }
 
-    fn wildcard(&self, type_url: &str) -> Option<&ResourceMap> {
-        self.types.get(type_url).map(|resources| &**resources)
+    fn wildcard(&self, type_url: &str) -> Option<Layers<'_>> {
+        let map = self.types.get(type_url)?;
+        Some(Layers::new(std::slice::from_ref(map)))
     }
 
     fn get(&self, type_url: &str, name: &str) -> Option<Resource> {
@@ -251,5 +320,26 @@ mod tests {
         let pairs = |pairs: &'static [(&str, &str)]| aggregate_version(pairs.iter().copied());
         assert_ne!(pairs(&[("ab", "c")]), pairs(&[("a", "bc")]));
         assert_eq!(pairs(&[]), pairs(&[]));
+        let mut followed = Aggregate::default();
+        for (name, version) in [("b", "1"), ("c", "1"), ("a", "1")] {
+            followed.add(name, version);
+        }
+        followed.remove("c", "1");
+        assert_eq!(followed.version(), pairs(&[("a", "1"), ("b", "1")]));
+    }
+
+    #[test]
+    fn the_first_layer_that_has_a_name_counts() {
+        let layer = |names: &[&str], body: &'static [u8]| {
+            let resource = || Resource::hashed(Bytes::from_static(body));
+            let map = names.iter().map(|name| (Name::from(*name), resource()));
+            Arc::new(map.collect::<ResourceMap>())
+        };
+        let maps = [layer(&["a", "c"], b"own"), layer(&["b", "c"], b"shared")];
+        let layers = Layers::new(&maps);
+        let all = layers.iter().map(|(name, it)| (&**name, &*it.body));
+        let want: [(&str, &[u8]); 3] = [("a", b"own"), ("c", b"own"), ("b", b"shared")];
+        assert!(all.eq(want));
+        assert!(layers.contains("b") && !layers.contains("d"));
     }
 }

@@ -6,6 +6,7 @@
 
 mod delta;
 pub mod facts;
+mod held;
 mod questions;
 mod shell;
 mod sotw;

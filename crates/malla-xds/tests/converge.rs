@@ -3,6 +3,8 @@
 //! the client does not have.
 #![allow(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
 
+#[path = "converge/told.rs"]
+mod told;
 #[path = "converge/world.rs"]
 mod world;
 
@@ -33,12 +35,12 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
 
     #[test]
-    fn delta_converges(steps in steps(), reject in any::<bool>()) {
-        World::new(Variant::Delta, reject).run(&steps);
+    fn delta_converges(steps in steps(), reject in any::<bool>(), told in any::<bool>()) {
+        World::new(Variant::Delta, reject, told).run(&steps);
     }
 
     #[test]
-    fn sotw_converges(steps in steps(), reject in any::<bool>()) {
-        World::new(Variant::Sotw, reject).run(&steps);
+    fn sotw_converges(steps in steps(), reject in any::<bool>(), told in any::<bool>()) {
+        World::new(Variant::Sotw, reject, told).run(&steps);
     }
 }

@@ -1,5 +1,6 @@
 //! What a proxy is offered, as Envoy's own `/config_dump` would show it once it is taken.
 
+use malla_xds::Layers;
 use malla_xds::server::Answer;
 use malla_xds_proto::admin::{
     BootstrapConfigDump, ClustersConfigDump, EcdsConfigDump, EndpointsConfigDump,
@@ -86,7 +87,7 @@ fn url(short: &str) -> Option<&'static str> {
 
 /// Resources of one type. Names are of their `Any`s' transport, not of the dump.
 fn of(set: &NodeSet, url: &'static str) -> Vec<(String, Any)> {
-    let resources = set.of(url).into_iter().flatten();
+    let resources = set.of(url).into_iter().flat_map(Layers::iter);
     let packed = resources.map(|(name, resource)| {
         let body = Any {
             type_url: url.to_owned(),

@@ -44,6 +44,9 @@ pub struct Cluster {
     pods: BTreeMap<Key, core::Pod>,
     services: BTreeMap<Key, core::Service>,
     slices: BTreeMap<Key, EndpointSlice>,
+    /// The service of each slice, and the slices of each service.
+    service_of: BTreeMap<Key, Key>,
+    slices_of: BTreeMap<Key, BTreeSet<Key>>,
 
     workloads: BTreeMap<Key, Arc<Workload>>,
     workload_at: HashMap<IpAddr, Key>,
@@ -79,19 +82,32 @@ impl Cluster {
                 !changed.is_empty()
             }
             Watched::EndpointSlice => {
-                let before: Vec<Key> = self.slices.values().filter_map(service_of).collect();
                 let changed = take(&mut self.slices, change);
-                let now = changed
-                    .iter()
-                    .filter_map(|key| self.slices.get(key))
-                    .filter_map(service_of);
-                self.stale.extend(now);
-                if changed.iter().any(|key| !self.slices.contains_key(key)) {
-                    self.stale.extend(before); // A slice is gone; whose it was no longer stands anywhere.
+                for key in &changed {
+                    self.file_slice(key);
                 }
                 !changed.is_empty()
             }
             Watched::MeshConfig | Watched::Istio(_) | Watched::GatewayApi(_) => false,
+        }
+    }
+
+    /// Notes whose slice that is now, and that both its services, of before and of now, are others.
+    fn file_slice(&mut self, key: &Key) {
+        if let Some(before) = self.service_of.remove(key) {
+            if let Some(slices) = self.slices_of.get_mut(&before) {
+                slices.remove(key);
+                if slices.is_empty() {
+                    self.slices_of.remove(&before);
+                }
+            }
+            self.stale.insert(before);
+        }
+        if let Some(service) = self.slices.get(key).and_then(service_of) {
+            let slices = self.slices_of.entry(service.clone()).or_default();
+            slices.insert(key.clone());
+            self.service_of.insert(key.clone(), service.clone());
+            self.stale.insert(service);
         }
     }
 
@@ -159,13 +175,6 @@ impl Cluster {
 
     /// Puts stale services together again.
     pub(super) fn refresh(&mut self, settings: &MeshSettings) {
-        let mut slices: BTreeMap<Key, Vec<&EndpointSlice>> = BTreeMap::new();
-        for slice in self.slices.values() {
-            if let Some(service) = service_of(slice).filter(|service| self.stale.contains(service))
-            {
-                slices.entry(service).or_default().push(slice);
-            }
-        }
         for key in std::mem::take(&mut self.stale) {
             let Some(object) = self.services.get(&key) else {
                 self.lowered.remove(&key);
@@ -183,7 +192,8 @@ impl Cluster {
                     .and_then(|key| self.workloads.get(key))
                     .map(|w| &**w)
             };
-            let own = slices.remove(&key).unwrap_or_default();
+            let own = self.slices_of.get(&key).into_iter().flatten();
+            let own = own.filter_map(|key| self.slices.get(key));
             service.endpoints = Arc::new(kubernetes::endpoints(
                 &service,
                 own,

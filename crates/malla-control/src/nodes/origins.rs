@@ -15,19 +15,17 @@ const LONGEST: usize = 700;
 #[derive(Debug, Default)]
 pub(crate) struct Origins {
     all: BTreeSet<String>,
-    by_resource: BTreeMap<(&'static str, Name), BTreeSet<String>>,
+    by_resource: BTreeMap<Name, BTreeSet<String>>,
 }
 
 impl Origins {
-    pub(super) fn of(types: &BTreeMap<&'static str, ResourceMap>) -> Self {
+    pub(super) fn of(resources: &ResourceMap) -> Self {
         let mut origins = Self::default();
-        for (url, resources) in types {
-            for (name, resource) in resources {
-                let found: BTreeSet<String> = paths(&resource.body).collect();
-                if !found.is_empty() {
-                    origins.all.extend(found.iter().cloned());
-                    origins.by_resource.insert((url, name.clone()), found);
-                }
+        for (name, resource) in resources {
+            let found: BTreeSet<String> = paths(&resource.body).collect();
+            if !found.is_empty() {
+                origins.all.extend(found.iter().cloned());
+                origins.by_resource.insert(name.clone(), found);
             }
         }
         origins
@@ -39,11 +37,8 @@ impl Origins {
     }
 
     /// The objects of one resource; `None` where it names none.
-    pub(crate) fn of_resource(&self, type_url: &str, name: &str) -> Option<&BTreeSet<String>> {
-        let mut found = self.by_resource.iter();
-        found
-            .find(|((url, known), _)| *url == type_url && **known == *name)
-            .map(|(_, origins)| origins)
+    pub(crate) fn of_resource(&self, name: &str) -> Option<&BTreeSet<String>> {
+        self.by_resource.get(name)
     }
 }
 
@@ -68,7 +63,7 @@ fn paths(body: &[u8]) -> impl Iterator<Item = String> {
 #[cfg(test)]
 mod tests {
     use malla_xds::Resource;
-    use malla_xds_proto::{any, cluster::Cluster, core::Metadata, type_url, wkt};
+    use malla_xds_proto::{any, cluster::Cluster, core::Metadata, wkt};
 
     use super::*;
 
@@ -92,12 +87,12 @@ mod tests {
         };
         let order = "/apis/networking.istio.io/v1/namespaces/base/destination-rule/order.v1";
         let map: ResourceMap = [cluster("a", order), cluster("b", "")].into();
-        let origins = Origins::of(&[(type_url::CLUSTER, map)].into());
+        let origins = Origins::of(&map);
         let path = "namespaces/base/destination-rule/order.v1";
         assert!(
             origins.contains(path) && !origins.contains("namespaces/base/destination-rule/order")
         );
-        let of = |name| origins.of_resource(type_url::CLUSTER, name);
+        let of = |name| origins.of_resource(name);
         assert!(of("a").is_some_and(|found| found.contains(path)));
         assert!(of("b").is_none());
     }

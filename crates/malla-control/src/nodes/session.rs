@@ -1,6 +1,5 @@
 //! One connected proxy: what it was offered, and how far it has come with it.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -18,7 +17,7 @@ use tracing::{debug, warn};
 
 use super::attest::attested;
 use super::set::NodeSet;
-use crate::index::World;
+use super::shared::SharedWorld;
 use crate::secrets::Asked;
 
 /// How far a proxy is.
@@ -94,7 +93,7 @@ pub(super) struct Session {
 
 #[derive(Debug)]
 struct State {
-    view: NodeView,
+    view: Arc<NodeView>,
     set: Arc<NodeSet>,
     offered: u64,
     progress: Progress,
@@ -114,7 +113,7 @@ impl Session {
         hello: &Hello,
         identity: SpiffeId,
         claimed: NodeView,
-        view: NodeView,
+        view: Arc<NodeView>,
         offered: u64,
         set: Arc<NodeSet>,
     ) -> Self {
@@ -163,28 +162,26 @@ impl Session {
         Arc::clone(&self.state().set)
     }
 
-    /// Translates the world for this proxy, unless an equal view has been translated already.
-    pub(super) fn offer(
-        &self,
-        world: &World,
-        translated: &mut HashMap<NodeView, Arc<NodeSet>>,
-        asked: &Arc<Asked>,
-    ) {
+    /// Translates the world for this proxy.
+    pub(super) fn offer(&self, shared: &SharedWorld, asked: &Arc<Asked>) {
+        let world = &shared.world;
         let (view, before) = {
             let state = self.state();
             if state.offered >= world.number {
                 return;
             }
-            (state.view.clone(), Arc::clone(&state.set))
+            (Arc::clone(&state.view), Arc::clone(&state.set))
         };
         // A pod that has gone leaves its proxy what it was: it is draining.
-        let view = attested(world, &self.claimed, &self.identity).unwrap_or(view);
-        let set = translated
-            .entry(view.clone())
-            .or_insert_with(|| NodeSet::translate(world, &view, Some(&before), asked));
-        let set = Arc::clone(set);
+        let view = attested(world, &self.claimed, &self.identity)
+            .filter(|now| *now != *view)
+            .map_or(view, Arc::new);
+        let set = NodeSet::translate(shared, &view, Some(&before), asked);
         {
             let mut state = self.state();
+            if state.offered >= world.number {
+                return; // Somebody was faster, with a newer one.
+            }
             state.view = view;
             state.set = Arc::clone(&set);
             state.offered = world.number;

@@ -107,7 +107,7 @@ fn hello(ip: &str, namespace: &str, account: &str) -> Hello {
 fn names(resources: &Arc<dyn NodeResources>, kind: &str) -> Vec<String> {
     let map = resources.wildcard(kind);
     map.into_iter()
-        .flat_map(|map| map.keys().map(ToString::to_string))
+        .flat_map(|all| all.iter().map(|(name, _)| name.to_string()))
         .collect()
 }
 

@@ -1,10 +1,13 @@
 //! The incremental variant: reading subscriptions, and finding out what to send.
 
+use std::collections::BTreeSet;
+
 use malla_xds_proto::Any;
 use malla_xds_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource as Wire};
 
-use super::subscription::{Held, Sent, Subscription, WILDCARD};
-use crate::resource::{Name, NodeResources, Resource, aggregate_version};
+use super::held::Held;
+use super::subscription::{Sent, Subscription, WILDCARD};
+use crate::resource::{Name, NodeResources, Resource};
 
 /// Takes over what a request says about subscriptions. `first` is the first request of the type on
 /// this stream.
@@ -35,7 +38,8 @@ pub(super) fn subscribe(
             subscription.subscribe_wildcard();
             continue;
         }
-        let name = Name::from(name);
+        let shared = resources.shared_name(&subscription.type_url, &name);
+        let name = shared.unwrap_or_else(|| name.into());
         subscription.names.insert(name.clone());
         let has_current = first
             && resources
@@ -52,7 +56,7 @@ pub(super) fn subscribe(
     if first && !subscription.wildcard {
         // Versions of names that are not subscribed to are of no use to either side.
         let names = &subscription.names;
-        subscription.held.retain(|name, _| names.contains(name));
+        subscription.held.retain(|name| names.contains(name));
     }
 }
 
@@ -102,6 +106,62 @@ pub(super) fn plan(
     remove: bool,
 ) -> Plan {
     let mut plan = Plan::default();
+    let gone = match subscription.suspects(resources) {
+        Some(suspects) => compare_some(subscription, resources, suspects, &mut plan),
+        None => compare_all(subscription, resources, &mut plan),
+    };
+    for name in gone {
+        // An answer to a question breaks nothing, and neither does news about what was never there.
+        let harmless = subscription.asked.contains(&name)
+            || !matches!(subscription.held.get(&name), Some(Held::Version(_)));
+        if remove || harmless {
+            plan.removals.push(name);
+        } else {
+            plan.deferred = true;
+        }
+    }
+    plan
+}
+
+/// Plans updates of these names; those that are gone.
+fn compare_some(
+    subscription: &Subscription,
+    resources: &dyn NodeResources,
+    names: BTreeSet<Name>,
+    plan: &mut Plan,
+) -> Vec<Name> {
+    let mut gone = Vec::new();
+    for name in names {
+        let asked = subscription.asked.contains(&name);
+        let wanted = subscription.wants(resources, &name);
+        let resource = wanted.then(|| resources.get(&subscription.type_url, &name));
+        match resource.flatten() {
+            Some(resource) if asked || !subscription.holds(&name, &resource) => {
+                plan.updates.push((name, resource));
+            }
+            Some(_) => {}
+            None => {
+                let held = subscription.held.get(&name);
+                let unknown = if wanted {
+                    held != Some(&Held::Nothing)
+                } else {
+                    held.is_some()
+                };
+                if asked || unknown {
+                    gone.push(name);
+                }
+            }
+        }
+    }
+    gone
+}
+
+/// Plans updates of everything; what is gone.
+fn compare_all(
+    subscription: &Subscription,
+    resources: &dyn NodeResources,
+    plan: &mut Plan,
+) -> Vec<Name> {
     let mut gone: Vec<Name> = Vec::new();
     subscription.each_wanted(resources, |name, resource| {
         let asked = subscription.asked.contains(name);
@@ -116,24 +176,14 @@ pub(super) fn plan(
         }
     });
     // What is held, or was asked about, and is not (or no longer) the client's to have.
-    let known = subscription.held.keys();
+    let known = subscription.held.names();
     let asked = subscription.asked.iter();
-    let asked = asked.filter(|name| !subscription.held.contains_key(*name));
+    let asked = asked.filter(|name| !subscription.held.has(name));
     let unwanted = known
         .chain(asked)
         .filter(|name| !subscription.wants(resources, name));
     gone.extend(unwanted.cloned());
-    for name in gone {
-        // An answer to a question breaks nothing, and neither does news about what was never there.
-        let harmless = subscription.asked.contains(&name)
-            || !matches!(subscription.held.get(&name), Some(Held::Version(_)));
-        if remove || harmless {
-            plan.removals.push(name);
-        } else {
-            plan.deferred = true;
-        }
-    }
-    plan
+    gone
 }
 
 /// Writes the plan as a message and into the books.
@@ -153,16 +203,8 @@ pub(super) fn respond(
             subscription.held.remove(name);
         }
     }
-    let versions = subscription
-        .held
-        .iter()
-        .filter_map(|(name, held)| match held {
-            Held::Version(version) => Some((&**name, &**version)),
-            Held::Nothing => None,
-        });
-    let system_version_info = aggregate_version(versions).to_string();
     DeltaDiscoveryResponse {
-        system_version_info,
+        system_version_info: subscription.held.version().to_string(),
         type_url: subscription.type_url.as_str().to_owned(),
         nonce: nonce.to_owned(),
         resources: plan

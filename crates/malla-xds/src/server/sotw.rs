@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use malla_xds_proto::Any;
 use malla_xds_proto::discovery::{DiscoveryRequest, DiscoveryResponse};
 
-use super::subscription::{Held, Sent, Subscription, WILDCARD};
+use super::held::Held;
+use super::subscription::{Sent, Subscription, WILDCARD};
 use crate::order;
 use crate::resource::{Name, NodeResources, Resource, Version, aggregate_version};
 
@@ -91,7 +92,7 @@ impl Plan {
         let mut removed = 0;
         if is_complete(subscription) {
             let kept: BTreeSet<&Name> = self.resources.iter().map(|(name, _)| name).collect();
-            let held = subscription.held.keys();
+            let held = subscription.held.names();
             let gone: Vec<Name> = held.filter(|name| !kept.contains(name)).cloned().collect();
             removed = gone.len();
             about.extend(gone);
@@ -121,7 +122,7 @@ pub(super) fn plan(subscription: &mut Subscription, resources: &dyn NodeResource
         .map(|(name, _)| name.clone())
         .collect();
     let kept: BTreeSet<&Name> = wanted.iter().map(|(name, _)| name).collect();
-    let shrunk = subscription.held.keys().any(|name| !kept.contains(name));
+    let shrunk = subscription.held.names().any(|name| !kept.contains(name));
     if is_complete(subscription) {
         let needed = subscription.unanswered || shrunk || !news.is_empty();
         return needed.then_some(Plan {
@@ -134,7 +135,7 @@ pub(super) fn plan(subscription: &mut Subscription, resources: &dyn NodeResource
     // together with what refers to it.
     let gone: Vec<Name> = subscription
         .held
-        .keys()
+        .names()
         .filter(|name| !kept.contains(name))
         .cloned()
         .collect();

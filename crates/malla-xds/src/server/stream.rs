@@ -178,9 +178,7 @@ impl ServerStream {
             facts.wildcard = subscription.wildcard;
             facts.names = subscription.names.len();
             facts.held = subscription.held.len();
-            facts
-                .rejected
-                .retain(|name, _| subscription.held.contains_key(name));
+            facts.rejected.retain(|name, _| subscription.held.has(name));
             (subscription.type_url.clone(), facts)
         });
         StreamFacts {
@@ -326,8 +324,7 @@ impl ServerStream {
                 let plan = delta::plan(subscription, &*resources, remove);
                 let (sent, deferred) = (plan.sent(), plan.deferred);
                 if sent.about.is_empty() && !subscription.unanswered {
-                    subscription.due = deferred;
-                    subscription.compared = resources.revision(&subscription.type_url);
+                    subscription.compared_with(&*resources, deferred);
                     return None;
                 }
                 let response = delta::respond(subscription, plan, &nonce);
@@ -335,9 +332,8 @@ impl ServerStream {
             }
             Variant::Sotw => {
                 let Some(plan) = sotw::plan(subscription, &*resources) else {
-                    subscription.due = false;
                     subscription.asked.clear();
-                    subscription.compared = resources.revision(&subscription.type_url);
+                    subscription.compared_with(&*resources, false);
                     return None;
                 };
                 let sent = plan.sent(subscription);
@@ -348,8 +344,7 @@ impl ServerStream {
         self.nonces += 1;
         subscription.asked.clear();
         subscription.unanswered = false;
-        subscription.due = deferred;
-        subscription.compared = resources.revision(&subscription.type_url);
+        subscription.compared_with(&*resources, deferred);
         self.sent(index, nonce, sent, now);
         Some(message)
     }

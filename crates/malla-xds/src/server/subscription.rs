@@ -1,23 +1,16 @@
 //! What one client wants of one type, what it holds, and what it has been sent.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use tokio::time::Instant;
 
 use super::facts::TypeFacts;
+use super::held::{Held, Holdings};
 use crate::order;
-use crate::resource::{Name, NodeResources, Resource, ResourceMap, TypeUrl, Version};
+use crate::resource::{Layers, Name, NodeResources, Resource, TypeUrl, Version};
 
 /// The name that subscribes to everything.
 pub(crate) const WILDCARD: &str = "*";
-
-/// What the client holds under a name, as far as we know.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Held {
-    Version(Version),
-    /// It has been told that there is none.
-    Nothing,
-}
 
 /// A push that has not been answered.
 #[derive(Debug)]
@@ -50,14 +43,15 @@ pub(super) struct Subscription {
     /// The client has named a resource at least once; from then on an empty list means "none".
     pub(super) explicit: bool,
     pub(super) names: BTreeSet<Name>,
-    pub(super) held: BTreeMap<Name, Held>,
+    pub(super) held: Holdings,
     /// To be answered even if nothing changed: the client asked.
     pub(super) asked: BTreeSet<Name>,
     /// The first answer to a wildcard is sent even if it is empty: clients wait for it.
     pub(super) unanswered: bool,
     /// Something may have to be sent.
     pub(super) due: bool,
-    /// [`NodeResources::revision`] that `held` was last compared with.
+    /// [`NodeResources::revision`] that `held` was last compared with, and agreed with but for what the
+    /// client rejects.
     pub(super) compared: Option<u64>,
     pub(super) in_flight: Option<InFlight>,
     pub(super) last_nonce: Option<String>,
@@ -71,7 +65,7 @@ impl Subscription {
             wildcard: false,
             explicit: false,
             names: BTreeSet::new(),
-            held: BTreeMap::new(),
+            held: Holdings::default(),
             asked: BTreeSet::new(),
             unanswered: false,
             due: true,
@@ -94,10 +88,20 @@ impl Subscription {
         }
     }
 
+    /// What was to be sent has been, but for removals that are deferred: the next comparison starts where this
+    /// one did then.
+    pub(super) fn compared_with(&mut self, resources: &dyn NodeResources, deferred: bool) {
+        self.due = deferred;
+        if !deferred {
+            self.compared = resources.revision(&self.type_url);
+        }
+    }
+
     pub(super) fn subscribe_wildcard(&mut self) {
         if !self.wildcard {
             self.wildcard = true;
             self.unanswered = true;
+            self.compared = None;
         }
     }
 
@@ -105,7 +109,7 @@ impl Subscription {
         self.wildcard = false;
         self.unanswered = false;
         let names = &self.names;
-        self.held.retain(|name, _| names.contains(name));
+        self.held.retain(|name| names.contains(name));
         self.asked.retain(|name| names.contains(name));
     }
 
@@ -116,11 +120,11 @@ impl Subscription {
         mut visit: impl FnMut(&Name, Option<&Resource>),
     ) {
         let all = self.everything(resources);
-        for (name, resource) in all.into_iter().flatten() {
+        for (name, resource) in all.into_iter().flat_map(Layers::iter) {
             visit(name, Some(resource));
         }
         for name in &self.names {
-            if !all.is_some_and(|all| all.contains_key(name)) {
+            if !all.is_some_and(|all| all.contains(name)) {
                 visit(name, resources.get(&self.type_url, name).as_ref());
             }
         }
@@ -131,11 +135,11 @@ impl Subscription {
         self.names.contains(name)
             || self
                 .everything(resources)
-                .is_some_and(|all| all.contains_key(name))
+                .is_some_and(|all| all.contains(name))
     }
 
     /// What the wildcard covers, when it is subscribed to.
-    fn everything<'a>(&self, resources: &'a dyn NodeResources) -> Option<&'a ResourceMap> {
+    fn everything<'a>(&self, resources: &'a dyn NodeResources) -> Option<Layers<'a>> {
         let wildcard = self.wildcard.then_some(&self.type_url)?;
         resources.wildcard(wildcard)
     }
@@ -145,8 +149,26 @@ impl Subscription {
         matches!(self.held.get(name), Some(Held::Version(version)) if *version == resource.version)
     }
 
+    /// The only names at which what the client holds may differ from what it should: those that have changed
+    /// since they were compared, and those it asked about. `None` where all have to be looked at.
+    pub(super) fn suspects(&self, resources: &dyn NodeResources) -> Option<BTreeSet<Name>> {
+        let changed = resources.changed(&self.type_url, self.compared?)?;
+        Some(
+            changed
+                .into_iter()
+                .chain(self.asked.iter().cloned())
+                .collect(),
+        )
+    }
+
     /// Whether there is something the client does not have yet.
     pub(super) fn has_additions(&self, resources: &dyn NodeResources) -> bool {
+        if let Some(suspects) = self.suspects(resources) {
+            return suspects.iter().any(|name| {
+                let resource = resources.get(&self.type_url, name);
+                self.wants(resources, name) && resource.is_some_and(|it| !self.holds(name, &it))
+            });
+        }
         let mut any = false;
         self.each_wanted(resources, |name, resource| {
             any |= resource.is_some_and(|resource| !self.holds(name, resource));

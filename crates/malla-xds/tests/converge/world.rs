@@ -7,10 +7,12 @@ use std::time::Duration;
 use malla_xds::client::stream::{ClientConfig, ClientStream, Input as In, Output as Out};
 use malla_xds::client::{Interest, Rejection, Update, Verdict};
 use malla_xds::server::stream::{Input, Output, ServerStream};
-use malla_xds::{ClientMessage, Name, ResourceSet, ServerMessage, Variant};
+use malla_xds::{ClientMessage, Name, NodeResources, ResourceSet, ServerMessage, Variant};
 use malla_xds_proto::core::Node;
 use malla_xds_proto::type_url::{CLUSTER, ENDPOINTS, LISTENER, ROUTE};
 use tokio::time::Instant;
+
+use crate::told::Told;
 
 /// Content that the client rejects, in worlds where it rejects anything.
 const BAD: u8 = 13;
@@ -174,6 +176,8 @@ pub(crate) struct World {
     variant: Variant,
     content: Content,
     published: Content,
+    /// All that has been published; given to the server where it is told what changed.
+    told: Option<Told>,
     client: ClientStream,
     handler: Handler,
     server: Option<ServerStream>,
@@ -182,7 +186,8 @@ pub(crate) struct World {
 }
 
 impl World {
-    pub(crate) fn new(variant: Variant, reject: bool) -> Self {
+    /// Where `told`, the server is told what has changed, and else finds out.
+    pub(crate) fn new(variant: Variant, reject: bool, told: bool) -> Self {
         let now = Instant::now();
         let config = ClientConfig {
             variant,
@@ -197,6 +202,11 @@ impl World {
             variant,
             content: Content::default(),
             published: Content::default(),
+            told: told.then(|| {
+                let mut told = Told::default();
+                told.publish(Content::default().resources());
+                told
+            }),
             client,
             handler: Handler {
                 reject,
@@ -225,7 +235,10 @@ impl World {
         match step {
             Step::Publish => {
                 self.published = self.content.clone();
-                let resources = Arc::new(self.published.resources());
+                if let Some(told) = &mut self.told {
+                    told.publish(self.published.resources());
+                }
+                let resources = self.resources();
                 self.serve(Input::Resources(resources));
             }
             Step::ToServer { count } => {
@@ -255,6 +268,14 @@ impl World {
         }
     }
 
+    /// What the server is given.
+    fn resources(&self) -> Arc<dyn NodeResources> {
+        match &self.told {
+            Some(told) => Arc::new(told.clone()),
+            None => Arc::new(self.published.resources()),
+        }
+    }
+
     fn serve(&mut self, input: Input) {
         let Some(server) = &mut self.server else {
             return;
@@ -276,7 +297,7 @@ impl World {
         while let Some(output) = self.client.poll_output(self.now) {
             match output {
                 Out::Open => {
-                    let resources = Arc::new(self.published.resources());
+                    let resources = self.resources();
                     self.server = Some(ServerStream::new(self.variant, resources, self.now));
                     self.client.handle(self.now, In::Opened);
                 }

@@ -3,6 +3,7 @@
 use malla_api::Kind;
 use malla_model::id::{Labels, selects};
 use malla_translate::NodeKind;
+use malla_xds::Layers;
 use malla_xds_proto::type_url;
 use serde_json::Value;
 
@@ -17,11 +18,12 @@ pub(super) fn uses(object: &ConfigObject, report: &NodeReport, set: &NodeSet, ro
     let here = namespace == Some(&*report.namespace) || namespace == Some(root);
     match object.kind {
         Kind::VirtualService | Kind::DestinationRule => {
-            path(object).is_some_and(|path| set.origins().contains(&path))
+            path(object).is_some_and(|path| set.made_of(&path))
         }
         Kind::ServiceEntry => {
-            let clusters = set.of(type_url::CLUSTER).into_iter().flatten();
-            clusters.into_iter().any(|(name, _)| of_host(spec, name))
+            let clusters = set.of(type_url::CLUSTER);
+            let mut clusters = clusters.into_iter().flat_map(Layers::iter);
+            clusters.any(|(name, _)| of_host(spec, name))
         }
         Kind::Gateway => report.kind == NodeKind::Router && selected(&spec["selector"], report),
         Kind::Sidecar => {
@@ -42,8 +44,9 @@ pub(super) fn uses(object: &ConfigObject, report: &NodeReport, set: &NodeSet, ro
 /// Whether a resource that was refused may have been made of the object, which the proxy uses. Where a
 /// resource names its objects, it was those.
 pub(super) fn caused(object: &ConfigObject, set: &NodeSet, type_url: &str, name: &str) -> bool {
-    if let (Some(origins), Some(path)) = (set.origins().of_resource(type_url, name), path(object)) {
-        return origins.contains(&path);
+    let made = path(object).and_then(|path| set.is_made_of(type_url, name, &path));
+    if let Some(made) = made {
+        return made;
     }
     match object.kind {
         // Their routes and clusters name them: this is none of theirs.
