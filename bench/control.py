@@ -65,8 +65,15 @@ class Api:
         self.kubeconfig = kubeconfig
 
     def call(self, method, path, body, kind="application/json"):
-        self.connection.request(method, path, json.dumps(body), {"content-type": kind, "accept": "application/json"})
-        answer = self.connection.getresponse()
+        headers = {"content-type": kind, "accept": "application/json"}
+        try:
+            self.connection.request(method, path, json.dumps(body), headers)
+            answer = self.connection.getresponse()
+        except (OSError, http.client.HTTPException):
+            # The server has closed it, idle for too long; the next request opens another.
+            self.connection.close()
+            self.connection.request(method, path, json.dumps(body), headers)
+            answer = self.connection.getresponse()
         text = answer.read()
         if answer.status >= 300 and answer.status != 409:
             sys.exit(f"{method} {path}: {answer.status} {text.decode()}")

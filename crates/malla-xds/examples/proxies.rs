@@ -17,10 +17,14 @@ use malla_xds_proto::discovery::aggregated_discovery_service_client::AggregatedD
 use malla_xds_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use malla_xds_proto::type_url::{CLUSTER, ENDPOINTS, LISTENER, ROUTE};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{self, UnboundedSender};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::Request;
 use tonic::transport::Endpoint;
+
+/// Proxies that connect at a time: the control plane bounds who has not proved an identity yet by address.
+const CONNECTING: usize = 64;
 
 /// Largest response that is taken.
 const MAX_RESPONSE: usize = 256 << 20;
@@ -40,6 +44,7 @@ async fn main() -> Result<()> {
         .context("usage: proxies HOST:PORT")?;
     let seen: Arc<Mutex<Seen>> = Arc::default();
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
+    let connecting = Arc::new(Semaphore::new(CONNECTING));
     let mut connected = 0;
     while let Some(line) = lines.next_line().await? {
         let now = || seen.lock().unwrap_or_else(PoisonError::into_inner);
@@ -49,8 +54,9 @@ async fn main() -> Result<()> {
                 let (id, token) = (id.to_owned(), token.to_owned());
                 let number = connected;
                 connected += 1;
+                let connecting = Arc::clone(&connecting);
                 tokio::spawn(async move {
-                    if let Err(error) = proxy(url, number, &id, &token, &seen).await {
+                    if let Err(error) = proxy(url, number, &id, &token, &seen, &connecting).await {
                         println!("{{\"error\": {:?}}}", format!("{id}: {error:#}"));
                     }
                 });
@@ -96,7 +102,9 @@ async fn proxy(
     id: &str,
     token: &str,
     seen: &Mutex<Seen>,
+    connecting: &Semaphore,
 ) -> Result<()> {
+    let permit = connecting.acquire().await?;
     let channel = Endpoint::from_shared(url)?.connect().await?;
     let mut client =
         AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_RESPONSE);
@@ -120,6 +128,7 @@ async fn proxy(
         .delta_aggregated_resources(request)
         .await?
         .into_inner();
+    drop(permit);
     let mut subscribed = HashSet::new();
     while let Some(response) = responses.message().await? {
         follow(&response, &mut subscribed, &requests)?;

@@ -15,6 +15,6 @@ pub mod stream;
 mod subscription;
 
 pub use facts::{ConnectionFacts, StreamFacts, TypeFacts};
-pub use shell::{AdsServer, ServerOptions};
+pub use shell::{AdsServer, Responses, ServerOptions};
 pub use source::{Answer, Hello, NodeHandle, ResourceSource};
 pub use stream::Event;

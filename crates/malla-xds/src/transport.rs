@@ -5,6 +5,7 @@
 //! it has an answer).
 
 pub mod dialed;
+mod framed;
 pub mod grpc;
 pub mod memory;
 mod single;

@@ -22,6 +22,7 @@ use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status, Streaming};
 
+use super::framed::{Framed, Outgoing};
 use super::{Link, LinkError, Transport, single};
 use crate::message::{ClientMessage, ServerMessage, Variant};
 use crate::server::{AdsServer, ResourceSource};
@@ -225,10 +226,9 @@ fn sotw_stream(
 /// The gRPC service of a server; add it to tonic's router.
 pub fn service<S: ResourceSource>(
     server: AdsServer<S>,
-) -> AggregatedDiscoveryServiceServer<AdsService<S>> {
-    AggregatedDiscoveryServiceServer::new(AdsService { server })
-        .max_decoding_message_size(MAX_REQUEST)
-        .max_encoding_message_size(MAX_RESPONSE)
+) -> Framed<AggregatedDiscoveryServiceServer<AdsService<S>>> {
+    let service = AggregatedDiscoveryServiceServer::new(AdsService { server });
+    Framed(service.max_decoding_message_size(MAX_REQUEST))
 }
 
 /// Envoy's `AggregatedDiscoveryService` over an [`AdsServer`].
@@ -238,56 +238,45 @@ pub struct AdsService<S> {
 }
 
 impl<S: ResourceSource> AdsService<S> {
-    fn open<T: Send + 'static>(
+    /// Opens a stream. Its responses are not the answer's own: [`Framed`] sends them.
+    fn open<T: Send + 'static, M>(
         &self,
         variant: Variant,
         request: Request<Streaming<T>>,
         wrap: fn(T) -> ClientMessage,
-    ) -> BoxStream<'static, Result<ServerMessage, Status>> {
+    ) -> Response<Nothing<M>> {
         let (metadata, extensions, incoming) = request.into_parts();
         let incoming = incoming.map(move |message| message.map(wrap)).boxed();
         let responses = self.server.open(variant, incoming, metadata, extensions);
-        responses.boxed()
+        let mut answer = Response::new(stream::empty());
+        answer.extensions_mut().insert(Outgoing::new(responses));
+        answer
     }
 }
 
+/// What is left for tonic to send.
+type Nothing<M> = stream::Empty<Result<M, Status>>;
+
 #[tonic::async_trait]
 impl<S: ResourceSource> AggregatedDiscoveryService for AdsService<S> {
-    type StreamAggregatedResourcesStream = BoxStream<'static, Result<DiscoveryResponse, Status>>;
-    type DeltaAggregatedResourcesStream =
-        BoxStream<'static, Result<DeltaDiscoveryResponse, Status>>;
+    type StreamAggregatedResourcesStream = Nothing<DiscoveryResponse>;
+    type DeltaAggregatedResourcesStream = Nothing<DeltaDiscoveryResponse>;
 
     async fn stream_aggregated_resources(
         &self,
         request: Request<Streaming<DiscoveryRequest>>,
     ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
-        let responses = self.open(Variant::Sotw, request, |message| {
+        Ok(self.open(Variant::Sotw, request, |message| {
             ClientMessage::Sotw(Box::new(message))
-        });
-        let unwrapped = responses.filter_map(|message| async {
-            match message {
-                Ok(ServerMessage::Sotw(response)) => Some(Ok(response)),
-                Ok(ServerMessage::Delta(_)) => None, // A stream has one variant.
-                Err(status) => Some(Err(status)),
-            }
-        });
-        Ok(Response::new(unwrapped.boxed()))
+        }))
     }
 
     async fn delta_aggregated_resources(
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        let responses = self.open(Variant::Delta, request, |message| {
+        Ok(self.open(Variant::Delta, request, |message| {
             ClientMessage::Delta(Box::new(message))
-        });
-        let unwrapped = responses.filter_map(|message| async {
-            match message {
-                Ok(ServerMessage::Delta(response)) => Some(Ok(response)),
-                Ok(ServerMessage::Sotw(_)) => None, // A stream has one variant.
-                Err(status) => Some(Err(status)),
-            }
-        });
-        Ok(Response::new(unwrapped.boxed()))
+        }))
     }
 }
