@@ -66,6 +66,7 @@ pub(crate) fn run(name: &str, arguments: &[&str]) {
     let kubectl = Kubectl(&demo);
     https::comes_from_secrets(&demo);
     gateway_api::routes_have_gateways_of_their_own(&demo);
+    gateway_api::routes_on_services_act_within_the_mesh(&demo);
     // Applying what is there already changes nothing and warns of nothing.
     kubectl.lesson("q01-gateway");
     let class = Class {
