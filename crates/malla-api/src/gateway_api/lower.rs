@@ -68,6 +68,8 @@ pub struct Managed {
     pub class: String,
     /// Port and name of each port that listeners open.
     pub ports: BTreeMap<u16, String>,
+    /// The address that its Service is to ask for.
+    pub address: Option<String>,
     pub labels: Labels,
     pub annotations: Labels,
 }
@@ -196,6 +198,15 @@ fn pods(gateway: &Object<GatewaySpec>, around: &Surroundings<'_>) -> Pods {
         let hostname = address.kind.as_deref() == Some("Hostname");
         address.value.as_deref().filter(|_| hostname)
     });
+    let known = |kind: &str| matches!(kind, "Hostname" | "IPAddress");
+    let mut kinds = gateway
+        .spec
+        .addresses
+        .iter()
+        .filter_map(|a| a.kind.as_deref());
+    if let Some(other) = kinds.find(|kind| !known(kind)) {
+        return Pods::Nobody(format!("addresses of type {other} are not supported"));
+    }
     let Some(hostname) = hostname else {
         let selector = [(super::NAME_LABEL.to_owned(), gateway.name().to_owned())];
         return Pods::Of {
@@ -262,6 +273,7 @@ fn managed(
                 )
             })
             .collect(),
+        address: gateway.spec.wanted_ips().next().map(str::to_owned),
         labels: infrastructure.labels.clone(),
         annotations: infrastructure.annotations.clone(),
     })

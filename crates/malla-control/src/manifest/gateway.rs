@@ -91,12 +91,16 @@ pub fn managed_gateway(installation: &Installation, managed: &Managed) -> Vec<Va
     if let Some(spec) = deployment["spec"].as_object_mut() {
         spec.remove("replicas");
     }
+    let mut service = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": metadata,
+        "spec": {"type": "LoadBalancer", "selector": {NAME_LABEL: managed.gateway}, "ports": ports},
+    });
+    if let Some(address) = &managed.address {
+        service["spec"]["loadBalancerIP"] = json!(address);
+    }
     vec![
         json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata}),
-        json!({
-            "apiVersion": "v1", "kind": "Service", "metadata": metadata,
-            "spec": {"type": "LoadBalancer", "selector": {NAME_LABEL: managed.gateway}, "ports": ports},
-        }),
+        service,
         deployment,
     ]
 }

@@ -174,11 +174,18 @@ pub(super) fn gateway(
             conditions.set("Accepted", !all, "ListenersNotValid", &message);
         }
     }
+    let given = |ip: &str| addresses.iter().any(|one| one["value"] == ip);
+    let lacking = gateway.spec.wanted_ips().find(|ip| !given(ip));
     match (pods, addresses.is_empty()) {
         (Pods::Nobody(why), _) => conditions.set("Programmed", false, "AddressNotUsable", why),
         (Pods::Of { service, .. }, true) => {
             let message = format!("Service {service} has no address yet");
             conditions.set("Programmed", false, "AddressNotAssigned", &message);
+        }
+        (Pods::Of { service, .. }, false) if lacking.is_some() => {
+            let ip = lacking.unwrap_or_default();
+            let message = format!("Service {service} has not got the address {ip}");
+            conditions.set("Programmed", false, "AddressNotUsable", &message);
         }
         (Pods::Of { service, .. }, false) if broken.len() < listeners.len() => {
             conditions.set(

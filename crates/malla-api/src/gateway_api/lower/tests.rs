@@ -211,6 +211,31 @@ fn a_gateway_gets_pods_and_says_where_it_is_reached() {
 }
 
 #[test]
+fn a_gateway_asks_for_the_address_that_it_is_to_have() {
+    let check = |address: &str, asked: Option<&str>, want: &str| {
+        let spec = format!("gatewayClassName: istio\n  addresses: [{address}]");
+        let gateway = GATEWAY.replace("gatewayClassName: istio", &spec);
+        let service =
+            "kind: Service\nmetadata: {name: edge-istio, namespace: infra}\nip: 192.0.2.1";
+        let outcome = Cluster::new(&format!("{CLASS}{gateway}{service}")).lower();
+        let managed = outcome.managed.first();
+        assert_eq!(
+            managed.and_then(|m| m.address.as_deref()),
+            asked,
+            "{address}"
+        );
+        let status = status(&outcome, GatewayKind::Gateway, "edge");
+        assert_eq!(conditions(&status)[1], want, "{address}");
+    };
+    let good = "Programmed=True Programmed";
+    check("{value: 192.0.2.1}", Some("192.0.2.1"), good);
+    let other = "{type: IPAddress, value: 192.0.2.2}";
+    let lacking = "Programmed=False AddressNotUsable";
+    check(other, Some("192.0.2.2"), lacking);
+    check("{type: example.com/Name, value: a}", None, lacking);
+}
+
+#[test]
 fn another_controllers_gateways_are_left_alone() {
     let yaml = format!("{CLASS}{GATEWAY}").replace("istio.io/gateway", "example.com/gateway");
     let outcome = Cluster::new(&format!(

@@ -58,6 +58,18 @@ pub struct GatewaySpec {
     pub allowed_listeners: Option<AllowedListeners>,
 }
 
+impl GatewaySpec {
+    /// The IP addresses that it asks for.
+    pub fn wanted_ips(&self) -> impl Iterator<Item = &str> {
+        let of_ips = |address: &&GatewayAddress| {
+            let kind = address.kind.as_deref();
+            kind.is_none_or(|kind| kind == "IPAddress")
+        };
+        let ips = self.addresses.iter().filter(of_ips);
+        ips.filter_map(|address| address.value.as_deref())
+    }
+}
+
 /// Which ListenerSets may add listeners to a gateway.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase")]
