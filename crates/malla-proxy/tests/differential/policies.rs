@@ -5,6 +5,8 @@
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::sync::Arc;
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use base64::Engine;
@@ -19,9 +21,10 @@ use malla_xds_proto::json;
 use serde_json::{Map, Value, json};
 
 use crate::backend;
+use crate::certificates::{client, write_certificates};
 use crate::lab::{Lab, show};
 use crate::ports::free_port;
-use crate::wire::{comparable, exchange};
+use crate::wire::{comparable, exchange, exchange_tls};
 
 const FILE: &str = include_str!("policies.yaml");
 /// 2100 and 2001.
@@ -321,5 +324,127 @@ fn both_proxies_route_by_claims() {
     ] {
         let answer = lab.check(&name, &bytes(&request, &issuer));
         assert_eq!(answer.status, want, "{request}");
+    }
+}
+
+/// TLS that asks for a client's certificate.
+fn secured(mut listener: Value, folder: &Path) -> Value {
+    let file = |name: &str| json!({"filename": folder.join(name)});
+    listener["filter_chains"][0]["transport_socket"] = json!({"name": "tls", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+        "require_client_certificate": true,
+        "common_tls_context": {
+            "tls_certificates": [{"certificate_chain": file("server.pem"), "private_key": file("server.key")}],
+            "validation_context": {"trusted_ca": file("ca.pem")},
+        },
+    }});
+    listener["listener_filters"] = json!([{"name": "tls", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"}}]);
+    listener
+}
+
+/// A rule, whether it allows `cluster.local/ns/base/sa/client`, and whether it allows a certificate without identity.
+const IDENTITIES: [(&str, bool, bool); 18] = [
+    ("{}", true, true),
+    ("{from: [{source: {principals: ['*']}}]}", true, true),
+    (
+        "{from: [{source: {principals: [cluster.local/ns/base/sa/client]}}]}",
+        true,
+        false,
+    ),
+    (
+        "{from: [{source: {principals: [cluster.local/ns/base/sa/clien]}}]}",
+        false,
+        false,
+    ),
+    (
+        "{from: [{source: {principals: ['*/sa/client']}}]}",
+        true,
+        false,
+    ),
+    (
+        "{from: [{source: {principals: ['cluster.local/ns/base/*']}}]}",
+        true,
+        false,
+    ),
+    (
+        "{from: [{source: {notPrincipals: ['cluster.local/*']}}]}",
+        false,
+        true,
+    ),
+    ("{from: [{source: {namespaces: [base]}}]}", true, false),
+    (
+        "{from: [{source: {namespaces: ['ba*', other]}}]}",
+        true,
+        false,
+    ),
+    ("{from: [{source: {namespaces: [bas]}}]}", false, false),
+    ("{from: [{source: {notNamespaces: [base]}}]}", false, true),
+    (
+        "{from: [{source: {serviceAccounts: [client]}}]}",
+        true,
+        false,
+    ),
+    (
+        "{from: [{source: {serviceAccounts: [other/client]}}]}",
+        false,
+        false,
+    ),
+    (
+        "{from: [{source: {trustDomains: [cluster.local]}}]}",
+        true,
+        false,
+    ),
+    (
+        "{when: [{key: source.trustDomain, notValues: ['cluster*']}]}",
+        false,
+        true,
+    ),
+    (
+        "{when: [{key: source.serviceAccount, values: [base/client]}]}",
+        true,
+        false,
+    ),
+    (
+        "{when: [{key: source.namespace, values: [base]}, {key: source.principal, notValues: ['*/sa/client']}]}",
+        false,
+        false,
+    ),
+    (
+        "{when: [{key: connection.sni, values: ['*.test'], notValues: [x.bad.test]}]}",
+        true,
+        true,
+    ),
+];
+
+#[test]
+fn both_proxies_know_identities() {
+    let folder = tempfile::tempdir().unwrap();
+    write_certificates(folder.path());
+    let mut names = Vec::new();
+    let mut listeners = Vec::new();
+    for (at, (rule, ..)) in IDENTITIES.iter().enumerate() {
+        let text = format!("[{{kind: AuthorizationPolicy, spec: {{rules: [{rule}]}}}}]");
+        let objects: Vec<Value> = serde_saphyr::from_str(&text).unwrap();
+        let node = NodeView::new(NodeKind::Sidecar, "app", "base", [10, 1, 0, 1].into());
+        let resources = translate(&mesh(&json!({}), &objects), &node);
+        let name = format!("rule-{at}");
+        let plain = listener(&name, &filters(&resources, "virtualInbound"), &to_backend());
+        listeners.push(secured(plain, folder.path()));
+        names.push(name);
+    }
+    let backend = cluster("backend", backend::start().port());
+    let bootstrap = json!({"static_resources": {"listeners": listeners, "clusters": [backend]}});
+    let lab = start(&bootstrap, names.iter());
+    for (name, (rule, of_client, of_bare)) in names.iter().zip(IDENTITIES) {
+        for (identity, allowed) in [("client", of_client), ("bare", of_bare)] {
+            let config = Arc::new(client(folder.path(), Some(identity)));
+            let sent = bytes(&json!({}), &Issuer::new());
+            let want = if allowed { "200" } else { "403" };
+            for side in [&lab.envoy, &lab.malla] {
+                let answer = exchange_tls(side.address(name), &config, "server.test", &sent);
+                assert_eq!(answer.status, want, "{} {identity}: {rule}", side.name);
+            }
+        }
     }
 }
