@@ -112,9 +112,7 @@ fn service<'a>(view: &View<'a>, uri: &JwksUri) -> Option<(&'a Service, &'a Servi
 /// The service of that name, which may end where a client in the mesh may end it: `NAME.NAMESPACE[.svc]`.
 fn known<'a>(view: &View<'a>, host: &Host) -> Option<&'a Service> {
     let domain = &view.mesh.settings.domain;
-    let namespace = &view.node.namespace;
     let full = match host.as_str().split('.').collect::<Vec<_>>()[..] {
-        [name] => format!("{name}.{namespace}.svc.{domain}"),
         [name, namespace] | [name, namespace, "svc"] => format!("{name}.{namespace}.svc.{domain}"),
         _ => String::new(),
     };
