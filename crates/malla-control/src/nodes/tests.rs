@@ -325,3 +325,64 @@ async fn a_status_counts_the_proxies_that_use_the_object_and_blames_it_for_its_o
     );
     assert_eq!(said("user"), (2, 2, vec![]));
 }
+
+/// The endpoints of `cart`.
+fn slice(ips: &[&str]) -> Arc<DynamicObject> {
+    let endpoints: Vec<Value> = ips.iter().map(|ip| json!({"addresses": [ip]})).collect();
+    object(json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": {"name": "cart", "namespace": "base", "labels": {"kubernetes.io/service-name": "cart"}},
+        "endpoints": endpoints, "ports": [{"name": "http", "port": 8080}],
+    }))
+}
+
+#[tokio::test]
+async fn after_a_change_of_endpoints_streams_look_at_these_alone_and_have_the_rest_in_common() {
+    let mut index = routed();
+    let ips = ["1.2.3.1", "1.2.3.2", "1.2.3.3"];
+    for ip in ips {
+        let pod = pod("base", &format!("web-{ip}"), ip);
+        index.apply((Watched::Pod, Change::Applied(pod)));
+    }
+    index.apply((Watched::EndpointSlice, Change::Applied(slice(&ips[..1]))));
+    let (publish, nodes) = nodes(&mut index);
+    let mut handles = Vec::new();
+    for (number, ip) in (1..).zip(ips) {
+        let mut hello = hello(ip, "base", &format!("web-{ip}"));
+        hello.connection = number;
+        hello.node.id = hello.node.id.replace("router~", "sidecar~");
+        handles.push(nodes.accept(hello, Duration::ZERO).await.unwrap());
+    }
+    let mut streams: Vec<_> = handles.iter().map(|handle| handle.resources()).collect();
+    let before: Vec<_> = streams
+        .iter_mut()
+        .map(|it| it.borrow_and_update().clone())
+        .collect();
+    index.apply((Watched::EndpointSlice, Change::Applied(slice(&ips[..2]))));
+    publish.send_replace(Some(index.world()));
+    let mut bodies = Vec::new();
+    for (stream, before) in streams.iter_mut().zip(&before) {
+        let changed = tokio::time::timeout(LONG, stream.changed()).await;
+        changed.unwrap().unwrap();
+        let now = stream.borrow_and_update().clone();
+        let changed = |type_url| {
+            let names = now.changed(type_url, before.revision(type_url).unwrap());
+            let names = names.unwrap().into_iter();
+            names.map(|name| name.to_string()).collect::<Vec<_>>()
+        };
+        let cart = "outbound|7001||cart.base.svc.cluster.local";
+        assert_eq!(changed(type_url::ENDPOINTS), [cart]);
+        assert_eq!(changed(type_url::ROUTE), [""; 0]);
+        // The cluster names the accounts of its endpoints.
+        let mut clusters = changed(type_url::CLUSTER);
+        clusters.retain(|name| !name.starts_with("inbound|"));
+        assert_eq!(clusters, [cart]);
+        bodies.push(now.get(type_url::ENDPOINTS, cart).unwrap().body.as_ptr());
+    }
+    // Who has become an endpoint has a port of its own now.
+    let ports = |at: usize| names(&streams[at].borrow(), type_url::CLUSTER);
+    assert!(ports(1).contains(&"inbound|8080||".to_owned()));
+    assert!(!ports(2).contains(&"inbound|8080||".to_owned()));
+    bodies.dedup();
+    assert_eq!(bodies.len(), 1, "made once");
+}
