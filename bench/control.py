@@ -3,7 +3,8 @@
 push to all, memory per proxy, and who is sent a rule for one host.
 
 The API server is the embedded one, without a node: pods are objects only. The proxies are simulated: each has a connection of
-its own, subscribes as Envoy does and acknowledges what it gets. Needs builds: `cargo build --profile dist -p malla`,
+its own, subscribes as Envoy does and acknowledges what it gets. istiod's ports must be free (`unshare -n sh -c "ip link set lo up; ..."`
+gives a network of its own). Needs builds: `cargo build --profile dist -p malla`,
 `cargo build --profile dist -p malla-apiserver --example serve` and `cargo build --profile dist -p malla-xds --example proxies`.
 """
 import argparse
@@ -215,9 +216,8 @@ class Proxies:
 def measure(chosen, mesh, folder):
     command = [chosen.malla or chosen.target / "malla", "control", "--bind", "127.0.0.1", "--log-level", "warn"]
     environment = {"KUBECONFIG": str(mesh.api.kubeconfig), "PATH": "/usr/bin:/bin", "HOME": str(folder)}
-    log = open(folder / "log", "w")
     begun = time.monotonic()
-    with lab.running(command, XDS, env=environment, stdout=log, stderr=log) as control:
+    with lab.running(command, XDS, env=environment, stderr=None) as control:
         ready(control)
         started = time.monotonic() - begun
         pid, empty = control.pid, lab.pss(control.pid)
