@@ -10,8 +10,10 @@ mod route;
 
 use malla_model::id::selects;
 use malla_model::patch::{ApplyTo, Context, EnvoyFilter, Operation, Patch};
-use malla_xds_proto::core::TransportSocket;
-use malla_xds_proto::core::transport_socket::ConfigType;
+use malla_xds_proto::Any;
+use malla_xds_proto::core::{TransportSocket, transport_socket};
+use malla_xds_proto::hcm::{HttpFilter, http_filter};
+use malla_xds_proto::listener::{Filter, ListenerFilter, filter, listener_filter};
 use malla_xds_proto::merge::{self, Lists};
 use prost::{Message, Name};
 
@@ -54,6 +56,19 @@ impl<'a> Patches<'a> {
         })
     }
 
+    /// What is added in a context. One for any context is added once, to what goes out.
+    fn added<M: Message + Default>(
+        &self,
+        apply_to: ApplyTo,
+        context: Context,
+    ) -> impl Iterator<Item = M> {
+        let here = self.of(apply_to, context).filter(move |patch| {
+            patch.operation == Operation::Add
+                && (patch.context != Context::Any || context != Context::SidecarInbound)
+        });
+        here.filter_map(value)
+    }
+
     fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -83,14 +98,20 @@ fn value<M: Message + Default>(patch: &Patch) -> Option<M> {
 
 /// Merges the patch's message into `target`, if the operation merges.
 fn merge_into<M: Message + Name + Default>(patch: &Patch, target: &mut M) {
+    if patch.operation.merges()
+        && let Some(value) = value::<M>(patch)
+    {
+        merge_value(patch, &value, target);
+    }
+}
+
+/// Merges `value`, which is the patch's, into `target`.
+fn merge_value<M: Message + Name + Default>(patch: &Patch, value: &M, target: &mut M) {
     let lists = match patch.operation {
         Operation::MergeAndReplaceList => Lists::Replace,
         _ => Lists::Append,
     };
-    if patch.operation.merges()
-        && let Some(value) = value::<M>(patch)
-        && let Err(error) = merge::merge(target, &value, lists)
-    {
+    if let Err(error) = merge::merge(target, value, lists) {
         tracing::debug!(%error, "a patch of an EnvoyFilter does not merge");
     }
 }
@@ -122,18 +143,77 @@ fn edit<T: Message + Default>(patch: &Patch, list: &mut Vec<T>, is: Option<&dyn 
     }
 }
 
-/// Merges two sockets of one name; `false` where they are not of one name.
-fn merge_socket(target: &mut TransportSocket, patch: &TransportSocket) -> bool {
-    if target.name != patch.name {
-        return false;
-    }
-    if let (Some(ConfigType::TypedConfig(there)), Some(ConfigType::TypedConfig(new))) =
-        (&mut target.config_type, &patch.config_type)
+/// What has a name and a configuration of a type of its own.
+trait Named {
+    fn name_mut(&mut self) -> &mut String;
+    fn config(&self) -> Option<&Any>;
+    fn config_mut(&mut self) -> Option<&mut Any>;
+}
+
+macro_rules! named {
+    ($($message:ty: $config:path),+ $(,)?) => {$(
+        impl Named for $message {
+            fn name_mut(&mut self) -> &mut String {
+                &mut self.name
+            }
+
+            fn config(&self) -> Option<&Any> {
+                match &self.config_type {
+                    Some($config(config)) => Some(config),
+                    _ => None,
+                }
+            }
+
+            fn config_mut(&mut self) -> Option<&mut Any> {
+                match &mut self.config_type {
+                    Some($config(config)) => Some(config),
+                    _ => None,
+                }
+            }
+        }
+    )+};
+}
+
+named! {
+    ListenerFilter: listener_filter::ConfigType::TypedConfig,
+    Filter: filter::ConfigType::TypedConfig,
+    HttpFilter: http_filter::ConfigType::TypedConfig,
+    TransportSocket: transport_socket::ConfigType::TypedConfig,
+}
+
+/// Merges the patch's configuration into that of `target`, and gives it the patch's name. Lists always grow there, so the
+/// other way of merging is none.
+fn merge_named<M: Named + Message + Default>(patch: &Patch, target: &mut M) {
+    let new = (patch.operation == Operation::Merge).then(|| value::<M>(patch));
+    if let Some(mut new) = new.flatten()
+        && merge_config(target, &new)
     {
+        let name = std::mem::take(new.name_mut());
+        if !name.is_empty() {
+            *target.name_mut() = name;
+        }
+    }
+}
+
+/// Merges the configuration of `new` into that of `target`; `false` where that has none.
+fn merge_config<M: Named>(target: &mut M, new: &M) -> bool {
+    let Some(there) = target.config_mut() else {
+        return false;
+    };
+    if let Some(new) = new.config() {
         match merge::merge_any(there, new) {
             Ok(merged) => *there = merged,
             Err(error) => tracing::debug!(%error, "a patch of an EnvoyFilter does not merge"),
         }
     }
     true
+}
+
+/// Merges two sockets of one name; `false` where they are not of one name.
+fn merge_socket(target: &mut TransportSocket, patch: &TransportSocket) -> bool {
+    let same = target.name == patch.name;
+    if same {
+        merge_config(target, patch);
+    }
+    same
 }

@@ -333,6 +333,37 @@ fn clusters_are_patched() {
     assert!(web["transport_socket"].is_null());
 }
 
+/// A sidecar gets what is added for either of its directions, a gateway what is for gateways; each once.
+#[test]
+fn what_is_added_is_added_where_its_context_is() {
+    let contexts = ["ANY", "SIDECAR_INBOUND", "SIDECAR_OUTBOUND", "GATEWAY"];
+    let patch = |context: &&str| {
+        format!(
+            "  - applyTo: LISTENER
+    match: {{context: {context}}}
+    patch: {{operation: ADD, value: {{name: added-{context}}}}}
+  - applyTo: CLUSTER
+    match: {{context: {context}}}
+    patch: {{operation: ADD, value: {{name: added-{context}}}}}
+"
+        )
+    };
+    let patches: String = contexts.iter().map(patch).collect();
+    let of_mesh = filter("f", "istio-system", "", &patches);
+    for (kind, wanted) in [
+        (NodeKind::Sidecar, &contexts[..3]),
+        (NodeKind::Router, &["ANY", "GATEWAY"]),
+    ] {
+        let emitted = emitted(kind, &of_mesh);
+        for list in ["listeners", "clusters"] {
+            let names = emitted[list].as_object().unwrap().keys();
+            let mut added: Vec<_> = names.filter_map(|it| it.strip_prefix("added-")).collect();
+            added.sort_unstable();
+            assert_eq!(added, wanted, "{list} of a {kind:?}");
+        }
+    }
+}
+
 /// Which filters act, and in what order: priority, the root namespace, age.
 #[test]
 fn filters_are_chosen_and_ordered() {

@@ -3,7 +3,7 @@
 use malla_model::patch::{ApplyTo, ClusterPlace, Context, Operation, Patch, Place};
 use malla_xds_proto::cluster::Cluster;
 
-use super::{merge_into, merge_socket, outbound, value};
+use super::{merge_socket, merge_value, outbound, value};
 use crate::names::{INBOUND_PASSTHROUGH, parse_outbound};
 use crate::view::View;
 
@@ -30,8 +30,11 @@ pub(crate) fn clusters(view: &View<'_>, clusters: Vec<Cluster>) -> Vec<Cluster> 
                 removed = true;
                 break;
             }
-            if patch.operation.merges() && !merge_transport(patch, &mut cluster) {
-                merge_into(patch, &mut cluster);
+            if patch.operation.merges()
+                && let Some(value) = value::<Cluster>(patch)
+                && !merge_transport(&value, &mut cluster)
+            {
+                merge_value(patch, &value, &mut cluster);
             }
         }
         if !removed {
@@ -41,12 +44,10 @@ pub(crate) fn clusters(view: &View<'_>, clusters: Vec<Cluster>) -> Vec<Cluster> 
     kept
 }
 
-/// The clusters that patches add in a context. One for any context is added once, to what goes out.
+/// The clusters that patches add in a context.
 pub(crate) fn more_clusters(view: &View<'_>, context: Context) -> Vec<Cluster> {
-    let patches = view.patches().of(ApplyTo::Cluster, context);
-    let once = |patch: &&Patch| patch.context != Context::Any || context != Context::SidecarInbound;
-    let adding = patches.filter(|patch| patch.operation == Operation::Add);
-    adding.filter(once).filter_map(value::<Cluster>).collect()
+    let added = view.patches().added(ApplyTo::Cluster, context);
+    added.collect()
 }
 
 fn inbound_port(cluster: &str) -> Option<u16> {
@@ -57,9 +58,8 @@ fn inbound_port(cluster: &str) -> Option<u16> {
 fn is_there(view: &View<'_>, patch: &Patch, cluster: &Cluster) -> bool {
     let place = match &patch.place {
         Place::Cluster(place) => place,
-        Place::Anywhere => return true,
-        // Names something that a cluster does not have.
-        Place::Listener(_) | Place::Routes(_) => return true,
+        // The others name something that a cluster does not have.
+        Place::Anywhere | Place::Listener(_) | Place::Routes(_) => return true,
     };
     if let Some(name) = &place.name {
         return cluster.name == **name;
@@ -89,20 +89,19 @@ fn is_there(view: &View<'_>, patch: &Patch, cluster: &Cluster) -> bool {
 
 /// A patch with a transport socket changes that and nothing else: it is merged into the one of its name, of several by
 /// the endpoints' kind into the first. `false` where the patch has none.
-fn merge_transport(patch: &Patch, cluster: &mut Cluster) -> bool {
-    let Some(socket) = value::<Cluster>(patch).and_then(|value| value.transport_socket) else {
+fn merge_transport(patch: &Cluster, cluster: &mut Cluster) -> bool {
+    let Some(socket) = &patch.transport_socket else {
         return false;
     };
     if !cluster.transport_socket_matches.is_empty() {
         let mut sockets = cluster.transport_socket_matches.iter_mut();
         // With none of that name there would be both forms, which Envoy refuses.
-        sockets
-            .any(|it| (it.transport_socket.as_mut()).is_some_and(|it| merge_socket(it, &socket)));
+        sockets.any(|it| (it.transport_socket.as_mut()).is_some_and(|it| merge_socket(it, socket)));
         return true;
     }
     let merged = cluster.transport_socket.as_mut();
-    if !merged.is_some_and(|it| merge_socket(it, &socket)) {
-        cluster.transport_socket = Some(socket);
+    if !merged.is_some_and(|it| merge_socket(it, socket)) {
+        cluster.transport_socket = Some(socket.clone());
     }
     true
 }

@@ -1,16 +1,14 @@
 //! Patches of listeners, their filter chains, and the filters in them.
 
 use malla_model::patch::{ApplyTo, Context, ListenerPlace, Operation, Patch, Place};
+use malla_xds_proto::any;
 use malla_xds_proto::core::address::Address;
 use malla_xds_proto::core::socket_address::PortSpecifier;
 use malla_xds_proto::core::{SocketAddress, TrafficDirection};
-use malla_xds_proto::hcm::{HttpConnectionManager, HttpFilter, http_filter};
-use malla_xds_proto::listener::{
-    Filter, FilterChain, Listener, ListenerFilter, filter, listener_filter,
-};
-use malla_xds_proto::{Any, any, merge};
+use malla_xds_proto::hcm::{HttpConnectionManager, HttpFilter};
+use malla_xds_proto::listener::{Filter, FilterChain, Listener, ListenerFilter, filter};
 
-use super::{Patches, edit, merge_into, merge_socket, outbound, value};
+use super::{Patches, edit, merge_into, merge_named, merge_socket, merge_value, outbound, value};
 use crate::names::{VIRTUAL_INBOUND, VIRTUAL_OUTBOUND};
 use crate::view::View;
 
@@ -34,12 +32,10 @@ pub(crate) fn listeners(view: &View<'_>, listeners: Vec<Listener>) -> Vec<Listen
     kept
 }
 
-/// The listeners that patches add in a context. One for any context is added once, to what goes out.
+/// The listeners that patches add in a context.
 pub(crate) fn more_listeners(view: &View<'_>, context: Context) -> Vec<Listener> {
-    let patches = view.patches().of(ApplyTo::Listener, context);
-    let once = |patch: &&Patch| patch.context != Context::Any || context != Context::SidecarInbound;
-    let adding = patches.filter(|patch| patch.operation == Operation::Add);
-    adding.filter(once).filter_map(value::<Listener>).collect()
+    let added = view.patches().added(ApplyTo::Listener, context);
+    added.collect()
 }
 
 fn context(view: &View<'_>, listener: &Listener) -> Context {
@@ -75,17 +71,8 @@ fn listener_filters(patches: &Patches<'_>, context: Context, listener: &mut List
             edit(patch, &mut listener.listener_filters, is);
             continue;
         }
-        let Some(new) = value::<ListenerFilter>(patch) else {
-            continue;
-        };
-        for filter in listener.listener_filters.iter_mut().filter(|it| is(it)) {
-            use listener_filter::ConfigType::TypedConfig;
-            if let (Some(TypedConfig(there)), Some(TypedConfig(new))) =
-                (&mut filter.config_type, &new.config_type)
-            {
-                merge_config(there, new);
-            }
-        }
+        let named = listener.listener_filters.iter_mut().filter(|it| is(it));
+        named.for_each(|filter| merge_named(patch, filter));
     }
 }
 
@@ -119,31 +106,30 @@ fn patched_chain(
         if patch.operation == Operation::Remove {
             return false;
         }
-        let socket = value::<FilterChain>(patch).and_then(|value| value.transport_socket);
-        let merged = match (&mut chain.transport_socket, &socket) {
-            (Some(there), Some(new)) if patch.operation.merges() => merge_socket(there, new),
+        let Some(value) = value::<FilterChain>(patch).filter(|_| patch.operation.merges()) else {
+            continue;
+        };
+        let merged = match (&mut chain.transport_socket, &value.transport_socket) {
+            (Some(there), Some(new)) => merge_socket(there, new),
             _ => false,
         };
         if !merged {
-            merge_into(patch, chain);
+            merge_value(patch, &value, chain);
         }
     }
-    let here = |apply_to| {
-        patches
-            .of(apply_to, context)
-            .filter(|patch| is_listener(patch, listener))
+    let here = |apply_to| -> Vec<&Patch> {
+        let all = patches.of(apply_to, context);
+        all.filter(|patch| is_listener(patch, listener) && is_chain(patch, listener, chain))
+            .collect()
     };
-    let network: Vec<&Patch> = here(ApplyTo::NetworkFilter)
-        .filter(|patch| is_chain(patch, listener, chain))
-        .collect();
-    let http: Vec<&Patch> = here(ApplyTo::HttpFilter)
-        .filter(|patch| is_chain(patch, listener, chain))
-        .collect();
+    let (network, http) = (here(ApplyTo::NetworkFilter), here(ApplyTo::HttpFilter));
     network_filters(&network, chain);
     for filter in &mut chain.filters {
-        network
-            .iter()
-            .for_each(|patch| merge_network(patch, filter));
+        for patch in &network {
+            if is_network(patch, filter) {
+                merge_named(patch, filter);
+            }
+        }
         if filter.name == CONNECTION_MANAGER && !http.is_empty() {
             http_filters(&http, filter);
         }
@@ -157,22 +143,6 @@ fn network_filters(patches: &[&Patch], chain: &mut FilterChain) {
         let is = |filter: &Filter| name.as_deref() == Some(&*filter.name);
         let is: Option<&dyn Fn(&Filter) -> bool> = name.is_some().then_some(&is);
         edit(patch, &mut chain.filters, is);
-    }
-}
-
-fn merge_network(patch: &Patch, filter: &mut Filter) {
-    use filter::ConfigType::TypedConfig;
-    let Some(new) = mergeable::<Filter>(patch).filter(|_| is_network(patch, filter)) else {
-        return;
-    };
-    let Some(TypedConfig(there)) = &mut filter.config_type else {
-        return;
-    };
-    if let Some(TypedConfig(new)) = &new.config_type {
-        merge_config(there, new);
-    }
-    if !new.name.is_empty() {
-        filter.name = new.name;
     }
 }
 
@@ -193,38 +163,13 @@ fn http_filters(patches: &[&Patch], filter: &mut Filter) {
         edit(patch, &mut manager.http_filters, is);
     }
     for filter in &mut manager.http_filters {
-        here.iter().for_each(|patch| merge_http(patch, filter));
+        for patch in &here {
+            if http_filter_name(patch).is_none_or(|name| name == filter.name) {
+                merge_named(patch, filter);
+            }
+        }
     }
     *packed = any::pack(&manager);
-}
-
-fn merge_http(patch: &Patch, filter: &mut HttpFilter) {
-    use http_filter::ConfigType::TypedConfig;
-    let is = http_filter_name(patch).is_none_or(|name| name == filter.name);
-    let Some(new) = mergeable::<HttpFilter>(patch).filter(|_| is) else {
-        return;
-    };
-    let Some(TypedConfig(there)) = &mut filter.config_type else {
-        return;
-    };
-    if let Some(TypedConfig(new)) = &new.config_type {
-        merge_config(there, new);
-    }
-    if !new.name.is_empty() {
-        filter.name = new.name;
-    }
-}
-
-/// The value of a patch that merges into a filter. Lists always grow there, so the other way of merging is none.
-fn mergeable<M: prost::Message + Default>(patch: &Patch) -> Option<M> {
-    (patch.operation == Operation::Merge).then(|| value(patch))?
-}
-
-fn merge_config(there: &mut Any, new: &Any) {
-    match merge::merge_any(there, new) {
-        Ok(merged) => *there = merged,
-        Err(error) => tracing::debug!(%error, "a patch of an EnvoyFilter does not merge"),
-    }
 }
 
 fn place(patch: &Patch) -> Option<&ListenerPlace> {
