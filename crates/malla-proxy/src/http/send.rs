@@ -153,7 +153,8 @@ fn counted_as<U: Upstreams>(
 ) -> Option<Arc<VirtualClusterStats>> {
     let host = selected.vhost();
     let name = host.counted_as(&x.view())?;
-    let stats = x.cx.manager.virtual_cluster_stats(&host.name, &name);
+    let (host, counted) = (Arc::clone(&host.name), Arc::clone(&name));
+    let stats = x.cx.manager.virtual_cluster_stats(host, counted);
     // Envoy has no name for all others but that of their statistics.
     x.record().virtual_cluster = Some(name).filter(|name| **name != *OTHER_REQUESTS);
     Some(stats)

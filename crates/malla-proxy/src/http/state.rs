@@ -120,6 +120,8 @@ pub struct Manager {
     local_limits: Known<LocalLimitStats>,
     rate_limits: Known<RateLimitStats>,
     pub(crate) grpc_calls: Known<GrpcCallStats>,
+    /// By virtual host and name.
+    virtual_clusters: Known<VirtualClusterStats, (Arc<str>, Arc<str>)>,
     worker_stats: WorkerStats,
     /// Faults under way in this worker.
     pub(crate) active_faults: Cell<u64>,
@@ -158,10 +160,12 @@ impl Manager {
     /// The counters of what a virtual host counts under a name.
     pub(crate) fn virtual_cluster_stats(
         &self,
-        host: &str,
-        name: &Arc<str>,
+        host: Arc<str>,
+        name: Arc<str>,
     ) -> Arc<VirtualClusterStats> {
-        self.worker_stats.virtual_cluster(host, name)
+        let key = (host, name);
+        let make = || self.worker_stats.virtual_cluster(&key.0, &key.1);
+        self.virtual_clusters.get(&key, make)
     }
 
     /// The counters of a local rate limit with this prefix.
@@ -266,6 +270,7 @@ impl<U: Upstreams> HttpWorker<U> {
             local_limits: Known::default(),
             rate_limits: Known::default(),
             grpc_calls: Known::default(),
+            virtual_clusters: Known::default(),
             worker_stats: self.stats.clone(),
             active_faults: Cell::new(0),
             config: Arc::clone(config),

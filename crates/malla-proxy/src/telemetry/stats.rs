@@ -7,6 +7,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -448,11 +449,11 @@ counters! {
     }
 }
 
-/// Counters of one worker that were looked up before, by name.
+/// Counters of one worker that were looked up before, by name or by names.
 #[derive(Debug)]
-pub struct Known<T>(RefCell<HashMap<Arc<str>, Arc<T>>>);
+pub struct Known<T, K = Arc<str>>(RefCell<HashMap<K, Arc<T>>>);
 
-impl<T> Default for Known<T> {
+impl<T, K> Default for Known<T, K> {
     fn default() -> Self {
         Self(RefCell::default())
     }
@@ -464,14 +465,16 @@ impl<T> Known<T> {
         let known = self.0.borrow();
         known.len() < most || known.contains_key(name)
     }
+}
 
+impl<T, K: Clone + Eq + Hash> Known<T, K> {
     /// Those of this name; `make` looks them up the first time.
-    pub fn get(&self, name: &Arc<str>, make: impl FnOnce() -> Arc<T>) -> Arc<T> {
+    pub fn get(&self, name: &K, make: impl FnOnce() -> Arc<T>) -> Arc<T> {
         let mut known = self.0.borrow_mut();
         if let Some(stats) = known.get(name) {
             return Arc::clone(stats);
         }
-        Arc::clone(known.entry(Arc::clone(name)).or_insert_with(make))
+        Arc::clone(known.entry(name.clone()).or_insert_with(make))
     }
 }
 
