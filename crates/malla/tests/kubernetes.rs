@@ -98,8 +98,7 @@ fn a_lost_api_server_is_found_again() {
         let rule = reported(&cluster)?;
         (rule["metadata"]["generation"] == 2)
             .then_some(())
-            .ok_or("still the first")
-            .map_err(ToOwned::to_owned)
+            .ok_or_else(|| "still the first".to_owned())
     });
 }
 

@@ -41,6 +41,14 @@ fn resolution(service: &Service) -> u8 {
     }
 }
 
+/// Where a service is known from, in istiod's words.
+fn registry(service: &Service) -> &'static str {
+    match service.is_kubernetes() {
+        true => "Kubernetes",
+        false => "External",
+    }
+}
+
 fn service(service: &Service, world: &World) -> Value {
     let addresses: Vec<String> = service
         .addresses
@@ -50,10 +58,6 @@ fn service(service: &Service, world: &World) -> Value {
             false => net.to_string(),
         })
         .collect();
-    let registry = match service.is_kubernetes() {
-        true => "Kubernetes",
-        false => "External",
-    };
     let export: Map<String, Value> = match &service.visibility {
         Visibility::Public => [("*".to_owned(), json!({}))].into_iter().collect(),
         Visibility::Namespaces(names) => names
@@ -68,7 +72,7 @@ fn service(service: &Service, world: &World) -> Value {
     let cluster = world.mesh.settings.cluster_id.to_string();
     json!({
         "Attributes": {
-            "ServiceRegistry": registry, "Name": *service.meta.object.name, "Namespace": service.namespace(),
+            "ServiceRegistry": registry(service), "Name": *service.meta.object.name, "Namespace": service.namespace(),
             "Labels": service.meta.labels, "LabelSelectors": service.selector, "ExportTo": export,
         },
         "hostname": service.hostname.as_str(),
@@ -85,10 +89,7 @@ fn shards(world: &World) -> Value {
     let cluster = &world.mesh.settings.cluster_id;
     let mut hosts: BTreeMap<&str, BTreeMap<&str, Value>> = BTreeMap::new();
     for service in &world.mesh.services {
-        let registry = match service.is_kubernetes() {
-            true => "Kubernetes",
-            false => "External",
-        };
+        let registry = registry(service);
         let endpoints = service.endpoints.iter().map(endpoint);
         let shards =
             json!({"Shards": {format!("{registry}/{cluster}"): endpoints.collect::<Vec<_>>()}});

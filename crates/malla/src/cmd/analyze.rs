@@ -1,6 +1,6 @@
 //! `malla analyze`: what is wrong with a configuration, in a cluster or in files.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
@@ -12,6 +12,7 @@ use malla_api::{Kind, Message, World, analyze};
 use malla_model::MeshSettings;
 use serde_json::{Value, json};
 
+use crate::cmd::reach;
 use crate::output::Output;
 
 /// Look for mistakes in a configuration.
@@ -63,10 +64,7 @@ pub(crate) fn run(args: AnalyzeArgs, out: &mut Output) -> Result<ExitCode> {
         revisions: vec!["default".to_owned()],
     };
     if args.use_kube {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        runtime.block_on(read_cluster(&mut world, args.kubeconfig.as_deref()))?;
+        reach::run(read_cluster(&mut world, args.kubeconfig.as_deref()))?;
     }
     for path in &args.files {
         let text =
@@ -119,17 +117,9 @@ fn print(messages: &[Message], format: Format) -> String {
 }
 
 /// Everything the checks look at.
-async fn read_cluster(world: &mut World, kubeconfig: Option<&std::path::Path>) -> Result<()> {
-    let config = match kubeconfig {
-        Some(path) => {
-            let file = kube::config::Kubeconfig::read_from(path)?;
-            kube::Config::from_custom_kubeconfig(file, &kube::config::KubeConfigOptions::default())
-                .await?
-        }
-        None => kube::Config::infer().await.context(
-            "find the cluster (set KUBECONFIG, or use --use-kube=false to look at files only)",
-        )?,
-    };
+async fn read_cluster(world: &mut World, kubeconfig: Option<&Path>) -> Result<()> {
+    let advice = "use --use-kube=false to look at files only";
+    let config = reach::find(kubeconfig, None, advice).await?;
     let client = kube::Client::try_from(config)?;
     let core =
         ["Namespace", "Service", "Pod", "Secret"].map(|kind| GroupVersionKind::gvk("", "v1", kind));

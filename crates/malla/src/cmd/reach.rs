@@ -1,7 +1,7 @@
 //! How commands reach what runs in a cluster: its API server, and through that the ports on pods'
 //! loopback.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -67,22 +67,33 @@ pub(crate) fn run<T>(command: impl Future<Output = Result<T>>) -> Result<T> {
     runtime.block_on(command)
 }
 
+/// The cluster that a kubeconfig and a context name; without them the one that `kubectl` would take. `advice` is what
+/// else helps where there is none.
+pub(crate) async fn find(
+    kubeconfig: Option<&Path>,
+    context: Option<&str>,
+    advice: &str,
+) -> Result<kube::Config> {
+    let options = KubeConfigOptions {
+        context: context.map(str::to_owned),
+        ..KubeConfigOptions::default()
+    };
+    Ok(match kubeconfig {
+        Some(path) => {
+            let file = Kubeconfig::read_from(path)?;
+            kube::Config::from_custom_kubeconfig(file, &options).await?
+        }
+        None if context.is_some() => kube::Config::from_kubeconfig(&options).await?,
+        None => kube::Config::infer()
+            .await
+            .with_context(|| format!("find the cluster (set KUBECONFIG, or {advice})"))?,
+    })
+}
+
 impl Reach {
     pub(crate) async fn cluster(&self) -> Result<Cluster> {
-        let options = KubeConfigOptions {
-            context: self.context.clone(),
-            ..KubeConfigOptions::default()
-        };
-        let config = match &self.kubeconfig {
-            Some(path) => {
-                let file = Kubeconfig::read_from(path)?;
-                kube::Config::from_custom_kubeconfig(file, &options).await?
-            }
-            None if self.context.is_some() => kube::Config::from_kubeconfig(&options).await?,
-            None => kube::Config::infer()
-                .await
-                .context("find the cluster (set KUBECONFIG, or use --kubeconfig)")?,
-        };
+        let (file, context) = (self.kubeconfig.as_deref(), self.context.as_deref());
+        let config = find(file, context, "use --kubeconfig").await?;
         let namespace = config.default_namespace.clone();
         let client = kube::Client::try_from(config).context("connect to the API server")?;
         Ok(Cluster { client, namespace })

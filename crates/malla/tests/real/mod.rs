@@ -24,7 +24,7 @@ pub(crate) struct Cluster {
     folder: TempDir,
     binaries: PathBuf,
     api_server: Option<Process>,
-    _others: Vec<Process>,
+    others: Vec<Process>,
 }
 
 /// A process that is killed when dropped, and what it printed.
@@ -58,7 +58,7 @@ impl Cluster {
             folder: tempfile::tempdir().unwrap(),
             binaries: binaries.into(),
             api_server: None,
-            _others: Vec::new(),
+            others: Vec::new(),
         };
         cluster.network();
         cluster.credentials();
@@ -85,7 +85,7 @@ impl Cluster {
                 "--leader-elect=false",
             ],
         );
-        cluster._others = vec![etcd, controllers];
+        cluster.others = vec![etcd, controllers];
         cluster
     }
 
@@ -345,7 +345,7 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         self.api_server = None;
-        self._others.clear();
+        self.others.clear();
         run(&["ip", "netns", "del", &self.namespace]);
     }
 }
