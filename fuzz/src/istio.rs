@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, LazyLock};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use malla_api::lower::assemble;
 use malla_api::lower::kubernetes::service;
 use malla_api::{Config, Kind, World, analyze, crds, duration, lower, validate};
 use malla_apimachinery::kind::{FieldValidation, ResourceKind};
@@ -32,13 +33,15 @@ pub fn yaml(data: &[u8]) {
     let mut world = World::default();
     let _ = world.add_yaml("fuzz.yaml", text);
     let mut parts = parts();
+    let mut configs = Vec::new();
     for object in world.objects.iter().take(8) {
         let word = |field: &str| object.value[field].as_str().unwrap_or_default();
         if let Some(kind) = Kind::of(word("apiVersion"), word("kind")) {
-            check(kind, &object.value, &mut parts);
+            configs.extend(check(kind, &object.value, &parts.settings));
         }
     }
     let _ = analyze(&world);
+    assemble::add(&mut parts, &configs);
     proxies_take(parts);
 }
 
@@ -47,6 +50,7 @@ pub fn object(data: &[u8]) {
     let mut input = Input::new(data);
     let mut parts = parts();
     let mut world = World::default();
+    let mut configs = Vec::new();
     for _ in 0..=input.below(3) {
         let kind = *input.pick(&Kind::ALL);
         let object = json!({
@@ -55,37 +59,33 @@ pub fn object(data: &[u8]) {
             "metadata": {"name": values::text(&mut input), "namespace": *input.pick(&["default", "istio-system", "x"])},
             "spec": values::fitting(kind.spec_schema(), &mut input, 12),
         });
-        check(kind, &object, &mut parts);
+        configs.extend(check(kind, &object, &parts.settings));
         world.add(object);
     }
     let _ = analyze(&world);
+    assemble::add(&mut parts, &configs);
     proxies_take(parts);
 }
 
-fn check(kind: Kind, object: &Value, parts: &mut MeshParts) {
+/// What the object means, where it can come into the cluster.
+fn check(kind: Kind, object: &Value, settings: &MeshSettings) -> Option<Config> {
     let report = validate(kind, object);
     let metadata: ObjectMeta =
         serde_json::from_value(object["metadata"].clone()).unwrap_or_default();
-    let lowered = lower(kind, &metadata, &object["spec"], &parts.settings);
+    let lowered = lower(kind, &metadata, &object["spec"], settings);
     let accepted = report.is_valid() && passes_schema(kind, object);
     match lowered {
         // The API server and the webhook let nothing else into the cluster.
-        Ok(_) if !accepted => {}
-        Ok(lowered) => match lowered.value {
-            Config::VirtualService(value) => parts.virtual_services.push(value),
-            Config::DestinationRule(value) => parts.destination_rules.push(value),
-            Config::Gateway(value) => parts.gateways.push(value),
-            Config::ServiceEntry(all) => parts.services.extend(all.into_iter().map(Arc::new)),
-            Config::PeerAuthentication(value) => parts.peer_authentications.push(value),
-            Config::AuthorizationPolicy(value) => parts.authorization_policies.push(value),
-            Config::Telemetry(value) => parts.telemetries.push(value),
-        },
-        Err(refused) => assert!(
-            !report.is_valid()
-                || !kind.is_translated()
-                || REFUSED_BY_DESIGN.contains(&refused.path.as_str()),
-            "valid but refused: {refused}\n{object:#}"
-        ),
+        Ok(lowered) => accepted.then_some(lowered.value),
+        Err(refused) => {
+            assert!(
+                !report.is_valid()
+                    || !kind.is_translated()
+                    || REFUSED_BY_DESIGN.contains(&refused.path.as_str()),
+                "valid but refused: {refused}\n{object:#}"
+            );
+            None
+        }
     }
 }
 
@@ -140,7 +140,9 @@ fn parts() -> MeshParts {
 }
 
 /// What we tell proxies, our own takes: every resource, for a sidecar and a gateway; and a request finds its way.
+/// EnvoyFilters alone may make of it what proxies refuse.
 fn proxies_take(parts: MeshParts) {
+    let changed = !parts.envoy_filters.is_empty();
     let mesh = Mesh::new(parts);
     for kind in [NodeKind::Sidecar, NodeKind::Router] {
         let address = IpAddr::V4(Ipv4Addr::new(10, 1, 0, 1));
@@ -159,19 +161,20 @@ fn proxies_take(parts: MeshParts) {
             clusters,
             endpoints,
         } = resources;
-        take(&listeners, Listener::from_proto, |listener| {
+        take(&listeners, changed, Listener::from_proto, |listener| {
             proxy::ask_listener(&listener)
         });
-        take(&routes, RouteConfig::from_proto, |routes| {
+        take(&routes, changed, RouteConfig::from_proto, |routes| {
             proxy::ask_routes(&routes, b"")
         });
-        take(&clusters, Cluster::from_proto, drop);
-        take(&endpoints, EndpointSet::from_proto, drop);
+        take(&clusters, changed, Cluster::from_proto, drop);
+        take(&endpoints, changed, EndpointSet::from_proto, drop);
     }
 }
 
 fn take<M, T>(
     resources: &[Resource],
+    changed: bool,
     parse: impl Fn(M) -> Result<malla_proxy_config::Checked<T>, malla_proxy_config::Invalid>,
     mut ask: impl FnMut(T),
 ) where
@@ -181,6 +184,7 @@ fn take<M, T>(
         let message: M = any::unpack(&resource.body).expect("we packed it");
         match parse(message) {
             Ok(checked) => ask(checked.value),
+            Err(_) if changed => {}
             Err(error) => panic!(
                 "our own proxy refuses what we translate, {}: {error}\n{:#}",
                 resource.name,

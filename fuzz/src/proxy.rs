@@ -315,24 +315,14 @@ pub(crate) fn ask_listener(listener: &Listener) {
 }
 
 fn judge(rules: &Rbac, connection: &Connection, request: Option<&RequestView<'_>>) {
-    let decision = decide(
-        rules,
-        &Subject {
-            connection,
-            request,
-            route: None,
-            remote: &connection.remote,
-        },
-    );
-    let again = decide(
-        rules,
-        &Subject {
-            connection,
-            request,
-            route: None,
-            remote: &connection.remote,
-        },
-    );
+    let subject = Subject {
+        connection,
+        request,
+        route: None,
+        remote: &connection.remote,
+        protocol: request.map(|_| http::Version::HTTP_11),
+    };
+    let (decision, again) = (decide(rules, &subject), decide(rules, &subject));
     assert_eq!(decision, again);
 }
 
