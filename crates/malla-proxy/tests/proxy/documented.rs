@@ -7,15 +7,17 @@ use tokio::time::timeout;
 
 use super::support::{LIMIT, Running, free_port};
 
-/// The first YAML of a document, with these ports instead of its own.
+/// The first of a document's YAML that is a proxy's own, with these ports instead of its own.
 fn shown(document: &str, ports: &[(&str, SocketAddr)]) -> String {
     let path = format!(
         "{}/../../docs/tasks/{document}.md",
         env!("CARGO_MANIFEST_DIR")
     );
     let text = std::fs::read_to_string(path).unwrap();
-    let (_, rest) = text.split_once("```yaml\n").unwrap();
-    let mut yaml = rest.split_once("```").unwrap().0.to_owned();
+    let blocks = text.split("```yaml\n").skip(1);
+    let mut blocks = blocks.map(|rest| rest.split_once("```").unwrap().0);
+    let own = blocks.find(|yaml| yaml.contains("static_resources:"));
+    let mut yaml = own.unwrap().to_owned();
     for (port, address) in ports {
         let theirs = format!("port_value: {port} ");
         assert!(yaml.contains(&theirs), "{theirs}");
