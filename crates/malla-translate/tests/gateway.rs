@@ -8,23 +8,7 @@ mod support;
 use call::{call, outcome, trace};
 use malla_translate::simulate::Entry;
 use malla_translate::{NodeKind, NodeView, View, unresolved};
-use support::{INGRESS, dump, router, sidecar, world};
-
-const BASE: &str = "
----
-kind: Deployment
-metadata: {name: web, namespace: base}
-spec: {template: {metadata: {labels: {app: web}}}}
----
-kind: Service
-metadata: {name: web, namespace: base}
-spec: {selector: {app: web}, ports: [{name: http, port: 80}]}
----
-kind: Service
-metadata: {name: api, namespace: base}
-spec: {ports: [{name: http, port: 80}]}
----
-";
+use support::{INGRESS, WEB_AND_API, dump, router, sidecar, world};
 
 const HTTP_GATEWAY: &str = "
 kind: Gateway
@@ -41,7 +25,7 @@ const API: &str = "outbound|80||api.base.svc.cluster.local";
 
 #[track_caller]
 fn check(yaml: &str, calls: &[(&str, &str)]) {
-    let mesh = world(&format!("{INGRESS}{BASE}{yaml}"));
+    let mesh = world(&format!("{INGRESS}{WEB_AND_API}{yaml}"));
     let resources = router(&mesh, "istio-ingressgateway-0.istio-system");
     for (text, want) in calls {
         let trace = trace(&resources, Entry::Open, &call(&mesh, text));
@@ -179,7 +163,7 @@ spec:
 
 #[test]
 fn other_workloads_carry_none_of_it() {
-    let mesh = world(&format!("{INGRESS}{BASE}{HTTP_GATEWAY}"));
+    let mesh = world(&format!("{INGRESS}{WEB_AND_API}{HTTP_GATEWAY}"));
     assert!(router(&mesh, "web-0.base").listeners.is_empty());
 }
 
@@ -371,7 +355,7 @@ fn a_gateway_says_which_secrets_it_lacks() {
 fn a_proxy_gets_secrets_of_its_own_namespace_as_its_account_may() {
     let both = "tls.crt: c, tls.key: k, ca.crt: r";
     let yaml = secret("pair", both, "default: true, other: false");
-    let mesh = world(&format!("{INGRESS}{BASE}{yaml}"));
+    let mesh = world(&format!("{INGRESS}{WEB_AND_API}{yaml}"));
     let gets = |namespace: &str, account: &str, name: &str| {
         let mut node = NodeView::new(NodeKind::Router, "x", namespace, [10, 0, 0, 1].into());
         node.service_account = account.into();

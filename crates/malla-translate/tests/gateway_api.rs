@@ -8,23 +8,7 @@ mod support;
 use call::{call, outcome, trace};
 use malla_translate::simulate::Entry;
 use malla_translate::{NodeKind, NodeView, View};
-use support::{INGRESS, router, sidecar, world};
-
-const BASE: &str = "
----
-kind: Deployment
-metadata: {name: web, namespace: base}
-spec: {template: {metadata: {labels: {app: web}}}}
----
-kind: Service
-metadata: {name: web, namespace: base}
-spec: {selector: {app: web}, ports: [{name: http, port: 80}]}
----
-kind: Service
-metadata: {name: api, namespace: base}
-spec: {ports: [{name: http, port: 80}]}
----
-";
+use support::{INGRESS, WEB_AND_API, router, sidecar, world};
 
 const WEB: &str = "outbound|80||web.base.svc.cluster.local";
 const API: &str = "outbound|80||api.base.svc.cluster.local";
@@ -80,7 +64,7 @@ spec:
 
 #[test]
 fn an_http_route_acts_on_the_pods_of_its_gateway() {
-    let mesh = world(&format!("{INGRESS}{BASE}{EDGE}"));
+    let mesh = world(&format!("{INGRESS}{WEB_AND_API}{EDGE}"));
     let edge = router(&mesh, "edge-istio-0.base");
     for (text, want) in [
         ("http://any.example.com/", WEB.to_owned()),
@@ -113,7 +97,7 @@ fn an_http_route_acts_on_the_pods_of_its_gateway() {
 
 #[test]
 fn a_granted_secret_is_for_the_gateway_it_was_granted_to() {
-    let mesh = world(&format!("{INGRESS}{BASE}{EDGE}"));
+    let mesh = world(&format!("{INGRESS}{WEB_AND_API}{EDGE}"));
     let gets = |namespace: &str, label: &str| {
         let mut node = NodeView::new(NodeKind::Router, "x", namespace, [10, 0, 0, 1].into());
         let name = "gateway.networking.k8s.io/gateway-name";

@@ -4,13 +4,12 @@
 
 mod support;
 
-use malla_model::mesh::MeshParts;
 use malla_model::{Host, Mesh};
 use malla_translate::access_log::{JSON_FORMAT, TEXT_FORMAT};
 use malla_translate::{Interception, NodeKind, View, translate, unresolved};
 use malla_xds_proto::any;
 use malla_xds_proto::nds::NameTable;
-use support::{INGRESS, node, world};
+use support::{INGRESS, node, parts, world};
 
 fn worlds() -> Vec<(Mesh, NodeKind, &'static str)> {
     let gateway = format!("{INGRESS}\n---\n{}", include_str!("worlds/gateway.yaml"));
@@ -39,21 +38,7 @@ fn worlds() -> Vec<(Mesh, NodeKind, &'static str)> {
 }
 
 fn reversed(mesh: &Mesh) -> Mesh {
-    let mut parts = MeshParts {
-        settings: mesh.settings.clone(),
-        services: mesh.services.clone(),
-        workloads: mesh.workloads.clone(),
-        virtual_services: mesh.virtual_services.clone(),
-        destination_rules: mesh.destination_rules.clone(),
-        gateways: mesh.gateways.clone(),
-        sidecars: mesh.sidecars.clone(),
-        envoy_filters: mesh.envoy_filters.clone(),
-        peer_authentications: mesh.peer_authentications.clone(),
-        request_authentications: mesh.request_authentications.clone(),
-        authorization_policies: mesh.authorization_policies.clone(),
-        telemetries: mesh.telemetries.clone(),
-        secrets: mesh.secrets.clone(),
-    };
+    let mut parts = parts(mesh);
     parts.services.reverse();
     parts.workloads.reverse();
     parts.virtual_services.reverse();

@@ -10,14 +10,13 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use malla_model::mesh::MeshParts;
 use malla_model::workload::Address;
 use malla_model::{Mesh, Service};
 use malla_translate::{
     Distinctions, Interception, NodeKind, NodeView, Part, Profile, Resource, Resources, Upstreams,
     View, translate,
 };
-use support::{INGRESS, world};
+use support::{INGRESS, parts, world};
 
 /// Things by which nodes are told apart: labels, machines, places, spans, patches for some, headless services.
 const TOLD_APART: &str = "
@@ -252,21 +251,7 @@ fn nodes_share_what_nothing_tells_apart() {
 
 /// The mesh with an endpoint less in that service.
 fn without_an_endpoint(mesh: &Mesh, at: usize) -> Mesh {
-    let mut parts = MeshParts {
-        settings: mesh.settings.clone(),
-        services: mesh.services.clone(),
-        workloads: mesh.workloads.clone(),
-        virtual_services: mesh.virtual_services.clone(),
-        destination_rules: mesh.destination_rules.clone(),
-        gateways: mesh.gateways.clone(),
-        sidecars: mesh.sidecars.clone(),
-        envoy_filters: mesh.envoy_filters.clone(),
-        peer_authentications: mesh.peer_authentications.clone(),
-        authorization_policies: mesh.authorization_policies.clone(),
-        request_authentications: mesh.request_authentications.clone(),
-        telemetries: mesh.telemetries.clone(),
-        secrets: mesh.secrets.clone(),
-    };
+    let mut parts = parts(mesh);
     let mut service: Service = (*parts.services[at]).clone();
     service.endpoints = Arc::new(service.endpoints.iter().skip(1).cloned().collect());
     parts.services[at] = Arc::new(service);

@@ -26,6 +26,23 @@ use malla_translate::{NodeKind, NodeView, Resource, Resources, translate};
 use malla_xds_proto::json;
 use serde_json::{Map, Value};
 
+/// A workload with a service, and a service without.
+pub(crate) const WEB_AND_API: &str = "
+---
+kind: Deployment
+metadata: {name: web, namespace: base}
+spec: {template: {metadata: {labels: {app: web}}}}
+---
+kind: Service
+metadata: {name: web, namespace: base}
+spec: {selector: {app: web}, ports: [{name: http, port: 80}]}
+---
+kind: Service
+metadata: {name: api, namespace: base}
+spec: {ports: [{name: http, port: 80}]}
+---
+";
+
 /// The gateway's own Deployment and Service.
 pub(crate) const INGRESS: &str = "
 kind: Deployment
@@ -50,6 +67,25 @@ struct Builder {
     services: Vec<(Service, BTreeMap<String, u16>)>,
     configs: Vec<Config>,
     gateway_api: Objects,
+}
+
+/// What a mesh is made of, to make another.
+pub(crate) fn parts(mesh: &Mesh) -> MeshParts {
+    MeshParts {
+        settings: mesh.settings.clone(),
+        services: mesh.services.clone(),
+        workloads: mesh.workloads.clone(),
+        virtual_services: mesh.virtual_services.clone(),
+        destination_rules: mesh.destination_rules.clone(),
+        gateways: mesh.gateways.clone(),
+        sidecars: mesh.sidecars.clone(),
+        envoy_filters: mesh.envoy_filters.clone(),
+        peer_authentications: mesh.peer_authentications.clone(),
+        authorization_policies: mesh.authorization_policies.clone(),
+        request_authentications: mesh.request_authentications.clone(),
+        telemetries: mesh.telemetries.clone(),
+        secrets: mesh.secrets.clone(),
+    }
 }
 
 /// Reads documents separated by `---`.
