@@ -161,7 +161,9 @@ pub fn apply(
             api_version: manager.api_version.to_owned(),
             subresource: String::new(),
         };
-        let fields = owned_by_anybody(&typed::fields_of(&schema.root, &bare), &FieldSet::default());
+        // As an update through this endpoint would have recorded it: without what the endpoint does not write.
+        let ignored = ignored_set(manager.ignored);
+        let fields = owned_by_anybody(&typed::fields_of(&schema.root, &bare), &ignored);
         let time = Some(meta::time(manager.now));
         recorded.0.insert(
             before,

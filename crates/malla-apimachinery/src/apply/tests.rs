@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::managers::Managers;
 use super::typed::{Shape, child, shape};
-use super::{ApplyError, Manager, apply, set, update};
+use super::{ApplyError, BEFORE_FIRST_APPLY, Manager, apply, set, update};
 use crate::builtin;
 use crate::kind::ResourceKind;
 use crate::schema::Schema;
@@ -321,6 +321,26 @@ fn an_object_nobody_recorded_conflicts_with_before_first_apply() {
     assert!(
         matches!(&error, ApplyError::Conflict(found) if found[0].manager == r#""before-first-apply" using apps/v1"#)
     );
+}
+
+#[test]
+fn before_first_apply_does_not_own_what_the_endpoint_does_not_write() {
+    let schema = schema_of("Deployment");
+    let mut live = deployment(json!({"replicas": 3}));
+    live["status"] = json!({"replicas": 1});
+    let config = deployment(json!({"paused": true}));
+    let object = apply(&schema, Some(&live), &config, &manager("me"), false).unwrap();
+    assert_eq!(
+        fields(&object, BEFORE_FIRST_APPLY),
+        json!({"f:spec": {"f:replicas": {}}})
+    );
+    // An object of which nobody wrote more than its status has no owners, however often nothing is applied to it.
+    live.as_object_mut().unwrap().remove("spec");
+    let nothing = json!({"metadata": {"name": "web"}});
+    let once = apply(&schema, Some(&live), &nothing, &manager("me"), false).unwrap();
+    let twice = apply(&schema, Some(&once), &nothing, &manager("me"), false).unwrap();
+    assert_eq!(once, twice);
+    assert_eq!(once["metadata"].get("managedFields"), None);
 }
 
 #[test]
